@@ -1,0 +1,41 @@
+"""SHA-256 of files: computed, and compared with what the configuration pins, before anything parses them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from backends.base import LoadError
+
+
+def sha256(path: Path) -> str:
+    """Return the file's SHA-256 in lower-case hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify(root: Path, weights: Sequence[str], pinned: str | Mapping[str, str] | None) -> dict[str, str]:
+    """Compare files below ``root`` with their pinned sums; return the sum of every weights file.
+
+    Args:
+        root: the model's directory.
+        weights: names of the weights files, relative to ``root``.
+        pinned: one sum (of the only weights file), a table of file name -> sum, or nothing.
+
+    Raises:
+        LoadError: a file is missing, a sum differs, or one sum is given for several files.
+    """
+    if isinstance(pinned, str):
+        if len(weights) != 1:
+            raise LoadError(f"sha256 is one sum but the model has {len(weights)} weights files: give a table")
+        pinned = {weights[0]: pinned}
+    sums = {name: sha256(root / name) for name in weights}
+    for name, expected in (pinned or {}).items():
+        file = root / name
+        if not file.is_file():
+            raise LoadError(f"sha256 names {name!r}, but {root} has no such file")
+        actual = sums[name] if name in sums else sha256(file)
+        if actual != expected:
+            raise LoadError(f"{file}: sha256 is {actual}, the configuration pins {expected}")
+    return sums

@@ -1,0 +1,91 @@
+"""How a backend is configured: one frozen, data-only struct per kind, told apart by ``backend``.
+
+Defaults live here and nowhere else. Reading the files, and judging whether a value fits the model, is
+the backend's own work.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+Pooling = Literal["cls", "mean", "max", "mean_sqrt_len", "last", "weighted_mean"]
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+Natural = Annotated[int, msgspec.Meta(ge=0)]
+Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class BackendSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="backend"):
+    """What every kind of backend can be told.
+
+    Attributes:
+        max_tokens: a lower limit than the model's own, in tokens, special tokens included.
+        batch_tokens: the largest cost of one batch, in tokens; ``None`` leaves it to the backend.
+        dimensions: the Matryoshka sizes offered, where the model's own files do not say.
+    """
+
+    max_tokens: Positive | None = None
+    batch_tokens: Positive | None = None
+    dimensions: tuple[Positive, ...] | None = None
+
+
+class HfSpec(BackendSpec, frozen=True, kw_only=True, tag="hf"):
+    """A Hugging Face model directory, run by transformers and torch.
+
+    Attributes:
+        path: an absolute directory, ``package:module/sub`` for one inside an installed Python package, or
+            a hub id such as ``BAAI/bge-m3``.
+        revision: commit, tag or branch of a hub id.
+        sha256: the sum of the weights file, or a table of file name -> sum.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        dtype: of the weights; ``auto`` is fp32 on a processor and bf16 on a GPU that has it.
+        threads: processor threads of the engine; ``None`` is this replica's share of the cores.
+        pooling: overrides what the model's files say.
+        normalize: whether vectors get unit length; ``None`` is yes, unless the model says that it is
+            compared by dot product.
+    """
+
+    path: str
+    revision: str | None = None
+    sha256: Sha256 | dict[str, Sha256] | None = None
+    device: Annotated[str, msgspec.Meta(pattern=r"^(auto|cpu|cuda|cuda:\d+)$")] = "auto"
+    dtype: Literal["auto", "fp32", "bf16"] = "auto"
+    threads: Positive | None = None
+    pooling: Pooling | None = None
+    normalize: bool | None = None
+
+
+class GgufSpec(BackendSpec, frozen=True, kw_only=True, tag="gguf"):
+    """A GGUF file, run by llama.cpp.
+
+    Attributes:
+        path: an absolute file.
+        sha256: the sum of the file.
+        threads: processor threads of the engine; ``None`` is this replica's share of the cores.
+        pooling: overrides what the file says.
+        normalize: whether vectors get unit length; ``None`` is yes.
+        n_gpu_layers: layers put on the GPU; -1 is all of them.
+    """
+
+    path: str
+    sha256: Sha256 | dict[str, Sha256] | None = None
+    threads: Positive | None = None
+    pooling: Literal["cls", "mean", "last"] | None = None
+    normalize: bool | None = None
+    n_gpu_layers: Annotated[int, msgspec.Meta(ge=-1)] = 0
+
+
+class FakeSpec(BackendSpec, frozen=True, kw_only=True, tag="fake"):
+    """Deterministic numbers without meaning, for tests of the machinery. Never a default.
+
+    Attributes:
+        width: dimensions of a vector.
+        cost: the cost rule that the backend states.
+    """
+
+    width: Positive = 8
+    cost: Literal["padded", "packed"] = "padded"
+
+
+Spec = HfSpec | GgufSpec | FakeSpec
