@@ -1,0 +1,34 @@
+"""From a spec to a loaded backend: one match, and the only imports of heavy optional libraries."""
+
+from __future__ import annotations
+
+from backends.base import Backend, LoadError
+from backends.spec import FakeSpec, GgufSpec, HfSpec, Spec
+
+
+def load(spec: Spec) -> Backend:
+    """Load the model that ``spec`` describes. The calling thread is the one that must call ``embed``.
+
+    Raises:
+        LoadError: the model cannot be served, or the libraries of its backend are not installed.
+    """
+    try:
+        match spec:
+            case HfSpec():
+                from backends.hf.backend import HfBackend
+
+                return HfBackend(spec)
+            case GgufSpec():
+                from backends.gguf.backend import GgufBackend
+
+                return GgufBackend(spec)
+            case FakeSpec():
+                from backends.fake import FakeBackend
+
+                return FakeBackend(spec)
+    except ImportError as error:
+        extra = spec.__struct_config__.tag
+        raise LoadError(
+            f"backend {extra!r} needs a package that cannot be imported ({error.name}): "
+            f"pip install 'embeddings-gateway[{extra}]'"
+        ) from error

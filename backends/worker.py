@@ -1,0 +1,147 @@
+"""The child process that one model replica lives in: frames in, tokenizing, one compute thread, frames out.
+
+The main thread loads the model and is the only one that computes. A reader thread receives calls, answers
+pings at once and hands texts to a small tokenizer pool, so that all of it goes on while a batch is computed.
+The process ends when the socket does: it never outlives its gateway.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import queue
+import resource
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from typing import IO
+
+from backends.base import Backend, BackendError, LoadError
+from backends.load import load
+from backends.protocol import (
+    HEADER,
+    Embed,
+    Embedded,
+    Failed,
+    FromWorker,
+    PackedIds,
+    Ping,
+    Pong,
+    Ready,
+    Refused,
+    Start,
+    Tokenize,
+    Tokens,
+    ToWorker,
+    decode_to_worker,
+    encode_frame,
+    payload_length,
+)
+
+TOKENIZER_THREADS = 2
+PR_SET_PDEATHSIG = 1
+
+
+class Worker:
+    """One model replica behind one socket."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._send_lock = threading.Lock()
+        self._batches: queue.SimpleQueue[Embed] = queue.SimpleQueue()
+        self._tokenizers = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenize")
+        self._busy_since: float | None = None
+
+    def run(self) -> None:
+        """Load the model, then compute batches until the process ends."""
+        frames = self._channel.makefile("rb")
+        start = receive(frames)
+        if not isinstance(start, Start):
+            raise TypeError("the first frame is not a Start")
+        began = time.perf_counter()
+        try:
+            backend = load(start.spec)
+        except LoadError as error:
+            self._send(Refused(str(error)))
+            return
+        threading.Thread(target=self._read, args=(frames, backend), daemon=True, name="reader").start()
+        self._send(Ready(backend.info, time.perf_counter() - began))
+        while True:
+            self._compute(backend, self._batches.get())
+
+    def _read(self, frames: IO[bytes], backend: Backend) -> None:
+        """Receive calls until the gateway closes the socket; then end the process, whatever it computes."""
+        while (message := receive(frames)) is not None:
+            match message:
+                case Embed():
+                    self._batches.put(message)
+                case Tokenize():
+                    self._tokenizers.submit(self._tokenize, backend, message)
+                case Ping():
+                    since = self._busy_since
+                    self._send(Pong(message.id, 0.0 if since is None else time.monotonic() - since))
+        os._exit(0)
+
+    def _compute(self, backend: Backend, call: Embed) -> None:
+        self._busy_since = time.monotonic()
+        began = time.perf_counter()
+        try:
+            vectors = backend.embed(call.inputs.unpack())
+            self._send(Embedded.of(call.id, vectors, time.perf_counter() - began))
+        except Exception as error:
+            self._send(Failed(call.id, reason(error)))
+        finally:
+            self._busy_since = None
+
+    def _tokenize(self, backend: Backend, call: Tokenize) -> None:
+        began = time.perf_counter()
+        try:
+            inputs = PackedIds.of(backend.tokenize(call.texts))
+            self._send(Tokens(call.id, inputs, time.perf_counter() - began))
+        except Exception as error:
+            self._send(Failed(call.id, reason(error)))
+
+    def _send(self, message: FromWorker) -> None:
+        with self._send_lock:
+            self._channel.sendall(encode_frame(message))
+
+
+def receive(frames: IO[bytes]) -> ToWorker | None:
+    """Read one message, or ``None`` when the gateway has gone."""
+    header = frames.read(HEADER.size)
+    if len(header) < HEADER.size:
+        return None
+    length = payload_length(header)
+    payload = frames.read(length)
+    return decode_to_worker(payload) if len(payload) == length else None
+
+
+def reason(error: Exception) -> str:
+    """Say what failed without a user's text: a third-party message may quote what it choked on."""
+    if isinstance(error, BackendError):
+        return str(error)
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    print(f"{type(error).__name__}\n{frames}", file=sys.stderr, flush=True)  # noqa: T201 - read by the gateway
+    return type(error).__name__
+
+
+def end_with_parent() -> None:
+    """Ask Linux to kill this process with its parent; elsewhere the closed socket alone has to do."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def main() -> None:
+    """Run the worker on the socket whose descriptor is the only argument."""
+    end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the gateway's to handle
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold users' texts
+    Worker(socket.socket(fileno=int(sys.argv[1]))).run()
+
+
+if __name__ == "__main__":
+    main()

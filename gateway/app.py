@@ -1,0 +1,65 @@
+"""The composition root of the HTTP side: everything is built here from a configuration and handed over."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import structlog
+from litestar import Litestar, Request, Response
+from litestar.enums import MediaType
+from litestar.exceptions import HTTPException
+from litestar.types import ASGIApp
+
+from gateway import status
+from gateway.config import Config
+from gateway.envelope import RECORD, Envelope
+from gateway.errors import GatewayError
+from gateway.metrics import Metrics
+from gateway.record import Record
+from gateway.registry import Registry
+from gateway.routes.documents import assets_route, openapi_config
+from gateway.routes.embeddings import embeddings_route
+from gateway.routes.health import health_routes
+from gateway.routes.models import model_routes
+
+log = structlog.get_logger()
+
+
+def create_app(config: Config, registry: Registry, metrics: Metrics) -> ASGIApp:
+    """Return the gateway as an ASGI application; its lifespan starts and ends the models' workers."""
+    return Envelope(create_litestar(config, registry, metrics), metrics)
+
+
+def create_litestar(config: Config, registry: Registry, metrics: Metrics) -> Litestar:
+    """Return the routes, without what stands round every answer."""
+
+    @contextlib.asynccontextmanager
+    async def models_loaded(_: Litestar) -> AsyncIterator[None]:
+        async with registry:
+            yield
+
+    return Litestar(
+        route_handlers=[
+            embeddings_route(registry, config.server),
+            *model_routes(registry),
+            *health_routes(registry, metrics),
+            assets_route(),
+        ],
+        exception_handlers={Exception: tell},
+        lifespan=[models_loaded],
+        openapi_config=openapi_config(),
+        request_max_body_size=None,  # the one bound is ``server.body_bytes_max``
+        logging_config=None,
+    )
+
+
+def tell(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    """Answer a request that ended with an exception."""
+    if not isinstance(error, GatewayError | HTTPException):
+        log.error("request failed", exc_info=error)
+    told = status.answer(error)
+    record: Record = request.scope[RECORD]  # type: ignore[literal-required]
+    record.code = told.code
+    return Response(told.body, status_code=told.status, headers=told.headers, media_type=MediaType.JSON)

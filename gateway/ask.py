@@ -1,0 +1,52 @@
+"""What is asked of a model, and what it answers: plain data, the same for HTTP and for the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from backends.base import Vectors
+from gateway.errors import GatewayError
+from gateway.wire import IdLists, Role, Texts, Truncate
+
+
+class Ask(NamedTuple):
+    """What is asked of a model.
+
+    Attributes:
+        inputs: texts, or lists of token ids.
+        dimensions: columns of the vectors; ``None`` is all.
+        truncate: what happens to an input that is too long; ``None`` is the model's configuration.
+        role: which of the model's prompts goes before the texts; ``None`` is its default.
+        partial: whether an input may fail without failing the others.
+        space: the fingerprint that the client expects.
+        seconds_max: how long it may take.
+    """
+
+    inputs: Texts | IdLists
+    dimensions: int | None = None
+    truncate: Truncate | None = None
+    role: Role | None = None
+    partial: bool = False
+    space: str | None = None
+    seconds_max: float = 600.0
+
+
+class Answer(NamedTuple):
+    """What a model answers.
+
+    Attributes:
+        vectors: float32 ``[inputs, dimensions]``; rows of failed inputs mean nothing.
+        errors: input -> why it has no vector; empty unless partial results were asked for.
+        tokens: what the model saw, special tokens included.
+        truncated: inputs that were cut.
+        space: fingerprint of the embedding space.
+        seconds: phase -> how long it took (``tokenize``, ``queue``, ``infer``).
+    """
+
+    vectors: Vectors
+    errors: Mapping[int, GatewayError]
+    tokens: int
+    truncated: Sequence[int]
+    space: str
+    seconds: Mapping[str, float]

@@ -1,0 +1,79 @@
+"""Token ids of OpenAI's vocabulary cl100k_base, which clients such as LangChain send, back to text.
+
+Needs tiktoken, which is optional. It fetches the vocabulary once, or takes it from ``TIKTOKEN_CACHE_DIR``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import structlog
+
+from gateway.errors import InvalidTokenIds
+
+RETRY_S = 60.0
+REMEDY = (
+    "This model does not take token ids. Send texts (in LangChain: check_embedding_ctx_length=False), or "
+    "have the operator install embeddings-gateway[cl100k] or set token_ids for the model."
+)
+
+log = structlog.get_logger()
+
+
+class Encoding(Protocol):
+    """The part of ``tiktoken.Encoding`` that is used."""
+
+    def decode_bytes(self, tokens: Sequence[int]) -> bytes:
+        """Return the bytes that the tokens stand for. Raises KeyError on an unknown one."""
+
+
+def load_encoding() -> Encoding:
+    """Return cl100k_base; may fetch it. Fails in as many ways as there are libraries and networks."""
+    import tiktoken  # noqa: PLC0415 - optional, and slow to import
+
+    return tiktoken.get_encoding("cl100k_base")
+
+
+class Cl100k:
+    """The vocabulary, loaded when it is first needed, and tried again a minute after that failed."""
+
+    def __init__(self, load: Callable[[], Encoding] = load_encoding) -> None:
+        self._load = load
+        self._encoding: Encoding | None = None
+        self._failed_at: float | None = None
+        self._lock = asyncio.Lock()
+
+    async def texts(self, inputs: Sequence[Sequence[int]]) -> list[str]:
+        """Return the text of each input. Bytes that are no UTF-8 (a cut character) become U+FFFD.
+
+        Raises:
+            InvalidTokenIds: an id is not in the vocabulary, or the vocabulary cannot be had.
+        """
+        encoding = await self._get()
+        return await asyncio.to_thread(_decode, encoding, inputs)
+
+    async def _get(self) -> Encoding:
+        async with self._lock:
+            recently = self._failed_at is not None and time.monotonic() - self._failed_at < RETRY_S
+            if self._encoding is None and not recently:
+                try:
+                    self._encoding = await asyncio.to_thread(self._load)
+                except Exception as error:
+                    self._failed_at = time.monotonic()
+                    log.warning("cl100k_base cannot be loaded", reason=f"{type(error).__name__}: {error}")
+        if self._encoding is None:
+            raise InvalidTokenIds(REMEDY, "input")
+        return self._encoding
+
+
+def _decode(encoding: Encoding, inputs: Sequence[Sequence[int]]) -> list[str]:
+    texts = []
+    for index, ids in enumerate(inputs):
+        try:
+            texts.append(encoding.decode_bytes(ids).decode(errors="replace"))
+        except (KeyError, OverflowError):
+            raise InvalidTokenIds("A token id is not in cl100k_base.", f"input[{index}]") from None
+    return texts

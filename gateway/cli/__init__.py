@@ -1,0 +1,26 @@
+"""The command line: ``serve``, ``check``, ``models``, ``openapi`` and ``embed``."""
+
+from __future__ import annotations
+
+import typer
+
+from gateway.cli.check import check
+from gateway.cli.embed import embed
+from gateway.cli.models import models
+from gateway.cli.openapi import openapi
+from gateway.cli.serve import serve
+
+app = typer.Typer(
+    name="embeddings-gateway",
+    help="An OpenAI-compatible embeddings API over Hugging Face and GGUF models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # its tracebacks show local variables, and with them users' texts
+)
+for command in (serve, check, models, openapi, embed):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,112 @@
+"""``check``: load everything, embed probe texts, and say what was found."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence, Sized
+from typing import NamedTuple, cast
+
+import numpy as np
+import typer
+from rich.table import Table
+
+from backends.base import ModelInfo
+from gateway import log
+from gateway.ask import Ask
+from gateway.cli.options import ConfigPath, err, load_config, out, rich_escaped
+from gateway.config import Config
+from gateway.errors import GatewayError
+from gateway.metrics import Metrics
+from gateway.model import Model
+from gateway.registry import Registry
+
+PROBES = [
+    "A probe.",
+    "The quick brown fox jumps over the lazy dog.",
+    "Ein etwas längerer Satz, der mit 漢字 und 🙂 andere Schriften enthält: nicht alle sind gleich lang.",
+]
+TOLERANCE = {"fp32": 0.99999, "f32": 0.99999, "bf16": 0.9999, "f16": 0.9999}
+TOLERANCE_QUANTISED = 0.999
+
+
+class Found(NamedTuple):
+    """What came of one model: its facts, the least cosine of a probe alone and in company, what is wrong."""
+
+    name: str
+    info: ModelInfo | None
+    agreement: float
+    wrong: str
+
+
+def check(config: ConfigPath = None) -> None:
+    """Load every configured model, embed probe texts and show what was found; status 1 if it is wrong."""
+    settings = load_config(config)
+    log.configure("console", "error")
+    found = asyncio.run(probe_all(settings))
+    out.print(table(found, settings.source))
+    wrong = [one for one in found if one.wrong]
+    for one in wrong:
+        err.print(f"[bold red]{rich_escaped(one.name)}:[/] {rich_escaped(one.wrong)}")
+    if wrong:
+        raise typer.Exit(1)
+
+
+async def probe_all(config: Config) -> list[Found]:
+    """Load all models and probe each of them."""
+    async with Registry(config, Metrics()) as registry:
+        with err.status("Loading models"):
+            await registry.settled()
+        return [await probe(model) for model in registry.models]
+
+
+async def probe(model: Model) -> Found:
+    """Embed the probe texts alone and together, which must not make a difference."""
+    info = model.info
+    if info is None:
+        return Found(model.name, info, 0.0, f"{model.state}: {model.reason}")
+    try:
+        together = (await model.embed(Ask(PROBES))).vectors
+        alone = np.concatenate([(await model.embed(Ask([text]))).vectors for text in PROBES])
+    except GatewayError as error:
+        return Found(model.name, info, 0.0, error.message)
+    norms = np.linalg.norm(together, axis=1) * np.linalg.norm(alone, axis=1)
+    agreement = float(((together * alone).sum(axis=1) / norms).min())
+    needed = TOLERANCE.get(info.dtype, TOLERANCE_QUANTISED)
+    wrong = "" if agreement >= needed else f"a text alone and in company agree to {agreement:.6f} only"
+    return Found(model.name, info, agreement, wrong)
+
+
+def table(found: Sequence[Found], source: str) -> Table:
+    """Return what was found, a column for each model."""
+    shown = Table("", *(one.name for one in found), title=f"Models of {source}")
+    for name in FACTS:
+        shown.add_row(name.replace("_", " "), *(fact(one.info, name) for one in found))
+    shown.add_row("alone = in company", *(f"{one.agreement:.6f}" for one in found))
+    shown.add_row("check", *("[red]wrong[/]" if one.wrong else "[green]right[/]" for one in found))
+    return shown
+
+
+def fact(info: ModelInfo | None, name: str) -> str:
+    """Return a fact as people read it."""
+    value = getattr(info, name, None)
+    if isinstance(value, Sized) and not isinstance(value, str):
+        return ", ".join(map(str, cast(Iterable[object], value))) or "-"
+    return "-" if value is None else str(value)
+
+
+FACTS = (
+    "runtime",
+    "device",
+    "dtype",
+    "dimensions",
+    "supported_dimensions",
+    "max_tokens",
+    "vocabulary_size",
+    "pooling",
+    "normalized",
+    "prompts",
+    "cost",
+    "batch_tokens",
+    "batch_inputs",
+    "fingerprint",
+)

@@ -1,0 +1,141 @@
+"""``embed``: texts to vectors without a server, through the same batcher and workers."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import orjson
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+from backends.base import Vectors
+from gateway import log
+from gateway.ask import Ask
+from gateway.cli.options import ConfigPath, err, fail, load_config
+from gateway.config import Config
+from gateway.errors import GatewayError, ModelUnavailable
+from gateway.metrics import Metrics
+from gateway.model import Model
+from gateway.registry import Registry
+from gateway.wire import Truncate
+
+CHUNK = 256
+CHUNKS_AT_ONCE = 4
+
+
+Format = Literal["jsonl", "npy"]
+
+
+def embed(
+    texts: Annotated[list[str] | None, typer.Argument(help="Texts to embed.", show_default=False)] = None,
+    *,
+    file: Annotated[
+        Path | None, typer.Option(help="A file with one text a line; - is standard input.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="The model; not needed if there is but one.")] = None,
+    form: Annotated[Format | None, typer.Option("--format", help="npy is one float32 array.")] = None,
+    output: Annotated[Path | None, typer.Option(help="The file to write; else standard output.")] = None,
+    dimensions: Annotated[int | None, typer.Option(help="Columns to keep.")] = None,
+    truncate: Annotated[
+        Truncate | None, typer.Option(help="What happens to a text that is too long.")
+    ] = None,
+    config: ConfigPath = None,
+) -> None:
+    """Embed texts, or the lines of a file, without a server."""
+    settings = load_config(config)
+    log.configure("console", "error")
+    inputs = texts_of(texts or [], file)
+    form = form or ("npy" if output and output.suffix == ".npy" else "jsonl")
+    if form == "npy" and output is None:
+        fail("--format npy needs --output FILE")
+    name = model or next(iter(settings.models))
+    if model is None and len(settings.models) > 1:
+        fail(f"--model is one of {', '.join(settings.models)}")
+    try:
+        vectors = asyncio.run(embed_all(settings, name, Ask(inputs, dimensions, truncate)))
+    except GatewayError as error:
+        fail(f"{error.param}: {error.message}" if error.param else error.message)
+    write(vectors, form, output)
+
+
+def texts_of(texts: Sequence[str], file: Path | None) -> list[str]:
+    """Return what is to be embedded: the arguments, then the lines of the file."""
+    inputs = [*texts, *(() if file is None else lines_of(file))]
+    if not inputs:
+        fail("nothing to embed: give texts, or --file")
+    if "" in inputs:
+        fail(f"input {inputs.index('') + 1} is empty")
+    return inputs
+
+
+def lines_of(file: Path) -> list[str]:
+    """Return the lines of a file; only a line feed ends a line."""
+    try:
+        content = sys.stdin.read() if str(file) == "-" else file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        fail(f"{file} cannot be read: {error}")
+    return content.removesuffix("\n").split("\n") if content else []
+
+
+async def embed_all(config: Config, name: str, ask: Ask) -> Vectors:
+    """Return the vectors of all inputs, float32 ``[inputs, dimensions]``.
+
+    Raises:
+        GatewayError: an input cannot be embedded; ``param`` says which, counted from 1.
+    """
+    async with Registry(config, Metrics(), sys.stderr.buffer.write if err.is_terminal else None) as registry:
+        model = registry[name]
+        await model.settled()
+        if model.info is None:
+            raise ModelUnavailable(f"{name} is {model.state}: {model.reason}")
+        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=err, disable=not err.is_terminal, transient=True) as progress:
+            bar = progress.add_task("", total=len(ask.inputs))
+            return await in_chunks(model, ask, lambda done: progress.advance(bar, done))
+
+
+async def in_chunks(model: Model, ask: Ask, advance: Callable[[int], None]) -> Vectors:
+    """Embed a few chunks at a time: enough to keep the workers busy, little enough to show progress."""
+    gate = asyncio.Semaphore(CHUNKS_AT_ONCE)
+
+    async def one(start: int) -> Vectors:
+        part = ask._replace(inputs=ask.inputs[start : start + CHUNK])
+        async with gate:
+            try:
+                answer = await model.embed(part)
+            except GatewayError as error:
+                error.param = counted_from(start, error.param)
+                raise
+        advance(len(part.inputs))
+        return answer.vectors
+
+    return np.concatenate(await asyncio.gather(*(one(s) for s in range(0, len(ask.inputs), CHUNK))))
+
+
+def counted_from(start: int, param: str | None) -> str | None:
+    """Return the name of an input of a chunk as the person who gave it counts."""
+    index = re.fullmatch(r"input\[(\d+)\]", param or "")
+    return f"input {start + int(index[1]) + 1}" if index else param
+
+
+def write(vectors: Vectors, form: Format, output: Path | None) -> None:
+    """Write the vectors to a file, or as JSON lines to standard output."""
+    if form == "npy" and output is not None:
+        with output.open("wb") as file:
+            np.save(file, vectors, allow_pickle=False)
+        return
+    lines = b"".join(
+        b'{"index":%d,"embedding":%b}\n' % (index, orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY))
+        for index, row in enumerate(vectors)
+    )
+    if output is None:
+        sys.stdout.buffer.write(lines)
+        sys.stdout.flush()
+    else:
+        output.write_bytes(lines)

@@ -1,0 +1,48 @@
+"""What several commands share: where the configuration comes from, and how they say that they failed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from gateway.config import Config
+from gateway.config_file import ConfigError, read_config
+
+IN_WORKING_DIRECTORY = Path("gateway.toml")
+
+ConfigPath = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        envvar="EMBEDDINGS_GATEWAY_CONFIG",
+        help="The configuration file; else gateway.toml here, else the built-in default.",
+        show_default=False,
+    ),
+]
+
+out = Console(soft_wrap=True, highlight=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+def load_config(path: Path | None) -> Config:
+    """Return the configuration, or end the command with what is wrong with it."""
+    if path is None and IN_WORKING_DIRECTORY.is_file():
+        path = IN_WORKING_DIRECTORY
+    try:
+        return read_config(path)
+    except ConfigError as error:
+        fail(str(error))
+
+
+def fail(reason: str) -> NoReturn:
+    """End the command with status 1 and the reason on standard error."""
+    err.print(f"[bold red]error:[/] {rich_escaped(reason)}")
+    raise typer.Exit(1)
+
+
+def rich_escaped(text: str) -> str:
+    """Return the text so that rich prints it as it is."""
+    return text.replace("[", r"\[")

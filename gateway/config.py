@@ -1,0 +1,85 @@
+"""What an operator can set: frozen structs, and all their defaults.
+
+Reading them from TOML, and telling what is wrong with it, is the business of ``config_file``.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from backends.spec import Positive, Spec
+from gateway.wire import Truncate
+
+TokenIdPolicy = Literal["auto", "native", "cl100k", "reject"]
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+
+
+class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the gateway listens, and bounds that hold for every model.
+
+    Attributes:
+        host, port: where it listens.
+        strict: refuse request fields that are not known, instead of ignoring them.
+        log_format: ``auto`` is ``console`` on a terminal and ``json`` elsewhere.
+        log_level: the least severe event that is logged.
+        inputs_max: inputs of one request.
+        flat_tokens_max: token ids of an input that is one flat array.
+        request_tokens_max: tokens of one request.
+        input_chars_max: characters of one text, before it is tokenized.
+        body_bytes_max: bytes of a request's body.
+        body_timeout_s: seconds in which a body has to arrive.
+        request_timeout_s: seconds in which a request has to be done.
+    """
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8000
+    strict: bool = False
+    log_format: Literal["auto", "json", "console"] = "auto"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    inputs_max: Positive = 2048
+    flat_tokens_max: Positive = 8192
+    request_tokens_max: Positive = 300_000
+    input_chars_max: Positive = 1_000_000
+    body_bytes_max: Positive = 32 << 20
+    body_timeout_s: Seconds = 30
+    request_timeout_s: Seconds = 600
+
+
+class ServingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a model is served, whatever its backend.
+
+    Attributes:
+        aliases: other names of the model.
+        replicas: worker processes that load it.
+        truncate: what happens to an input that is too long, where the request does not say.
+        token_ids: what inputs given as token ids mean.
+        queue_tokens: tokens that may wait for the model.
+    """
+
+    aliases: tuple[str, ...] = ()
+    replicas: Positive = 1
+    truncate: Truncate = "error"
+    token_ids: TokenIdPolicy = "auto"
+    queue_tokens: Positive = 1_000_000
+
+
+class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """One model: what its backend is told, and how it is served."""
+
+    spec: Spec
+    serving: ServingConfig = ServingConfig()
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole configuration.
+
+    Attributes:
+        models: by the name that clients use.
+        source: where it was read, for people.
+    """
+
+    server: ServerConfig
+    models: dict[str, ModelConfig]
+    source: str

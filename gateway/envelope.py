@@ -1,0 +1,91 @@
+"""Round the whole application: what holds for every answer, whatever made it.
+
+A request id, the headers of a :class:`Record`, one log event and one count for each request, and a proper
+error where the application fails in a way that nothing inside caught.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+
+import structlog
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway import status
+from gateway.errors import InternalError
+from gateway.metrics import PHASES, Metrics
+from gateway.record import Record
+
+SANE_ID = re.compile(rb"^[\w.:-]{1,128}$")
+RECORD = "gateway.record"
+QUIET = frozenset({"/livez", "/readyz", "/health", "/metrics"})
+
+log = structlog.get_logger()
+
+
+class Envelope:
+    """An ASGI application round another one."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one connection."""
+        if scope["type"] != ScopeType.HTTP:
+            await self._app(scope, receive, send)
+            return
+        record = Record(_request_id(scope), scope["path"])
+        scope[RECORD] = record  # type: ignore[literal-required]
+
+        async def tell(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                record.status = message["status"]
+                message["headers"] = [*message["headers"], *record.headers()]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, tell)
+        except Exception:
+            log.exception("request failed", id=record.id)
+            if not record.status:
+                await _tell_internal_error(tell)
+        finally:
+            self._finish(record)
+
+    def _finish(self, record: Record) -> None:
+        """Count and log."""
+        if record.path == "/v1/embeddings":
+            self._metrics.request(record.model, record.status, record.code, record.seconds)
+        emit = log.debug if record.path in QUIET else log.info
+        emit(
+            "request",
+            id=record.id,
+            path=record.path if record.status != 404 else "",  # an unknown path may hold anything
+            model=record.model,
+            space=record.space,
+            inputs=record.inputs,
+            tokens=record.tokens,
+            truncated=len(record.truncated),
+            **{f"{phase}_ms": round(1000 * record.seconds.get(phase, 0), 2) for phase in PHASES},
+            ms=round(1000 * (time.monotonic() - record.began), 2),
+            status=record.status,
+            code=record.code,
+        )
+
+
+def _request_id(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and SANE_ID.match(value):
+            return str(value, "ascii")
+    return f"req_{uuid.uuid4().hex}"
+
+
+async def _tell_internal_error(send: Send) -> None:
+    told = status.answer(InternalError())
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(told.body)).encode())]
+    await send({"type": "http.response.start", "status": told.status, "headers": headers})
+    await send({"type": "http.response.body", "body": told.body, "more_body": False})

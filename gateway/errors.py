@@ -1,0 +1,102 @@
+"""Everything that can go wrong for a client, as one tree. What each is over HTTP stands in ``status``.
+
+::
+
+    GatewayError
+    |-- InvalidRequest            a field is missing, of the wrong type or out of range
+    |   |-- InvalidJson           the body is not one JSON document
+    |   |-- ContextLengthExceeded an input is longer than the model takes
+    |   |-- TooManyTokens         the inputs of one request are too long together
+    |   `-- InvalidTokenIds       ids outside the vocabulary, or ids that the model's policy refuses
+    |-- ModelNotFound             no model or alias of that name
+    |-- SpaceMismatch             the client pinned another embedding space
+    |-- BodyTooLarge, BodyTimeout, WrongContentType
+    |-- Overloaded                the model's queue is full
+    |-- InputFailed               the model fails on this input
+    |-- DeadlinePassed            not done in time
+    |-- ModelUnavailable          loading, failed or stopping
+    `-- InternalError             anything unforeseen; says a fixed sentence
+
+A message is written for the client and never contains a text of a user.
+"""
+
+from __future__ import annotations
+
+
+class GatewayError(Exception):
+    """Root of the tree.
+
+    Attributes:
+        message: one sentence for the client.
+        param: the request field that it is about, such as ``input[17]``.
+        retry_after: seconds after which trying again is worth while, where that is known.
+    """
+
+    def __init__(self, message: str, param: str | None = None, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after = retry_after
+
+
+class InvalidRequest(GatewayError):
+    """A field is missing, of the wrong type or out of range."""
+
+
+class InvalidJson(InvalidRequest):
+    """The body is not one JSON document in UTF-8."""
+
+
+class ContextLengthExceeded(InvalidRequest):
+    """An input is longer than the model takes, and is not to be cut."""
+
+
+class TooManyTokens(InvalidRequest):
+    """The inputs of one request have more tokens than a request may have."""
+
+
+class InvalidTokenIds(InvalidRequest):
+    """Token ids outside the vocabulary, or ids that the model's policy refuses."""
+
+
+class ModelNotFound(GatewayError):
+    """No model or alias of that name."""
+
+
+class SpaceMismatch(GatewayError):
+    """The client pinned an embedding space that the model does not have."""
+
+
+class BodyTooLarge(GatewayError):
+    """The body is larger than a request may be."""
+
+
+class BodyTimeout(GatewayError):
+    """The body was not received in time."""
+
+
+class WrongContentType(GatewayError):
+    """The body is not declared as application/json."""
+
+
+class Overloaded(GatewayError):
+    """The model's queue cannot take the request."""
+
+
+class InputFailed(GatewayError):
+    """The model fails on this input, and would again."""
+
+
+class DeadlinePassed(GatewayError):
+    """The request was not done in time."""
+
+
+class ModelUnavailable(GatewayError):
+    """The model is loading, has failed, or is stopping."""
+
+
+class InternalError(GatewayError):
+    """Anything unforeseen. The trace is in the log, the client reads a fixed sentence."""
+
+    def __init__(self) -> None:
+        super().__init__("The gateway failed in a way it should not. The request id leads to its log.")

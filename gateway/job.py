@@ -1,0 +1,107 @@
+"""What is queued and run: a request's inputs as jobs, and the place where their vectors gather."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backends.base import TokenIds, Vectors
+from gateway.errors import GatewayError
+
+
+class Job:
+    """One input on its way through a model.
+
+    Attributes:
+        owner: the request that it belongs to.
+        index: its place in that request.
+        ids: its token ids.
+        tokens: how many.
+        turn: its place in the fair order of the queue; lower leaves earlier.
+        overtaken: batches that left with a job behind this one in the fair order, and without this one.
+    """
+
+    __slots__ = ("ids", "index", "overtaken", "owner", "tokens", "turn")
+
+    def __init__(self, owner: Request, index: int, ids: TokenIds) -> None:
+        self.owner = owner
+        self.index = index
+        self.ids = ids
+        self.tokens = len(ids)
+        self.turn = 0.0
+        self.overtaken = 0
+
+    @property
+    def gone(self) -> bool:
+        """Whether nobody waits for it any more."""
+        return self.owner.done.done()
+
+    @property
+    def deadline(self) -> float:
+        """When it is no longer worth computing, in seconds of the monotonic clock."""
+        return self.owner.deadline
+
+
+class Request:
+    """The inputs of one client's request: their jobs, and their vectors or errors as they arrive.
+
+    Belongs to the event loop it was made in. ``done`` is set exactly once: when the last input is settled,
+    when one fails and ``partial`` is false, or when it is cancelled because the client went away.
+
+    Attributes:
+        jobs: one for each input that has token ids, in order.
+        vectors: float32 ``[inputs, dimensions]``; a row is NaN until its job is settled.
+        errors: input -> why it has no vector.
+        tokens: of all jobs together.
+        began, finished: monotonic seconds of the first job's start and the last one's end.
+    """
+
+    def __init__(
+        self, inputs: Sequence[TokenIds | GatewayError], dimensions: int, deadline: float, partial: bool
+    ) -> None:
+        self.jobs = [Job(self, i, ids) for i, ids in enumerate(inputs) if not isinstance(ids, GatewayError)]
+        self.vectors: Vectors = np.full((len(inputs), dimensions), np.nan, dtype=np.float32)
+        self.errors: dict[int, GatewayError] = {}
+        self.tokens = sum(job.tokens for job in self.jobs)
+        self.deadline = deadline
+        self.began: float | None = None
+        self.finished: float | None = None
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._partial = partial
+        self._open = set(range(len(inputs)))
+        for index, outcome in enumerate(inputs):
+            if isinstance(outcome, GatewayError):
+                self.settle(index, outcome)
+
+    def __repr__(self) -> str:
+        return f"<Request {len(self.jobs)} jobs, {len(self._open)} open, {self.tokens} tokens>"
+
+    def settle(self, index: int, outcome: NDArray[np.float32] | GatewayError) -> None:
+        """Give the input its vector, float32 ``[dimensions]``, or its error.
+
+        Raises:
+            KeyError: it was settled before, which no correct caller does.
+        """
+        self._open.remove(index)
+        if self.done.done():
+            return
+        if isinstance(outcome, GatewayError):
+            self.errors[index] = outcome
+            if not self._partial:
+                self.done.set_exception(outcome)
+                return
+        else:
+            self.vectors[index] = outcome
+        if not self._open:
+            self.finished = time.monotonic()
+            self.done.set_result(None)
+
+    def seconds(self, since: float) -> dict[str, float]:
+        """Return how long its jobs waited for the first batch, and then ran; for a finished request."""
+        finished = self.finished or since
+        began = self.began or finished
+        return {"queue": began - since, "infer": finished - began}

@@ -1,0 +1,84 @@
+"""What is counted and measured, for Prometheus. Every metric is listed in the README.
+
+A model's part is bound to its name once, so that the hot path looks nothing up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+PREFIX = "embeddings_gateway"
+PHASES = ("tokenize", "queue", "infer", "encode")
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+TOKENS = (16, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 65536)
+
+
+class Metrics:
+    """All metrics of one gateway, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = self._counter("requests", "Requests for embeddings answered.", "model", "status")
+        self._errors = self._counter("errors", "Requests for embeddings refused or failed.", "model", "code")
+        self._inputs = self._counter("inputs", "Inputs embedded.", "model")
+        self._tokens = self._counter("tokens", "Tokens embedded, special tokens included.", "model")
+        self._truncated = self._counter("truncated_inputs", "Inputs that were cut to fit.", "model")
+        self._queue_jobs = self._gauge("queue_jobs", "Jobs that wait for a worker.", "model")
+        self._queue_tokens = self._gauge("queue_tokens", "Tokens of the jobs that wait.", "model")
+        self._batch_inputs = self._histogram("batch_inputs", "Inputs of a batch.", COUNTS, "model")
+        self._batch_tokens = self._histogram("batch_tokens", "Tokens of a batch.", TOKENS, "model")
+        self._phase = self._histogram(
+            "phase_seconds", "Seconds of a request's phases.", SECONDS, "model", "phase"
+        )
+        self._starts = self._counter("worker_restarts", "Workers started again after they died.", "model")
+        self._workers = self._gauge("workers_ready", "Workers that can take a batch.", "model")
+
+    def model(self, name: str) -> ModelMetrics:
+        """Return the part of the model ``name``."""
+        return ModelMetrics(self, name)
+
+    def request(self, model: str, status: int, code: str | None, seconds: Mapping[str, float]) -> None:
+        """Count one answered request.
+
+        Args:
+            model: the served model; empty where the request named none.
+            status: of the answer; 499 where the client went away.
+            code: of the error, if it is one.
+            seconds: phase -> how long it took.
+        """
+        self._requests.labels(model, str(status)).inc()
+        if code is not None:
+            self._errors.labels(model, code).inc()
+        for phase, spent in seconds.items():
+            self._phase.labels(model, phase).observe(spent)
+
+    def expose(self) -> bytes:
+        """Return everything in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+    def _counter(self, name: str, says: str, *labels: str) -> Counter:
+        return Counter(f"{PREFIX}_{name}", says, labels, registry=self.registry)
+
+    def _gauge(self, name: str, says: str, *labels: str) -> Gauge:
+        return Gauge(f"{PREFIX}_{name}", says, labels, registry=self.registry)
+
+    def _histogram(self, name: str, says: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(f"{PREFIX}_{name}", says, labels, registry=self.registry, buckets=buckets)
+
+
+class ModelMetrics:
+    """The metrics of one model."""
+
+    def __init__(self, metrics: Metrics, model: str) -> None:
+        self.inputs = metrics._inputs.labels(model)
+        self.tokens = metrics._tokens.labels(model)
+        self.truncated = metrics._truncated.labels(model)
+        self.queue_jobs = metrics._queue_jobs.labels(model)
+        self.queue_tokens = metrics._queue_tokens.labels(model)
+        self.batch_inputs = metrics._batch_inputs.labels(model)
+        self.batch_tokens = metrics._batch_tokens.labels(model)
+        self.worker_restarts = metrics._starts.labels(model)
+        self.workers_ready = metrics._workers.labels(model)

@@ -1,0 +1,187 @@
+"""A served model: its replicas, its queue and its policies behind one call, ``embed``."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from backends.base import ModelInfo, TokenIds
+from backends.spec import FakeSpec, Spec
+from gateway.ask import Answer, Ask
+from gateway.batcher import Batcher
+from gateway.cl100k import Cl100k
+from gateway.config import ModelConfig
+from gateway.encode import cut
+from gateway.errors import (
+    DeadlinePassed,
+    InputFailed,
+    InvalidRequest,
+    ModelUnavailable,
+    SpaceMismatch,
+)
+from gateway.job import Request
+from gateway.metrics import ModelMetrics
+from gateway.preparer import Preparer
+from gateway.supervisor import State, Supervisor
+from gateway.worker import CallFailed, WorkerLost
+
+RETRY_LOADING_S = 5
+RETRY_LOST_S = 1
+
+
+class Model:
+    """One served model: its replicas, its queue, its policies. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        name: str,
+        config: ModelConfig,
+        metrics: ModelMetrics,
+        *,
+        cl100k: Cl100k,
+        request_tokens_max: int,
+        echo: Callable[[bytes], object] | None = None,
+    ) -> None:
+        self.name = name
+        self.config = config
+        self._metrics = metrics
+        tokens_max = min(request_tokens_max, config.serving.queue_tokens)
+        self._preparer = Preparer(config.serving, tokens_max, self._tokenize, cl100k)
+        spec = with_threads(config.spec, config.serving.replicas)
+        self.supervisors = [
+            Supervisor(name, spec, metrics, self._changed, echo) for _ in range(config.serving.replicas)
+        ]
+        self.batcher = Batcher(self.supervisors, config.serving.queue_tokens, metrics)
+        self._turns = itertools.count()
+
+    def __repr__(self) -> str:
+        return f"<Model {self.name} {self.state} {self.batcher!r}>"
+
+    @property
+    def info(self) -> ModelInfo | None:
+        """The model's facts, or ``None`` while no worker can take a call."""
+        return next((worker.info for worker in self.supervisors if worker.info is not None), None)
+
+    @property
+    def state(self) -> State:
+        """``ready`` if any replica is; ``failed`` if all have."""
+        states = [worker.state for worker in self.supervisors]
+        order: tuple[State, ...] = ("ready", "loading", "failed", "stopped")
+        return next(state for state in order if state in states)
+
+    @property
+    def reason(self) -> str:
+        """Why it is not ready; empty if it is."""
+        return "" if self.state == "ready" else next(w.reason for w in self.supervisors if w.reason)
+
+    def start(self) -> None:
+        """Begin to load all replicas."""
+        for worker in self.supervisors:
+            worker.start()
+
+    async def settled(self) -> None:
+        """Wait until the first load of every replica has ended, well or badly."""
+        await asyncio.gather(*(worker.settled() for worker in self.supervisors))
+
+    async def stop(self) -> None:
+        """End all replicas; what waits is told so."""
+        await asyncio.gather(*(worker.stop() for worker in self.supervisors))
+
+    async def embed(self, ask: Ask) -> Answer:
+        """Embed every input of ``ask``.
+
+        Raises:
+            GatewayError: the request is refused or fails; the tree in ``errors`` tells how.
+        """
+        info = self._info_for(ask)
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(ask.seconds_max):
+                inputs, truncated = await self._preparer.prepare(ask, info)
+                tokenized = time.monotonic()
+                request = Request(inputs, info.dimensions, began + ask.seconds_max, ask.partial)
+                await self._run(request)
+        except TimeoutError:
+            raise DeadlinePassed("The request was not done in time.") from None
+        self._metrics.inputs.inc(len(inputs) - len(request.errors))
+        self._metrics.tokens.inc(request.tokens)
+        self._metrics.truncated.inc(len(truncated))
+        return Answer(
+            vectors=cut(request.vectors, ask.dimensions, info.normalized),
+            errors=request.errors,
+            tokens=request.tokens,
+            truncated=truncated,
+            space=info.fingerprint,
+            seconds={"tokenize": tokenized - began} | request.seconds(since=tokenized),
+        )
+
+    async def ping(self) -> float:
+        """Return how long the batch being computed has run, in seconds, of the replica that answers soonest.
+
+        Raises:
+            WorkerLost: none answers.
+        """
+        return await self._worker().ping()
+
+    def _info_for(self, ask: Ask) -> ModelInfo:
+        """Return the model's facts, after checking what needs nothing else."""
+        info = self.info
+        if info is None:
+            message = f"The model is {self.state}: {self.reason}."
+            raise ModelUnavailable(message, "model", RETRY_LOADING_S if self.state == "loading" else None)
+        if ask.space not in (None, info.fingerprint):
+            raise SpaceMismatch(
+                f"The model's embedding space is {info.fingerprint}, the request expects another one.",
+                "model",
+            )
+        if ask.dimensions is not None and ask.dimensions not in info.supported_dimensions:
+            offered = ", ".join(map(str, info.supported_dimensions))
+            raise InvalidRequest(f"The model offers these dimensions: {offered}.", "dimensions")
+        return info
+
+    async def _run(self, request: Request) -> None:
+        """Queue the jobs and wait until the last of them is settled."""
+        self.batcher.admit(request)
+        try:
+            await request.done
+        finally:
+            request.done.cancel()
+            self.batcher.discard(request)
+
+    async def _tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
+        try:
+            return await self._worker().tokenize(texts)
+        except CallFailed:
+            raise InputFailed("The model's tokenizer fails on an input.", "input") from None
+        except WorkerLost:
+            raise ModelUnavailable("The model's worker went away.", "model", RETRY_LOST_S) from None
+
+    def _worker(self) -> Supervisor:
+        """Return a replica that can take a call, each in its turn."""
+        ready = [worker for worker in self.supervisors if worker.info is not None]
+        if not ready:
+            raise WorkerLost
+        return ready[next(self._turns) % len(ready)]
+
+    def _changed(self) -> None:
+        """Note that a replica has become ready, or has stopped being so."""
+        ready = sum(worker.info is not None for worker in self.supervisors)
+        self._metrics.workers_ready.set(ready)
+        if ready:
+            self.batcher.step()
+        else:
+            self.batcher.fail_waiting(
+                lambda: ModelUnavailable(f"The model is {self.state}.", "model", RETRY_LOADING_S)
+            )
+
+
+def with_threads(spec: Spec, replicas: int) -> Spec:
+    """Return the spec with the threads of one replica: an equal share of the cores, unless it says."""
+    if isinstance(spec, FakeSpec) or spec.threads is not None:
+        return spec
+    return msgspec.structs.replace(spec, threads=max(1, len(os.sched_getaffinity(0)) // replicas))

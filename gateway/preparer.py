@@ -1,0 +1,103 @@
+"""From what a client sent to token ids that the model takes: prompts, tokenizing, policies, limits."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
+
+from backends.base import ModelInfo, TokenIds
+from gateway import tokens
+from gateway.ask import Ask
+from gateway.cl100k import REMEDY, Cl100k
+from gateway.config import ServingConfig
+from gateway.errors import GatewayError, InvalidRequest, InvalidTokenIds, TooManyTokens
+from gateway.wire import Role, are_texts
+
+Tokenize = Callable[[Sequence[str]], Awaitable[list[TokenIds]]]
+
+
+class Prepared(NamedTuple):
+    """Inputs that the model takes.
+
+    Attributes:
+        inputs: the ids of each input, or why it has none, where partial results were asked for.
+        truncated: inputs that were cut.
+    """
+
+    inputs: list[TokenIds | GatewayError]
+    truncated: list[int]
+
+
+class Preparer:
+    """Prepares requests for one model.
+
+    Args:
+        serving: the model's policies.
+        tokens_max: tokens of one request.
+        tokenize: the model's tokenizer.
+        cl100k: the vocabulary of OpenAI's clients.
+    """
+
+    def __init__(self, serving: ServingConfig, tokens_max: int, tokenize: Tokenize, cl100k: Cl100k) -> None:
+        self._serving = serving
+        self._tokens_max = tokens_max
+        self._tokenize = tokenize
+        self._cl100k = cl100k
+
+    async def prepare(self, ask: Ask, info: ModelInfo) -> Prepared:
+        """Return the ids of each input.
+
+        Raises:
+            GatewayError: the request is refused.
+        """
+        truncate = ask.truncate or self._serving.truncate
+        inputs: list[TokenIds | GatewayError] = []
+        truncated: list[int] = []
+        for index, ids in enumerate(await self._ids(ask, info)):
+            try:
+                fitted = tokens.fit(ids, info, truncate, f"input[{index}]")
+            except InvalidRequest as error:
+                if not ask.partial:
+                    raise
+                inputs.append(error)
+                continue
+            inputs.append(fitted.ids)
+            if fitted.truncated:
+                truncated.append(index)
+        self._check_total(inputs)
+        return Prepared(inputs, truncated)
+
+    async def _ids(self, ask: Ask, info: ModelInfo) -> Sequence[TokenIds]:
+        policy = self._serving.token_ids
+        if are_texts(ask.inputs):
+            texts = ask.inputs
+        elif policy == "native":
+            return [tokens.native(ids, info, f"input[{index}]") for index, ids in enumerate(ask.inputs)]
+        elif policy == "reject":
+            raise InvalidTokenIds(REMEDY, "input")
+        else:
+            texts = await self._cl100k.texts(ask.inputs)
+        return await self._tokenize(prompted(texts, info, ask.role))
+
+    def _check_total(self, inputs: Sequence[TokenIds | GatewayError]) -> None:
+        total = sum(len(ids) for ids in inputs if not isinstance(ids, GatewayError))
+        if total > self._tokens_max:
+            raise TooManyTokens(
+                f"A request has at most {self._tokens_max} tokens, this one {total}.", "input"
+            )
+
+
+def prompted(texts: Sequence[str], info: ModelInfo, role: Role | None) -> Sequence[str]:
+    """Return the texts with the model's words for this role before each; without a role, its default ones.
+
+    Raises:
+        InvalidRequest: the model has prompts, but none for this role.
+    """
+    name = role or info.default_prompt
+    if name is None or not info.prompts:
+        return texts
+    if name not in info.prompts:
+        known = ", ".join(sorted(info.prompts))
+        raise InvalidRequest(f"The model has no prompt of that name; it has: {known}.", "input_type")
+    words = info.prompts[name]
+    return [words + text for text in texts] if words else texts

@@ -1,0 +1,123 @@
+"""A worker's operating-system process: started, given frames, listened to, ended.
+
+What the frames say is the business of ``connection``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import Callable
+from contextlib import suppress
+
+from backends.protocol import (
+    HEADER,
+    FromWorker,
+    ToWorker,
+    decode_from_worker,
+    encode_frame,
+    payload_length,
+)
+from gateway.worker import WorkerLost
+
+STDERR_BYTES_KEPT = 4096
+READ_BYTES = 1 << 16
+
+
+class WorkerProcess:
+    """One worker process. Made by :meth:`start`; belongs to one event loop."""
+
+    def __init__(
+        self,
+        process: Process,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        echo: Callable[[bytes], object] | None,
+    ) -> None:
+        self._process = process
+        self._reader = reader
+        self._writer = writer
+        self._stderr = b""
+        self._listening = asyncio.get_running_loop().create_task(self._listen(echo))
+
+    @classmethod
+    async def start(cls, threads: int | None, echo: Callable[[bytes], object] | None) -> WorkerProcess:
+        """Start a worker that waits for its first frame.
+
+        Args:
+            threads: for engines that read their number of threads when they are imported.
+            echo: is given what the process writes to its standard error, a download's progress for instance.
+        """
+        ours, theirs = socket.socketpair()
+        with theirs:
+            # -P: whatever lies in the working directory is not imported. A session of its own: Ctrl-C on the
+            # terminal is for the gateway alone.
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", "-m", "backends.worker", str(theirs.fileno())),
+                pass_fds=[theirs.fileno()],
+                stdin=DEVNULL,
+                stdout=DEVNULL,
+                stderr=PIPE,
+                start_new_session=True,
+                env=_environment(threads),
+            )
+        reader, writer = await asyncio.open_unix_connection(sock=ours, limit=READ_BYTES)
+        return cls(process, reader, writer, echo)
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
+    def send(self, message: ToWorker) -> None:
+        """Write a frame. What cannot be delivered is noticed by :meth:`receive`."""
+        self._writer.write(encode_frame(message))
+
+    async def receive(self) -> FromWorker:
+        """Return the next message.
+
+        Raises:
+            WorkerLost: there is none; the process is ending.
+            ProtocolError: what came is not a message.
+        """
+        try:
+            length = payload_length(await self._reader.readexactly(HEADER.size))
+            return decode_from_worker(await self._reader.readexactly(length))
+        except (asyncio.IncompleteReadError, OSError):
+            raise WorkerLost("the worker closed its socket") from None
+
+    async def end(self) -> str:
+        """Make sure that the process has ended; return how it did, and its last words.
+
+        There is nothing to ask it for: a worker holds no state that outlives it.
+        """
+        self._writer.close()
+        with suppress(asyncio.TimeoutError):  # one that dies by itself shall be seen to die of its own cause
+            await asyncio.wait_for(self._process.wait(), 0.2)
+        if self._process.returncode is None:
+            self._process.kill()
+        code = await self._process.wait()
+        await self._listening
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+        return f"{how}\n{self._stderr.decode(errors='replace')}".strip()
+
+    async def _listen(self, echo: Callable[[bytes], object] | None) -> None:
+        """Keep the end of what the process says; the pipe must never fill up."""
+        if self._process.stderr is None:
+            return
+        while said := await self._process.stderr.read(READ_BYTES):
+            self._stderr = (self._stderr + said)[-STDERR_BYTES_KEPT:]
+            if echo is not None:
+                echo(said)
+
+
+def _environment(threads: int | None) -> dict[str, str]:
+    """Return the worker's environment: ours, and the settings that engines read once, when imported."""
+    settings = {"TOKENIZERS_PARALLELISM": "false"}
+    if threads is not None:
+        settings["OMP_NUM_THREADS"] = str(threads)
+    return {**settings, **os.environ}

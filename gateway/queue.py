@@ -1,0 +1,72 @@
+"""The jobs that wait for a model, in a fair order between requests."""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections import Counter
+from collections.abc import Collection, Iterator
+from operator import attrgetter
+
+from gateway.job import Job, Request
+
+_turn = attrgetter("turn")
+
+
+class Queue:
+    """Waiting jobs, ordered so that a large request does not hold up a small one, nor the reverse.
+
+    Fair queueing in virtual time (Demers, Keshav, Shenker 1989): each waiting request is a flow of weight
+    one, virtual time runs at the speed at which each of them is served, and a job's turn is the virtual time
+    of its request's arrival plus the tokens of the request that stand before it.
+
+    Attributes:
+        tokens: of all waiting jobs together.
+    """
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self._jobs: list[Job] = []
+        self._waiting: Counter[Request] = Counter()
+        self._virtual_time = 0.0
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def __iter__(self) -> Iterator[Job]:
+        return iter(self._jobs)
+
+    def add(self, request: Request) -> None:
+        """Let all jobs of a request wait."""
+        turn = self._virtual_time
+        for job in request.jobs:
+            job.turn = turn
+            turn += job.tokens
+            insort(self._jobs, job, key=_turn)
+        self.tokens += request.tokens
+        self._waiting[request] += len(request.jobs)
+
+    def take(self, jobs: Collection[Job]) -> None:
+        """Take jobs out because they are served."""
+        flows = len(self._waiting)
+        self._virtual_time += sum(job.tokens for job in jobs) / max(1, flows)
+        self.drop(jobs)
+
+    def drop(self, jobs: Collection[Job]) -> None:
+        """Take jobs out. They stand near the head, where the planner met them."""
+        leaving = set(jobs)
+        missing, end = len(leaving), 0
+        while missing:
+            missing -= self._jobs[end] in leaving
+            end += 1
+        self._jobs[:end] = [job for job in self._jobs[:end] if job not in leaving]
+        self.tokens -= sum(job.tokens for job in leaving)
+        for job in leaving:
+            self._waiting[job.owner] -= 1
+            if self._waiting[job.owner] == 0:
+                del self._waiting[job.owner]
+
+    def clear(self) -> list[Job]:
+        """Take all jobs out and return them."""
+        jobs = self._jobs
+        self.tokens, self._jobs, self._waiting = 0, [], Counter()
+        return jobs

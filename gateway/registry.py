@@ -1,0 +1,67 @@
+"""The models that are served, by every name they have."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from types import TracebackType
+
+from gateway.cl100k import Cl100k
+from gateway.config import Config
+from gateway.errors import ModelNotFound
+from gateway.metrics import Metrics
+from gateway.model import Model
+
+
+class Registry:
+    """All models of a configuration. An async context manager: loading begins on entry, workers end on exit.
+
+    Args:
+        config: the models.
+        metrics: where they count.
+        echo: is given what workers write to their standard error.
+    """
+
+    def __init__(
+        self, config: Config, metrics: Metrics, echo: Callable[[bytes], object] | None = None
+    ) -> None:
+        cl100k = Cl100k()
+        self.models = [
+            Model(
+                name,
+                model,
+                metrics.model(name),
+                cl100k=cl100k,
+                request_tokens_max=config.server.request_tokens_max,
+                echo=echo,
+            )
+            for name, model in config.models.items()
+        ]
+        self._by_name = {
+            name: model for model in self.models for name in (model.name, *model.config.serving.aliases)
+        }
+
+    async def __aenter__(self) -> Registry:
+        for model in self.models:
+            model.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.gather(*(model.stop() for model in self.models))
+
+    def __getitem__(self, name: str) -> Model:
+        """Return the model of that name or alias.
+
+        Raises:
+            ModelNotFound: there is none; never another one instead.
+        """
+        model = self._by_name.get(name)
+        if model is None:
+            raise ModelNotFound("There is no model of that name. GET /v1/models lists them.", "model")
+        return model
+
+    async def settled(self) -> None:
+        """Wait until no model is being loaded for the first time: each is ready or has failed."""
+        await asyncio.gather(*(model.settled() for model in self.models))

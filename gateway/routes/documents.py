@@ -1,0 +1,84 @@
+"""The API's description: schemas from the wire structs themselves, and pages that need no internet.
+
+Litestar describes the routes; what it cannot know (a body that is decoded by hand) is said here.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import SwaggerRenderPlugin
+from litestar.openapi.spec import Components, OpenAPIMediaType, OpenAPIResponse, Operation, RequestBody
+from litestar.static_files import create_static_files_router
+
+from gateway.encode import EmbeddingResponse
+from gateway.wire import EmbeddingRequest, ErrorBody
+
+DOCS = "/docs"
+ASSETS = "/docs/assets"
+STRUCTS = (EmbeddingRequest, EmbeddingResponse, ErrorBody)
+ERRORS = {
+    400: "The request is not one that this model can answer.",
+    404: "No such model.",
+    408: "The body was not received in time.",
+    412: "The model's embedding space is not the expected one.",
+    413: "The body is too large.",
+    415: "The body is not application/json.",
+    429: "The model's queue is full; Retry-After says when to try again.",
+    500: "The model fails on an input, or the gateway failed.",
+    503: "The model is loading, has failed, or is stopping.",
+    504: "The request was not done in time.",
+}
+
+
+def _content(struct: type[msgspec.Struct]) -> dict[str, OpenAPIMediaType]:
+    reference = {"$ref": f"#/components/schemas/{struct.__name__}"}
+    return {"application/json": OpenAPIMediaType(schema=cast(Any, reference))}
+
+
+@dataclass
+class EmbeddingsOperation(Operation):
+    """``POST /v1/embeddings``, with the body and the answers that its handler decodes and encodes by hand."""
+
+    def __post_init__(self) -> None:
+        self.request_body = RequestBody(required=True, content=_content(EmbeddingRequest))
+        success = OpenAPIResponse("One entry for each input, in order.", content=_content(EmbeddingResponse))
+        self.responses = {"200": success}
+        for code, says in ERRORS.items():
+            self.responses[str(code)] = OpenAPIResponse(says, content=_content(ErrorBody))
+
+
+def openapi_config() -> OpenAPIConfig:
+    """Return how the API is described and where the pages are."""
+    _, schemas = msgspec.json.schema_components(STRUCTS, ref_template="#/components/schemas/{name}")
+    return OpenAPIConfig(
+        title="embeddings-gateway",
+        version=importlib.metadata.version("embeddings-gateway"),
+        description="OpenAI-compatible embeddings from Hugging Face and GGUF models.",
+        components=Components(schemas=cast(Any, schemas)),
+        path=DOCS,
+        render_plugins=[
+            SwaggerRenderPlugin(
+                path="/",
+                js_url=f"{ASSETS}/swagger-ui-bundle.js",
+                css_url=f"{ASSETS}/swagger-ui.css",
+                standalone_preset_js_url=f"{ASSETS}/swagger-ui-standalone-preset.js",
+                favicon=f"<link rel='icon' type='image/png' href='{ASSETS}/favicon-32x32.png'>",
+            )
+        ],
+    )
+
+
+def assets_route() -> Any:
+    """Serve Swagger UI's own files, from the package that carries them."""
+    package = importlib.util.find_spec("flask_swagger_ui")  # for its files: neither it nor flask is imported
+    if package is None or package.origin is None:
+        raise ModuleNotFoundError("flask_swagger_ui", name="flask_swagger_ui")
+    directory = Path(package.origin).parent / "dist"
+    return create_static_files_router(path=ASSETS, directories=[directory], include_in_schema=False)

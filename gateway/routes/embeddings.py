@@ -1,0 +1,111 @@
+"""``POST /v1/embeddings``."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from litestar import Request, Response, post
+from litestar.enums import MediaType
+from litestar.handlers import HTTPRouteHandler
+
+from gateway import status
+from gateway.ask import Answer, Ask
+from gateway.config import ServerConfig
+from gateway.encode import encode_response
+from gateway.envelope import RECORD
+from gateway.record import Record
+from gateway.registry import Registry
+from gateway.routes.body import read_body
+from gateway.routes.documents import EmbeddingsOperation
+from gateway.wire import Decoder, EmbeddingRequest, WireLimits, inputs_of
+
+CLIENT_GONE = 499
+
+T = TypeVar("T")
+
+
+def embeddings_route(registry: Registry, server: ServerConfig) -> HTTPRouteHandler:
+    """Return the handler."""
+    decoder = Decoder(server.strict)
+    limits = WireLimits(server.inputs_max, server.flat_tokens_max, server.input_chars_max)
+
+    @post("/v1/embeddings", status_code=200, operation_class=EmbeddingsOperation)
+    async def create_embedding(request: Request[Any, Any, Any]) -> Response[bytes]:
+        """Embed one or many inputs.
+
+        The answer has exactly one entry for each input, in the order of the inputs.
+        """
+        record: Record = request.scope[RECORD]  # type: ignore[literal-required]
+        asked = decoder.decode(await read_body(request, server.body_bytes_max, server.body_timeout_s))
+        model = registry[asked.model]
+        record.model = model.name
+        ask = ask_for(asked, limits, request.headers.get("x-expected-space"), server.request_timeout_s)
+        record.inputs = len(ask.inputs)
+        answer = await unless_gone(request, model.embed(ask))
+        if answer is None:
+            return Response(b"", status_code=CLIENT_GONE)
+        note(record, answer)
+        began = time.monotonic()
+        body = encode_answer(answer, model.name, ask, asked)
+        record.seconds["encode"] = time.monotonic() - began
+        return Response(body, media_type=MediaType.JSON)
+
+    return create_embedding
+
+
+def ask_for(asked: EmbeddingRequest, limits: WireLimits, space: str | None, seconds_max: float) -> Ask:
+    """Turn what was sent into what is asked of the model.
+
+    Raises:
+        InvalidRequest: the inputs cannot be embedded by any model.
+    """
+    return Ask(
+        inputs=inputs_of(asked, limits),
+        dimensions=asked.dimensions,
+        truncate=asked.truncate,
+        role=asked.input_type,
+        partial=bool(asked.partial),
+        space=space,
+        seconds_max=seconds_max,
+    )
+
+
+def encode_answer(answer: Answer, model: str, ask: Ask, asked: EmbeddingRequest) -> bytes:
+    """Return the body of the response: one entry for each input that was asked for."""
+    return encode_response(
+        answer.vectors,
+        {index: status.detail(error) for index, error in answer.errors.items()},
+        inputs=len(ask.inputs),
+        model=model,
+        tokens=answer.tokens,
+        encoding_format=asked.encoding_format or "float",
+    )
+
+
+def note(record: Record, answer: Answer) -> None:
+    """Write what the model told of the request into its record."""
+    record.space = answer.space
+    record.tokens = answer.tokens
+    record.truncated = answer.truncated
+    record.seconds = dict(answer.seconds)
+
+
+async def unless_gone(request: Request[Any, Any, Any], work: Coroutine[Any, Any, T]) -> T | None:
+    """Await ``work``, or cancel it and return ``None`` as soon as the client goes away."""
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        leaving.cancel()
+        working.cancel()
+
+
+async def _gone(request: Request[Any, Any, Any]) -> None:
+    """Return when the client goes away. The body has been read, so nothing else is to be received."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

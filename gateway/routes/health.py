@@ -1,0 +1,77 @@
+"""``/livez``, ``/readyz``, ``/health`` and ``/metrics``."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Literal
+
+import msgspec
+from litestar import Response, get
+from litestar.handlers import HTTPRouteHandler
+
+from gateway.metrics import Metrics
+from gateway.model import Model
+from gateway.registry import Registry
+from gateway.worker import CallFailed, WorkerLost
+
+PING_S = 1.0
+STALLED_S = 60.0
+
+
+class ModelHealth(msgspec.Struct, frozen=True):
+    """Whether a model can take a request now, and if not, why."""
+
+    ready: bool
+    state: str
+    reason: str
+
+
+class Health(msgspec.Struct, frozen=True):
+    """Whether every model can take a request now."""
+
+    status: Literal["ready", "unavailable"]
+    models: dict[str, ModelHealth]
+
+
+class Alive(msgspec.Struct, frozen=True):
+    """The process answers."""
+
+    status: Literal["alive"] = "alive"
+
+
+def health_routes(registry: Registry, metrics: Metrics) -> list[HTTPRouteHandler]:
+    """Return the handlers."""
+
+    @get("/livez", sync_to_thread=False)
+    def livez() -> Alive:
+        """Tell that the gateway's process is alive; nothing of its models."""
+        return Alive()
+
+    @get(["/readyz", "/health"])
+    async def readyz() -> Response[Health]:
+        """Tell whether every model can take a request now, asked of its worker; 503 if one cannot."""
+        healths = await asyncio.gather(*(health(model) for model in registry.models))
+        ready = all(one.ready for one in healths)
+        models = {model.name: one for model, one in zip(registry.models, healths, strict=True)}
+        body = Health("ready" if ready else "unavailable", models)
+        return Response(body, status_code=200 if ready else 503)
+
+    @get("/metrics", media_type="text/plain; version=0.0.4", sync_to_thread=False)
+    def prometheus() -> bytes:
+        """Tell all metrics in Prometheus' text format."""
+        return metrics.expose()
+
+    return [livez, readyz, prometheus]
+
+
+async def health(model: Model) -> ModelHealth:
+    """Ask the model's worker whether it is alive and moving."""
+    if model.state != "ready":
+        return ModelHealth(False, model.state, model.reason)
+    try:
+        busy = await asyncio.wait_for(model.ping(), PING_S)
+    except (TimeoutError, WorkerLost, CallFailed):
+        return ModelHealth(False, model.state, f"no worker answered within {PING_S:g} s")
+    if busy > STALLED_S:
+        return ModelHealth(False, model.state, f"one batch has been computed for {busy:.0f} s")
+    return ModelHealth(True, model.state, "")

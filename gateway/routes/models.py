@@ -1,0 +1,80 @@
+"""``GET /v1/models`` and ``GET /v1/models/{id}``."""
+
+from __future__ import annotations
+
+import msgspec
+from litestar import get
+from litestar.handlers import HTTPRouteHandler
+
+from gateway.model import Model
+from gateway.registry import Registry
+
+
+class ModelCard(msgspec.Struct, frozen=True, kw_only=True, tag_field="object", tag="model"):
+    """OpenAI's fields, and what a client needs to choose. The facts are null until the model is loaded."""
+
+    id: str
+    created: int
+    owned_by: str
+    aliases: tuple[str, ...]
+    state: str
+    backend: str
+    dimensions: int | None = None
+    supported_dimensions: tuple[int, ...] | None = None
+    max_tokens: int | None = None
+    pooling: str | None = None
+    normalized: bool | None = None
+    dtype: str | None = None
+    device: str | None = None
+    runtime: str | None = None
+    fingerprint: str | None = None
+
+
+class ModelList(msgspec.Struct, frozen=True, tag_field="object", tag="list"):
+    """The models that are served."""
+
+    data: list[ModelCard]
+
+
+def model_routes(registry: Registry) -> list[HTTPRouteHandler]:
+    """Return the handlers."""
+
+    @get("/v1/models", sync_to_thread=False)
+    def list_models() -> ModelList:
+        """List the models that are served."""
+        return ModelList([card(model) for model in registry.models])
+
+    @get("/v1/models/{model_id:path}", sync_to_thread=False)
+    def retrieve_model(model_id: str) -> ModelCard:
+        """Describe one model, by its name or one of its aliases."""
+        return card(registry[model_id.removeprefix("/")])
+
+    return [list_models, retrieve_model]
+
+
+def card(model: Model) -> ModelCard:
+    """Return what is told of a model."""
+    info = model.info
+    facts = {} if info is None else {key: getattr(info, key) for key in FACTS}
+    return ModelCard(
+        id=model.name,
+        created=0 if info is None else info.created,
+        owned_by="embeddings-gateway",
+        aliases=model.config.serving.aliases,
+        state=model.state,
+        backend=str(model.config.spec.__struct_config__.tag),
+        **facts,
+    )
+
+
+FACTS = (
+    "dimensions",
+    "supported_dimensions",
+    "max_tokens",
+    "pooling",
+    "normalized",
+    "dtype",
+    "device",
+    "runtime",
+    "fingerprint",
+)

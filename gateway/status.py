@@ -1,0 +1,87 @@
+"""The one table from an error to what HTTP says of it, and the body that says it.
+
+``litestar`` raises errors of its own (unknown path, wrong method); they are told in the same shape.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+from litestar.exceptions import HTTPException
+
+from gateway import errors
+from gateway.errors import GatewayError
+from gateway.wire import ErrorBody, ErrorDetail
+
+
+class Status(NamedTuple):
+    """How an error class appears: HTTP status, OpenAI ``type`` and ``code``."""
+
+    http: int
+    type: str
+    code: str | None
+
+
+INVALID = "invalid_request_error"
+SERVER = "server_error"
+
+TABLE: dict[type[GatewayError], Status] = {
+    errors.InvalidRequest: Status(400, INVALID, None),
+    errors.InvalidJson: Status(400, INVALID, "invalid_json"),
+    errors.ContextLengthExceeded: Status(400, INVALID, "context_length_exceeded"),
+    errors.TooManyTokens: Status(400, INVALID, "max_tokens_per_request"),
+    errors.InvalidTokenIds: Status(400, INVALID, "invalid_token_ids"),
+    errors.ModelNotFound: Status(404, INVALID, "model_not_found"),
+    errors.BodyTimeout: Status(408, INVALID, "request_timeout"),
+    errors.SpaceMismatch: Status(412, INVALID, "embedding_space_mismatch"),
+    errors.BodyTooLarge: Status(413, INVALID, "request_too_large"),
+    errors.WrongContentType: Status(415, INVALID, None),
+    errors.Overloaded: Status(429, "overloaded_error", "overloaded"),
+    errors.InputFailed: Status(500, SERVER, "input_failed"),
+    errors.InternalError: Status(500, SERVER, "internal_error"),
+    errors.ModelUnavailable: Status(503, SERVER, "model_unavailable"),
+    errors.DeadlinePassed: Status(504, SERVER, "timeout"),
+}
+
+
+class ErrorAnswer(NamedTuple):
+    """An error as HTTP: status, headers of its own, and the JSON body."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    code: str
+
+
+def detail(error: GatewayError) -> ErrorDetail:
+    """Return the error object for ``error``."""
+    status = TABLE[type(error)]
+    return ErrorDetail(error.message, status.type, error.param, status.code)
+
+
+def answer(error: Exception) -> ErrorAnswer:
+    """Return what a client is told when ``error`` ends its request."""
+    if isinstance(error, HTTPException) and error.status_code < 500:
+        return _framework_answer(error)
+    if not isinstance(error, GatewayError):
+        error = errors.InternalError()
+    status = TABLE[type(error)]
+    headers = {} if error.retry_after is None else {"retry-after": str(error.retry_after)}
+    if isinstance(error, errors.InputFailed):
+        headers["x-should-retry"] = "false"
+    return ErrorAnswer(status.http, headers, _body(detail(error)), status.code or "invalid_request")
+
+
+def _framework_answer(error: HTTPException) -> ErrorAnswer:
+    told = {404: "No such path.", 405: "That path does not take this method."}
+    message = told.get(error.status_code, "The request cannot be answered.")
+    headers = {
+        name.lower(): value for name, value in (error.headers or {}).items() if name.lower() == "allow"
+    }
+    body = _body(ErrorDetail(message, INVALID, None, None))
+    return ErrorAnswer(error.status_code, headers, body, f"http_{error.status_code}")
+
+
+def _body(error: ErrorDetail) -> bytes:
+    return msgspec.json.encode(ErrorBody(error))

@@ -1,0 +1,149 @@
+"""Keeps one worker process alive: starts it, hands calls to it, starts it again when it dies, ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import structlog
+
+from backends.base import ModelInfo, TokenIds
+from backends.spec import Spec
+from gateway.connection import Connection, LoadRefused, connect
+from gateway.metrics import ModelMetrics
+from gateway.worker import Timed, WorkerLost
+
+State = Literal["loading", "ready", "failed", "stopped"]
+
+BACKOFF_S_MIN = 0.25
+BACKOFF_S_MAX = 30.0
+STEADY_S = 60.0
+
+log = structlog.get_logger()
+
+
+class Supervisor:
+    """A worker on this machine, as :class:`gateway.worker.Worker`. Belongs to one event loop.
+
+    Attributes:
+        state: ``loading`` until the model is loaded and again after a death, ``ready``, ``failed`` once the
+            model cannot be served, ``stopped``.
+        reason: why it is not ready; empty if it is.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        spec: Spec,
+        metrics: ModelMetrics,
+        changed: Callable[[], None],
+        echo: Callable[[bytes], object] | None = None,
+    ) -> None:
+        self.state: State = "loading"
+        self.reason = "the model is being loaded"
+        self._model = model
+        self._spec = spec
+        self._metrics = metrics
+        self._changed = changed
+        self._echo = echo
+        self._connection: Connection | None = None
+        self._first: ModelInfo | None = None
+        self._running: asyncio.Task[None] | None = None
+        self._settled = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Supervisor {self._model} {self.state}>"
+
+    @property
+    def info(self) -> ModelInfo | None:
+        """The facts of the model, or ``None`` while no worker can take a call."""
+        return self._connection.info if self._connection else None
+
+    def start(self) -> None:
+        """Begin to load the model; :attr:`state` tells how it goes."""
+        self._running = asyncio.get_running_loop().create_task(self._run())
+
+    async def settled(self) -> None:
+        """Wait until the first attempt to load the model has ended, well or badly."""
+        await self._settled.wait()
+
+    async def stop(self) -> None:
+        """End the worker and do not start it again."""
+        self._to("stopped", "the gateway is stopping")
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.wait([self._running])
+
+    async def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
+        """See :class:`gateway.worker.Worker`."""
+        return await self._live().tokenize(texts)
+
+    async def embed(self, batch: Sequence[TokenIds]) -> Timed:
+        """See :class:`gateway.worker.Worker`."""
+        return await self._live().embed(batch)
+
+    async def ping(self) -> float:
+        """See :class:`gateway.worker.Worker`."""
+        return await self._live().ping()
+
+    def _live(self) -> Connection:
+        if self._connection is None:
+            raise WorkerLost
+        return self._connection
+
+    async def _run(self) -> None:
+        """Load, serve, die, and again, until the model turns out not to be servable."""
+        backoff = BACKOFF_S_MIN
+        while True:
+            try:
+                steady = await self._live_once()
+            except LoadRefused as error:
+                log.error("model refused", model=self._model, reason=str(error))
+                self._to("failed", str(error))
+                return
+            backoff = BACKOFF_S_MIN if steady else min(BACKOFF_S_MAX, 2 * backoff)
+            self._metrics.worker_restarts.inc()
+            await asyncio.sleep(backoff * random.uniform(0.5, 1))  # noqa: S311 - jitter, not a secret
+
+    async def _live_once(self) -> bool:
+        """Run one process from birth to death; return whether it lived long enough to be called steady.
+
+        Raises:
+            LoadRefused: the model cannot be served.
+        """
+        try:
+            connection = await connect(self._spec, self._echo)
+        except WorkerLost as error:
+            log.error("worker died while loading", model=self._model, how=str(error))
+            self._to("loading", "the worker died while it loaded the model and is started again")
+            self._settled.set()
+            return False
+        try:
+            return await self._serve(connection)
+        finally:
+            self._connection = None
+            await connection.close()
+
+    async def _serve(self, connection: Connection) -> bool:
+        info = connection.info
+        self._first = self._first or info
+        if info.fingerprint != self._first.fingerprint:
+            raise LoadRefused("the model's files have changed since the gateway started: start it again")
+        log.info("model ready", model=self._model, space=info.fingerprint, seconds=connection.load_seconds)
+        began = time.monotonic()
+        self._connection = connection
+        self._to("ready", "")
+        how = await connection.ended()
+        self._connection = None
+        log.error("worker died", model=self._model, how=how)
+        self._to("loading", "the worker died and is started again")
+        return time.monotonic() - began > STEADY_S
+
+    def _to(self, state: State, reason: str) -> None:
+        self.state, self.reason = state, reason
+        if state != "loading":
+            self._settled.set()
+        self._changed()

@@ -1,0 +1,143 @@
+"""OpenAI's shapes: the request, decoded and checked as far as that needs no model, and the error object.
+
+What a client sent wrong is told by field, as ``input[17]``. A success is the business of ``encode``.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal, NoReturn, cast
+
+import msgspec
+from typing_extensions import TypeIs
+
+from gateway.errors import InvalidJson, InvalidRequest, TooManyTokens
+
+Truncate = Literal["error", "right", "left"]
+Role = Literal["query", "document"]
+
+
+class EmbeddingRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of ``POST /v1/embeddings``: OpenAI's fields, then ours. Unknown fields are ignored."""
+
+    model: str
+    input: str | list[str | int | list[int]]
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    user: str | None = None
+    truncate: Truncate | None = None
+    input_type: Role | None = None
+    partial: bool | None = None
+
+
+class StrictEmbeddingRequest(EmbeddingRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The same, refusing fields it does not know."""
+
+
+class WireLimits(msgspec.Struct, frozen=True):
+    """Bounds on a request that hold for every model.
+
+    Attributes:
+        inputs_max: inputs of one request.
+        flat_tokens_max: token ids of an input that is one flat array.
+        chars_max: characters of one text, before it is tokenized.
+    """
+
+    inputs_max: int
+    flat_tokens_max: int
+    chars_max: int
+
+
+Texts = list[str]
+IdLists = list[list[int]]
+
+
+def are_texts(inputs: Texts | IdLists) -> TypeIs[Texts]:
+    """Tell texts from lists of token ids."""
+    return isinstance(inputs[0], str)
+
+
+class ErrorDetail(msgspec.Struct, frozen=True):
+    """OpenAI's error object. All four keys are always there."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    """The body of every answer that is not a success."""
+
+    error: ErrorDetail
+
+
+class Decoder:
+    """Turns a body into a checked request. Built once."""
+
+    def __init__(self, strict: bool) -> None:
+        self._decoder: msgspec.json.Decoder[EmbeddingRequest] = msgspec.json.Decoder(
+            StrictEmbeddingRequest if strict else EmbeddingRequest
+        )
+
+    def decode(self, body: bytes) -> EmbeddingRequest:
+        """Return the request in ``body``.
+
+        Raises:
+            InvalidJson: not one JSON document in UTF-8, or nested too deep.
+            InvalidRequest: a field is missing, of the wrong type or out of range.
+        """
+        try:
+            return self._decoder.decode(body)
+        except msgspec.ValidationError as error:
+            _refuse(str(error))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise InvalidJson("The body is not one valid JSON document in UTF-8.") from None
+
+
+_AT_PATH = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
+_FIELD = re.compile(r"field `(?P<name>[^`]*)`")
+
+
+def _refuse(said: str) -> NoReturn:
+    """Raise what msgspec said of a body, with the field as ``param``."""
+    path = _AT_PATH.search(said)
+    name = _FIELD.search(said)
+    param = path["path"] if path else name["name"] if name else None
+    raise InvalidRequest(_AT_PATH.sub("", said) + ".", param or None)
+
+
+def inputs_of(request: EmbeddingRequest, limits: WireLimits) -> Texts | IdLists:
+    """Return the inputs as a list of texts or a list of lists of token ids.
+
+    Raises:
+        InvalidRequest: no input, an empty one, too many, too long, or kinds mixed.
+        TooManyTokens: a flat array of more ids than one may have.
+    """
+    given = request.input
+    single = isinstance(given, str) or (bool(given) and isinstance(given[0], int))
+    if single and not isinstance(given, str):
+        _check_flat_ids(given, limits.flat_tokens_max)
+    inputs = [given] if single else given
+    if not 1 <= len(inputs) <= limits.inputs_max:
+        raise InvalidRequest(f"A request has 1 to {limits.inputs_max} inputs, not {len(inputs)}.", "input")
+    kind = type(inputs[0])
+    for index, one in enumerate(inputs):
+        where = "input" if single else f"input[{index}]"
+        if type(one) is not kind:
+            raise InvalidRequest("All inputs have to be of one kind: texts, or arrays of token ids.", where)
+        if not one:
+            raise InvalidRequest("An input must not be empty.", where)
+        if isinstance(one, str) and len(one) > limits.chars_max:
+            raise InvalidRequest(
+                f"An input has at most {limits.chars_max} characters, not {len(one)}.", where
+            )
+    return cast(Texts | IdLists, inputs)
+
+
+def _check_flat_ids(ids: list[str | int | list[int]], ids_max: int) -> None:
+    if len(ids) > ids_max:
+        raise TooManyTokens(f"One array of token ids has at most {ids_max} of them.", "input")
+    for index, one in enumerate(ids):
+        if not isinstance(one, int):
+            raise InvalidRequest("An array of token ids holds nothing else.", f"input[{index}]")
