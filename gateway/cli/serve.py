@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from typing import Annotated
@@ -57,9 +58,8 @@ async def run(config: Config) -> bool:
             timeout_graceful_shutdown=GRACE_S,
         )
     )
-    out.print(f"Loading {', '.join(config.models)}, as {config.source} says.")
     serving = asyncio.create_task(server.serve())
-    announcing = asyncio.create_task(announce(server, registry))
+    announcing = asyncio.create_task(announce(server, registry, config.source))
     await asyncio.wait((serving, announcing), return_when=asyncio.FIRST_COMPLETED)
     hopeless = announcing.done() and not announcing.result()
     if hopeless:
@@ -69,15 +69,18 @@ async def run(config: Config) -> bool:
     return not hopeless
 
 
-async def announce(server: Server, registry: Registry) -> bool:
+async def announce(server: Server, registry: Registry, source: str) -> bool:
     """Say what is served and how to call it, once it is; return whether anything can be."""
+    await server.listening.wait()
+    names = ", ".join(model.name for model in registry.models)
+    out.print(f"Listening on {server.url}. Loading {names}, as {source} says.", markup=False)
     await registry.settled()
     for model in registry.models:
-        if model.state != "ready":
+        if model.state in ("loading", "failed"):
             err.print(f"{model.name} is {model.state}: {model.reason}", style="red", markup=False)
     ready = next((model for model in registry.models if model.state == "ready"), None)
     if ready is not None:
-        out.print(f"Serving on {server.url}/v1 (the API's description: {server.url}/docs). Try:")
+        out.print(f"Serving on {server.url}/v1 (the API is described at {server.url}/docs). Try:")
         out.print(
             f"curl {server.url}/v1/embeddings -H 'Content-Type: application/json' "
             f"""-d '{{"model": "{ready.name}", "input": "Hello, world"}}'""",
@@ -87,7 +90,21 @@ async def announce(server: Server, registry: Registry) -> bool:
 
 
 class Server(uvicorn.Server):
-    """uvicorn, ending with status 0 when it is asked to end: the first signal is kind, the second is not."""
+    """uvicorn, ending with status 0 when it is asked to end: the first signal is kind, the second is not.
+
+    Attributes:
+        listening: set once connections are accepted.
+    """
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Bind and listen."""
+        await super().startup(sockets)
+        if self.started:
+            self.listening.set()
 
     @property
     def url(self) -> str:

@@ -42,6 +42,7 @@ def embeddings_route(registry: Registry, server: ServerConfig) -> HTTPRouteHandl
         asked = decoder.decode(await read_body(request, server.body_bytes_max, server.body_timeout_s))
         model = registry[asked.model]
         record.model = model.name
+        record.space = model.info.fingerprint if model.info else ""
         ask = ask_for(asked, limits, request.headers.get("x-expected-space"), server.request_timeout_s)
         record.inputs = len(ask.inputs)
         answer = await unless_gone(request, model.embed(ask))
@@ -87,7 +88,6 @@ def encode_answer(answer: Answer, model: str, ask: Ask, asked: EmbeddingRequest)
 
 def note(record: Record, answer: Answer) -> None:
     """Write what the model told of the request into its record."""
-    record.space = answer.space
     record.tokens = answer.tokens
     record.truncated = answer.truncated
     record.seconds = dict(answer.seconds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 from litestar import get
 from litestar.handlers import HTTPRouteHandler
+from litestar.params import FromPath
 
 from gateway.model import Model
 from gateway.registry import Registry
@@ -45,7 +46,7 @@ def model_routes(registry: Registry) -> list[HTTPRouteHandler]:
         return ModelList([card(model) for model in registry.models])
 
     @get("/v1/models/{model_id:path}", sync_to_thread=False)
-    def retrieve_model(model_id: str) -> ModelCard:
+    def retrieve_model(model_id: FromPath[str]) -> ModelCard:
         """Describe one model, by its name or one of its aliases."""
         return card(registry[model_id.removeprefix("/")])
 

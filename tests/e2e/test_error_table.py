@@ -1,0 +1,246 @@
+"""Every row of the README's error table that a client can bring about, over real HTTP."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import urllib.parse
+
+import httpx
+import pytest
+
+from tests.server import eventually, serving
+
+GOOD = {"model": "fake", "input": "text"}
+
+
+def post(server, body, **headers):
+    """Send a body as it is."""
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    headers = {"content-type": "application/json", **headers}
+    return httpx.post(f"{server.url}/v1/embeddings", content=content, headers=headers, timeout=60)
+
+
+def assert_error(answer, status, kind="invalid_request_error", code=None, param=None):
+    """Check the whole error object, all four keys of it, and the headers of every answer."""
+    error = answer.json()["error"]
+    told = (answer.status_code, error["type"], error["code"], error["param"])
+    assert told == (status, kind, code, param)
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["message"]
+    assert answer.headers["x-request-id"]
+    assert answer.headers["openai-processing-ms"].isdigit()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b'{"model": "fake", "input": "\xff"}',
+        b'{"model": "fake", "input": "a"} trailing',
+        b'\xef\xbb\xbf{"model": "fake", "input": "a"}',
+        json.dumps(GOOD).encode("utf-16"),
+        b'{"model": "fake", "input": "a", "x": ' + b"[" * 200_000 + b"]" * 200_000 + b"}",
+        b'{"model": "fake", "input": [NaN]}',
+        b'{"model": "fake", "input": "\\ud800"}',
+    ],
+    ids=["nothing", "cut", "utf8", "trailing", "bom", "utf16", "deep", "nan", "surrogate"],
+)
+def test_what_is_not_json_is_400_invalid_json(server, body):
+    """A body that is not one JSON document in UTF-8 is refused, whatever is wrong with it."""
+    assert_error(post(server, body), 400, code="invalid_json")
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"model": None}, "model"),
+        ({"input": None}, "input"),
+        ({"input": 7}, "input"),
+        ({"input": {}}, "input"),
+        ({"input": []}, "input"),
+        ({"input": ""}, "input"),
+        ({"input": ["a", ""]}, "input[1]"),
+        ({"input": ["a", 1]}, "input[1]"),
+        ({"input": [1, "a"]}, "input[1]"),
+        ({"input": [[1], []]}, "input[1]"),
+        ({"input": [[1], "a"]}, "input[1]"),
+        ({"input": [[1], [True]]}, "input[1][0]"),
+        ({"input": [True]}, "input[0]"),
+        ({"input": [1.5]}, "input[0]"),
+        ({"input": ["a"] * 2049}, "input"),
+        ({"input": "a" * 1_000_001}, "input"),
+        ({"encoding_format": "hex"}, "encoding_format"),
+        ({"dimensions": 0}, "dimensions"),
+        ({"dimensions": "8"}, "dimensions"),
+        ({"dimensions": True}, "dimensions"),
+        ({"dimensions": 4}, "dimensions"),
+        ({"user": 1}, "user"),
+        ({"truncate": "middle"}, "truncate"),
+        ({"input_type": "poem"}, "input_type"),
+    ],
+)
+def test_a_wrong_field_is_400_and_named(server, change, param):
+    """A field that is missing, of the wrong type or out of range is named."""
+    assert_error(post(server, GOOD | change), 400, param=param)
+
+
+@pytest.mark.parametrize("field", ["model", "input"])
+def test_a_missing_field_is_400_and_named(server, field):
+    """A required field that is not there is named."""
+    assert_error(post(server, {k: v for k, v in GOOD.items() if k != field}), 400, param=field)
+
+
+def test_optional_fields_may_be_null_and_unknown_ones_are_ignored(server):
+    """Clients send nulls and fields of their own; both do no harm."""
+    optional = ("encoding_format", "dimensions", "user", "truncate", "input_type", "partial")
+    assert post(server, GOOD | dict.fromkeys(optional) | {"drop_params": 1}).status_code == 200
+
+
+def test_a_too_long_input_is_named(server):
+    """An input longer than the model takes is an error that names it, not a cut."""
+    answer = post(server, GOOD | {"input": ["a", "b" * 600]})
+    assert_error(answer, 400, code="context_length_exceeded", param="input[1]")
+
+
+def test_too_many_tokens_in_a_request(server):
+    """A request of more than 300,000 tokens is refused as a whole; so is a flat array of over 8192 ids."""
+    answer = post(server, GOOD | {"input": ["b" * 500] * 700})
+    assert_error(answer, 400, code="max_tokens_per_request", param="input")
+    answer = post(server, GOOD | {"input": [1] * 8193})
+    assert_error(answer, 400, code="max_tokens_per_request", param="input")
+
+
+def test_token_ids_that_the_policy_refuses(server):
+    """A model whose policy is to reject token ids says how to send texts."""
+    answer = post(server, GOOD | {"input": [1, 2, 3]})
+    assert_error(answer, 400, code="invalid_token_ids", param="input")
+    assert "check_embedding_ctx_length=False" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("ids", [[[5], [30522]], [[5], [-1]], [[5], [10**12]]])
+def test_token_ids_outside_the_vocabulary(server, ids):
+    """An id that the vocabulary does not have is refused, with its input."""
+    answer = post(server, {"model": "minilm", "input": ids})
+    assert_error(answer, 400, code="invalid_token_ids", param="input[1]")
+
+
+def test_unknown_names_and_wrong_methods(server):
+    """Unknown models and paths are 404, wrong methods 405; none is served by something else."""
+    assert_error(post(server, GOOD | {"model": "other"}), 404, code="model_not_found", param="model")
+    assert_error(httpx.get(f"{server.url}/v1/models/a/b"), 404, code="model_not_found", param="model")
+    assert_error(httpx.get(f"{server.url}/v2/embeddings"), 404)
+    assert_error(httpx.get(f"{server.url}/v1/embeddings"), 405)
+    assert_error(httpx.delete(f"{server.url}/v1/models"), 405)
+
+
+def test_a_pinned_space(server):
+    """A client that expects another embedding space gets 412, one that expects this one gets vectors."""
+    space = post(server, GOOD).headers["x-embedding-space"]
+    assert post(server, GOOD, **{"x-expected-space": space}).status_code == 200
+    answer = post(server, GOOD, **{"x-expected-space": "0" * 16})
+    assert_error(answer, 412, code="embedding_space_mismatch", param="model")
+
+
+def test_a_body_that_is_too_large(server):
+    """A body over the limit is refused, whether it says its length or not."""
+    large = b" " * ((32 << 20) + 1)
+    assert_error(post(server, large), 413, code="request_too_large")
+    headers = {"content-type": "application/json"}
+    chunks = (b" " * (1 << 20) for _ in range(33))
+    answer = httpx.post(f"{server.url}/v1/embeddings", content=chunks, headers=headers, timeout=60)
+    assert_error(answer, 413, code="request_too_large")
+
+
+def test_a_body_of_another_type(server):
+    """Only plain application/json is read."""
+    assert_error(post(server, GOOD, **{"content-type": "text/plain"}), 415)
+    assert_error(post(server, GOOD, **{"content-encoding": "gzip"}), 415)
+    assert post(server, GOOD, **{"content-type": "application/json; charset=utf-8"}).status_code == 200
+
+
+def test_a_sane_request_id_is_kept(server):
+    """The client's request id comes back if it is sane; else there is a new one."""
+    assert post(server, GOOD, **{"x-request-id": "abc-1"}).headers["x-request-id"] == "abc-1"
+    assert post(server, GOOD, **{"x-request-id": "a b"}).headers["x-request-id"].startswith("req_")
+
+
+SLOW = """
+[server]
+body_timeout_s = 0.2
+request_timeout_s = 2
+
+[models.fake]
+backend = "fake"
+queue_tokens = 1000
+"""
+
+
+@pytest.fixture
+def stopped(tmp_path):
+    """Return a gateway with short limits, whose only worker has been stopped."""
+    with serving(tmp_path, SLOW) as running:
+        worker = running.worker()
+        os.kill(worker, signal.SIGSTOP)
+        yield running
+        os.kill(worker, signal.SIGCONT)
+
+
+def test_a_body_that_does_not_arrive(tmp_path):
+    """A body that is not received in time is 408."""
+    with serving(tmp_path, SLOW) as server:
+        where = urllib.parse.urlsplit(server.url)
+        with socket.create_connection((where.hostname, where.port), timeout=60) as link:
+            link.sendall(
+                b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+                b"content-length: 100\r\n\r\n{"
+            )
+            told = link.makefile("rb").readline()
+    assert told.split()[1] == b"408"
+
+
+def test_a_request_that_is_not_done_in_time(stopped):
+    """A request whose model does not move ends with 504 at its deadline, and readiness says why."""
+    assert_error(post(stopped, GOOD), 504, "server_error", code="timeout")
+    answer = httpx.get(f"{stopped.url}/readyz", timeout=60)
+    assert answer.status_code == 503
+    assert "no worker answered" in answer.json()["models"]["fake"]["reason"]
+    assert httpx.get(f"{stopped.url}/livez").status_code == 200
+
+
+MISSING = """
+[models.fake]
+backend = "fake"
+
+[models.broken]
+backend = "hf"
+path = "package:no_such_package_anywhere/model"
+"""
+
+
+def test_a_model_that_cannot_be_loaded(tmp_path):
+    """A failed model is 503 and makes the gateway unready, with the reason; another one serves."""
+    with serving(tmp_path, MISSING) as server:
+        answer = post(server, GOOD | {"model": "broken"})
+        assert_error(answer, 503, "server_error", code="model_unavailable", param="model")
+        ready = httpx.get(f"{server.url}/readyz")
+        assert ready.status_code == 503
+        assert ready.json()["models"]["fake"]["ready"]
+        assert "no_such_package_anywhere" in ready.json()["models"]["broken"]["reason"]
+        assert post(server, GOOD).status_code == 200
+
+
+def test_a_worker_that_dies(tmp_path):
+    """A worker that dies is started again with the same vectors; another model is not touched."""
+    with serving(tmp_path, '[models.fake]\nbackend = "fake"\n[models.other]\nbackend = "fake"\n') as server:
+        before = post(server, GOOD)
+        os.kill(server.worker(0), signal.SIGKILL)
+        eventually(lambda: post(server, GOOD).status_code == 200)
+        assert post(server, GOOD).json() == before.json()
+        assert post(server, GOOD | {"model": "other"}).status_code == 200
+        metrics = httpx.get(f"{server.url}/metrics").text
+    assert 'embeddings_gateway_worker_restarts_total{model="fake"} 1.0' in metrics
+    assert 'embeddings_gateway_worker_restarts_total{model="other"} 0.0' in metrics
