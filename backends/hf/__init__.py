@@ -1,0 +1,1 @@
+"""Hugging Face model directories, run by transformers and torch."""

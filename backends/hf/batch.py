@@ -1,0 +1,27 @@
+"""From inputs of different lengths to one padded array."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from backends.base import TokenIds
+from backends.hf.runtime import Padded
+
+
+def pad(batch: Sequence[TokenIds], pad_id: int) -> tuple[Padded, Padded]:
+    """Fill every input up on the right to the longest of the batch; return ids and mask.
+
+    On the right, because then each token stands at the position that it has when its input is alone:
+    that is right for models with a table of positions and for decoders alike, without position ids.
+
+    Args:
+        batch: at least one input, at least one token in each.
+        pad_id: the model's own padding id.
+    """
+    lengths = np.fromiter(map(len, batch), np.int64, len(batch))
+    present = np.arange(lengths.max()) < lengths[:, None]
+    ids = np.full(present.shape, pad_id, np.int64)
+    ids[present] = np.concatenate(batch)
+    return ids, present.astype(np.int64)

@@ -1,0 +1,168 @@
+"""Loads the transformer itself and makes sure that every weight in use came from the file.
+
+transformers fills a layer that the file lacks with random numbers and only logs it. Vectors made by such
+a layer are made up, so here that is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoConfig, AutoModel
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
+
+from backends.base import LoadError
+from backends.hf.quiet import quiet
+
+# Encoder-decoders whose encoder stands alone in transformers, by config.json's model_type.
+ENCODERS = {
+    "longt5": "LongT5EncoderModel",
+    "mt5": "MT5EncoderModel",
+    "switch_transformers": "SwitchTransformersEncoderModel",
+    "t5": "T5EncoderModel",
+    "umt5": "UMT5EncoderModel",
+}
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A transformer with its weights, on the processor, ready for inference.
+
+    Attributes:
+        model: maps ``input_ids`` and ``attention_mask`` to an output with ``last_hidden_state``.
+        pad_id: the id that fills rows; models that number positions by it (RoBERTa, MPNet) need the true one.
+        positions: the longest input that it has positions for; ``None`` without such a limit.
+        vocabulary: number of token embeddings.
+        causal: whether a token sees only those before it.
+    """
+
+    model: nn.Module
+    pad_id: int
+    positions: int | None
+    vocabulary: int
+    causal: bool
+
+
+def load_encoder(folder: Path, dtype: torch.dtype) -> Encoder:
+    """Load the transformer in ``folder``, with weights of ``dtype``. No code of the directory ever runs.
+
+    Raises:
+        LoadError: transformers does not know the architecture or cannot load it, or weights are missing.
+    """
+    try:
+        with quiet():
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+            _without_cache(config)
+            model, report = _load(folder, config, dtype)
+    except LoadError:
+        raise
+    except Exception as error:  # transformers, torch and safetensors raise many kinds
+        raise LoadError(f"{folder} cannot be loaded by transformers: {_reason(error)}") from error
+    _check(folder, model, report["missing_keys"], report["unexpected_keys"])
+    text = config.get_text_config()
+    pad_id = getattr(text, "pad_token_id", None)
+    return Encoder(
+        model=model,
+        pad_id=pad_id if isinstance(pad_id, int) and pad_id >= 0 else 0,
+        positions=_positions(model, text),
+        vocabulary=model.get_input_embeddings().weight.shape[0],
+        causal=_causal(text),
+    )
+
+
+def _load(folder: Path, config: object, dtype: torch.dtype) -> tuple[Any, dict[str, Iterable[str]]]:
+    options = {
+        "config": config,
+        "dtype": dtype,
+        "use_safetensors": True,
+        "trust_remote_code": False,
+        "local_files_only": True,
+        "output_loading_info": True,
+    }
+    family = _family(folder, config)
+    try:
+        return family.from_pretrained(folder, attn_implementation="sdpa", **options)  # type: ignore[no-any-return]
+    except (ValueError, ImportError) as error:
+        if "scaled_dot_product_attention" not in str(error):
+            raise
+        return family.from_pretrained(folder, attn_implementation="eager", **options)  # type: ignore[no-any-return]
+
+
+def _family(folder: Path, config: object) -> type[AutoModel]:
+    kind = getattr(config, "model_type", "")
+    if kind in ENCODERS:
+        return getattr(transformers, ENCODERS[kind])  # type: ignore[no-any-return]
+    if getattr(config, "is_encoder_decoder", False):
+        raise LoadError(
+            f"{folder}: {kind} is an encoder-decoder; of those only {', '.join(ENCODERS)} are supported"
+        )
+    return AutoModel  # type: ignore[no-any-return]
+
+
+def _without_cache(config: object) -> None:
+    """Keep decoders from building a cache of keys and values for a text that never continues."""
+    setattr(config, "use_cache", False)  # noqa: B010 - the attribute is not declared everywhere
+    for name in getattr(config, "sub_configs", {}):
+        if (part := getattr(config, name, None)) is not None:
+            _without_cache(part)
+
+
+def _check(folder: Path, model: nn.Module, missing: Iterable[str], unexpected: Iterable[str]) -> None:
+    """Refuse weights that do not fit the architecture, except in heads that no vector goes through."""
+    made_up = sorted(key for key in missing if "pooler" not in key.split("."))
+    if made_up:
+        raise LoadError(f"{folder}: the weights lack {_some(made_up)}, which would have to be invented")
+    # A layer that the file has and the architecture lacks: other code than transformers' made the model.
+    body = {name for name, _ in model.named_children()} - {"pooler"}
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    ignored = sorted(key for key in unexpected if key.removeprefix(prefix).partition(".")[0] in body)
+    if ignored:
+        raise LoadError(
+            f"{folder}: the weights have {_some(ignored)}, which this architecture would leave out: "
+            "the model needs code of its own, and none is ever run"
+        )
+
+
+def _positions(model: nn.Module, config: object) -> int | None:
+    limit = getattr(config, "max_position_embeddings", None)
+    if not isinstance(limit, int) or limit <= 0:
+        return None
+    # RoBERTa's descendants and MPNet number positions from padding_idx + 1. They are the only modules that
+    # have both a padding_idx and a table of positions.
+    for module in model.modules():
+        table, padding = getattr(module, "position_embeddings", None), getattr(module, "padding_idx", None)
+        if isinstance(table, nn.Embedding) and isinstance(padding, int):
+            return table.num_embeddings - padding - 1
+    return limit
+
+
+def _causal(config: object) -> bool:
+    """Tell decoders by what transformers uses them for: to continue text, and never to fill in a mask."""
+    kind = getattr(config, "model_type", "")
+    decoder = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    bidirectional = getattr(config, "use_bidirectional_attention", None) is True
+    return decoder and not bidirectional and getattr(config, "is_causal", True) is not False
+
+
+def _reason(error: Exception) -> str:
+    """Shorten a library's message, which may list every architecture it knows."""
+    if "trust_remote_code" in str(error):
+        # The library's own advice is to run the code.
+        return (
+            "it needs code of its own, and none is ever run: take a model whose architecture transformers has"
+        )
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
+
+
+def _some(names: list[str]) -> str:
+    rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + rest

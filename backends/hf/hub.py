@@ -1,0 +1,75 @@
+"""Downloads a model of the Hugging Face hub into the library's own cache.
+
+``HF_ENDPOINT``, ``HF_HOME``, ``HF_TOKEN`` and ``HF_HUB_OFFLINE`` mean what they mean to huggingface_hub. It
+also continues a file where a connection broke, and after a restart fetches only the files that are missing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils.tqdm import tqdm
+
+from backends.base import LoadError
+
+# Weights as safetensors, settings and vocabularies. Never .bin or .pt (pickles run code) and never .py.
+WANTED = ["*.safetensors", "*.json", "*.txt", "*.model"]
+# Settings of other runtimes, which nothing here reads.
+UNWANTED = ["onnx/*", "openvino/*"]
+
+
+class _Progress(tqdm):
+    """A bar where stderr is a terminal, nothing elsewhere: a log is no place for it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"disable": None, **kwargs})  # type: ignore[no-untyped-call]
+
+
+def download(repository: str, revision: str | None) -> Path:
+    """Return the directory of one commit of ``repository``, complete.
+
+    A branch or tag is resolved to the commit it stands for now. What the cache has is not fetched again.
+
+    Raises:
+        LoadError: no such repository or revision, no access, no connection, or no room on the disk.
+    """
+    named = f"hub model {repository!r}"
+    try:
+        return Path(
+            snapshot_download(
+                repository,
+                revision=revision,
+                allow_patterns=WANTED,
+                ignore_patterns=UNWANTED,
+                tqdm_class=_Progress,
+            )
+        )
+    except HFValidationError as error:
+        raise LoadError(
+            f"path {repository!r} is no absolute directory, no package:module/directory and no hub id"
+        ) from error
+    except GatedRepoError as error:
+        raise LoadError(f"{named} is gated: accept its terms on the hub and set HF_TOKEN") from error
+    except RepositoryNotFoundError as error:
+        raise LoadError(
+            f"{named} does not exist or is private: check path (a local directory must be absolute) "
+            "or set HF_TOKEN"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise LoadError(f"{named} has no revision {revision!r}: check revision") from error
+    except LocalEntryNotFoundError as error:
+        raise LoadError(
+            f"{named} is not complete in the local cache and the hub cannot be reached: "
+            "check the connection, HF_ENDPOINT and HF_HUB_OFFLINE"
+        ) from error
+    except Exception as error:  # the HTTP library's and the disk's own errors
+        raise LoadError(f"{named} could not be downloaded: {type(error).__name__}: {error}") from error

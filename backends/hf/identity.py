@@ -1,0 +1,63 @@
+"""Which embedding space a model makes: everything that its vectors depend on, and nothing else."""
+
+from __future__ import annotations
+
+import msgspec
+
+from backends import checksum
+from backends.fingerprint import fingerprint
+from backends.hf.layout import Layout
+from backends.hf.runtime import Runtime
+from backends.hf.tokenizer import HfTokenizer
+from backends.hf.weights import Weights
+
+# Keys of config.json that say who saved the model, when and how, not what it computes.
+VOLATILE = {
+    "_commit_hash",
+    "_name_or_path",
+    "architectures",
+    "dtype",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+}
+VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "*.model")
+
+
+def identify(
+    layout: Layout,
+    weights: Weights,
+    tokenizer: HfTokenizer,
+    runtime: Runtime,
+) -> str:
+    """Return the fingerprint. Limits on length and width are left out: they do not move a vector.
+
+    Args:
+        layout: with pooling and normalising as they are computed, not only as the files say.
+        weights, tokenizer, runtime: of the same model.
+    """
+    return fingerprint(
+        {
+            "weights": weights.sums,
+            "vocabulary": _vocabulary(layout),
+            "special_tokens": [tokenizer.prefix, tokenizer.suffix],
+            "lower_case": layout.lower_case,
+            "config": {key: value for key, value in layout.config.items() if key not in VOLATILE},
+            "pooling": layout.pooling,
+            "dense": [msgspec.to_builtins(module) for module in layout.dense],
+            "normalize": layout.normalize,
+            "prompts": layout.prompts,
+            "default_prompt": layout.default_prompt,
+            "dtype": runtime.dtype,
+            "runtime": runtime.name,
+        }
+    )
+
+
+def _vocabulary(layout: Layout) -> dict[str, str]:
+    """Return the vocabulary's sums: of ``tokenizer.json`` alone where it exists, since only it is read."""
+    for pattern in VOCABULARIES[:1], VOCABULARIES[1:]:
+        files = [file for name in pattern for file in sorted(layout.folder.glob(name))]
+        if files:
+            return {file.name: checksum.sha256(file) for file in files}
+    return {}

@@ -1,0 +1,162 @@
+"""The settings files of a model: the author's for the whole model, and those of its transformer.
+
+``config_sentence_transformers.json``, ``sentence_bert_config.json`` (under any of its old names) and
+``tokenizer_config.json``. A setting that would change the vector and is not understood is a LoadError.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from backends.base import LoadError
+from backends.hf import json_file
+
+# Written by sentence-transformers over the years, the newest first; it reads the first that exists.
+TRANSFORMER_FILES = tuple(
+    f"sentence_{family}_config.json"
+    for family in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+# Arguments that choose how to load or compute, not what: the backend decides these itself.
+HARMLESS_ARGUMENTS = {
+    "attn_implementation",
+    "dtype",
+    "model_max_length",
+    "padding_side",
+    "revision",
+    "torch_dtype",
+    "trust_remote_code",
+    "truncation_side",
+    "use_cache",
+    "use_fast",
+}
+# A tokenizer without a limit says so with a number such as 1e30.
+NO_LIMIT = 10**9
+
+
+class ModelSettings(msgspec.Struct, frozen=True):
+    """What the author says of the whole model; the attributes are those of ``Layout``."""
+
+    prompts: dict[str, str]
+    default_prompt: str | None
+    dot_product: bool
+    dimensions: tuple[int, ...]
+
+
+class TransformerSettings(msgspec.Struct, frozen=True):
+    """What the author says of the transformer; the attributes are those of ``Layout``."""
+
+    max_tokens: int | None
+    lower_case: bool
+
+
+class _ModelFile(msgspec.Struct):
+    model_type: str = "SentenceTransformer"
+    prompts: dict[str, str | None] = {}
+    default_prompt_name: str | None = None
+    similarity_fn_name: str | None = None
+    truncate_dim: int | None = None
+    matryoshka_dims: list[int] | None = None
+
+
+class _Modality(msgspec.Struct):
+    method: str
+    method_output_name: str | list[str] | None = None
+
+
+class _TransformerFile(msgspec.Struct):
+    max_seq_length: int | None = None
+    do_lower_case: bool = False
+    transformer_task: str = "feature-extraction"
+    module_output_name: str | None = None
+    modality_config: dict[str, _Modality] = {}
+    processing_kwargs: dict[str, object] = {}
+    query_expansion: object = None
+    model_args: dict[str, object] = {}
+    model_kwargs: dict[str, object] = {}
+    config_args: dict[str, object] = {}
+    config_kwargs: dict[str, object] = {}
+    tokenizer_args: dict[str, object] = {}
+    processor_kwargs: dict[str, object] = {}
+
+
+class _TokenizerFile(msgspec.Struct):
+    model_max_length: int | float | None = None
+
+
+def read_model(root: Path) -> ModelSettings:
+    """Read ``config_sentence_transformers.json``, if there is one.
+
+    Raises:
+        LoadError: it is damaged, describes another kind of model, or its default prompt does not exist.
+    """
+    path = root / "config_sentence_transformers.json"
+    file = json_file.read_if_present(path, _ModelFile) or _ModelFile()
+    if file.model_type != "SentenceTransformer":
+        raise LoadError(f"{path}: a {file.model_type} is not a model of one dense vector per text")
+    if file.default_prompt_name is not None and file.default_prompt_name not in file.prompts:
+        raise LoadError(f"{path}: default_prompt_name {file.default_prompt_name!r} is not among its prompts")
+    dimensions = [*(file.matryoshka_dims or []), *([file.truncate_dim] if file.truncate_dim else [])]
+    return ModelSettings(
+        prompts={name: words or "" for name, words in file.prompts.items()},
+        default_prompt=file.default_prompt_name,
+        dot_product=file.similarity_fn_name in {"dot", "dot_score", "dot_product"},
+        dimensions=tuple(dimensions),
+    )
+
+
+def read_transformer(folder: Path) -> TransformerSettings:
+    """Read the transformer's settings and its tokenizer's limit.
+
+    Raises:
+        LoadError: a file is damaged, or asks for what is not supported.
+    """
+    path = next((folder / name for name in TRANSFORMER_FILES if (folder / name).exists()), None)
+    file = json_file.read(path, _TransformerFile) if path else _TransformerFile()
+    if path:
+        _check(path, file)
+    # This limit replaces the tokenizer's even where it is higher, as sentence-transformers has it.
+    limit = file.max_seq_length or _tokenizer_limit(folder)
+    return TransformerSettings(max_tokens=limit, lower_case=file.do_lower_case)
+
+
+def matryoshka(config: dict[str, object]) -> tuple[int, ...]:
+    """Return the Matryoshka widths that some authors put in ``config.json`` itself."""
+    for key in ("matryoshka_dimensions", "matryoshka_dims"):
+        widths = config.get(key)
+        if isinstance(widths, list):
+            return tuple(width for width in widths if isinstance(width, int))
+    return ()
+
+
+def _check(path: Path, file: _TransformerFile) -> None:
+    arguments = [file.model_args, file.model_kwargs, file.config_args, file.config_kwargs]
+    arguments += [file.tokenizer_args, file.processor_kwargs]
+    unknown = {key for group in arguments for key in group} - HARMLESS_ARGUMENTS
+    text = file.modality_config.get("text")
+    refused = {
+        "transformer_task": file.transformer_task != "feature-extraction",
+        "module_output_name": file.module_output_name not in {None, "token_embeddings"},
+        "query_expansion": file.query_expansion is not None,
+        "processing_kwargs": any(file.processing_kwargs.get(key) for key in ("text", "common")),
+        # The text would be put through a chat template first, and no template is ever rendered here.
+        "modality_config": "message" in file.modality_config or (text is not None and not _is_plain(text)),
+        ", ".join(sorted(unknown)): bool(unknown),
+    }
+    for key, wrong in refused.items():
+        if wrong:
+            raise LoadError(f"{path}: {key} asks for something that is not supported")
+
+
+def _is_plain(modality: _Modality) -> bool:
+    return modality.method == "forward" and modality.method_output_name in (
+        "last_hidden_state",
+        ["last_hidden_state"],
+    )
+
+
+def _tokenizer_limit(folder: Path) -> int | None:
+    file = json_file.read_if_present(folder / "tokenizer_config.json", _TokenizerFile) or _TokenizerFile()
+    limit = file.model_max_length
+    return int(limit) if limit is not None and 0 < limit < NO_LIMIT else None

@@ -1,0 +1,139 @@
+"""The backend as its caller sees it: facts, fingerprint, checkpoints of other heads, failures, closing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="the hf extra is not installed")
+
+import torch
+from transformers import AutoModel, BertConfig, BertForMaskedLM, Qwen3Config, Qwen3ForCausalLM
+
+from backends.base import EmbedError
+from backends.checksum import sha256
+from backends.hf.backend import HfBackend
+from backends.spec import HfSpec
+from tests.hf.reference import lowest_cosine, reference
+from tests.make_hf import SIZES, VOCABULARY, write_json
+
+TEXTS = ["a river", "old stone bridges", "weather"]
+
+
+def load(directory, **settings):
+    """Load a directory."""
+    return HfBackend(HfSpec(path=str(directory), threads=1, **settings))
+
+
+def test_fingerprint_follows_the_vectors(own, tmp_path):
+    """The fingerprint changes with all that moves a vector and with nothing else."""
+    directory = own("bert")
+    first = load(directory).info.fingerprint
+    elsewhere = shutil.copytree(directory, tmp_path / "elsewhere")
+    os.utime(elsewhere / "model.safetensors", (1, 1))
+    config = json.loads((elsewhere / "config.json").read_text())
+    write_json(elsewhere / "config.json", {**config, "transformers_version": "9", "_name_or_path": "x"})
+    same = load(elsewhere, max_tokens=16, batch_tokens=64, dimensions=(8,)).info
+    assert (same.fingerprint, same.created) == (first, 1)
+    write_json(elsewhere / "config.json", {**config, "layer_norm_eps": 1e-6})
+    others = [load(elsewhere), load(directory, pooling="cls"), load(directory, normalize=False)]
+    others.append(load(directory, dtype="bf16"))
+    write_json(directory / "config_sentence_transformers.json", {"prompts": {"query": "q: "}})
+    others.append(load(directory))
+    assert len({first, *(other.info.fingerprint for other in others)}) == 6
+
+
+def test_configured_limits(tiny):
+    """The configuration's limits are the ones stated."""
+    info = load(tiny("bert"), max_tokens=16, batch_tokens=64).info
+    assert (info.max_tokens, info.batch_tokens) == (16, 64)
+    assert info.batch_inputs >= 64
+
+
+def test_pinned_sum(tiny):
+    """The right sum is accepted, alone and in a table."""
+    info = load(tiny("bert")).info
+    digest = sha256(tiny("bert") / "model.safetensors")
+    assert load(tiny("bert"), sha256=digest).info == info
+    assert load(tiny("bert"), sha256={"model.safetensors": digest}).info == info
+
+
+@pytest.mark.parametrize("kind", ["masked", "causal"])
+def test_checkpoint_with_a_head(own, kind):
+    """A checkpoint saved with a language head is loaded without it, every layer with its own weights."""
+    directory = own("bert" if kind == "masked" else "qwen3")
+    torch.manual_seed(2)
+    heads = {"num_key_value_heads": 2, "head_dim": 8, "tie_word_embeddings": True, "pad_token_id": 0}
+    whole = (
+        BertForMaskedLM(BertConfig(vocab_size=VOCABULARY, initializer_range=0.3, **SIZES))
+        if kind == "masked"
+        else Qwen3ForCausalLM(Qwen3Config(vocab_size=VOCABULARY, initializer_range=0.3, **heads, **SIZES))
+    )
+    whole.save_pretrained(directory)
+    backend = load(directory)
+    inputs = backend.tokenize(TEXTS)
+    body = whole.base_model.eval()
+    rows = []
+    for ids in inputs:
+        with torch.inference_mode():
+            tokens = body(input_ids=torch.tensor(ids[None], dtype=torch.long)).last_hidden_state[0]
+        rows.append(tokens[-1] if kind == "causal" else tokens.mean(0))
+    assert lowest_cosine(backend.embed(inputs), torch.stack(rows).numpy()) >= 0.99999
+
+
+def test_sharded_weights(own):
+    """Weights in several files give the vectors that one file gave."""
+    directory = own("bert")
+    expected = reference(directory, load(directory).tokenize(TEXTS), "mean")
+    from_one_file = AutoModel.from_pretrained(directory)
+    (directory / "model.safetensors").unlink()
+    from_one_file.save_pretrained(directory, max_shard_size="50KB")
+    assert len(list(directory.glob("model-*.safetensors"))) > 1
+    backend = load(directory)
+    assert lowest_cosine(backend.embed(backend.tokenize(TEXTS)), expected) >= 0.99999
+
+
+def test_quiet(tiny, capfd):
+    """Loading writes nothing to stdout or stderr."""
+    load(tiny("bert"))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_failure_is_an_embed_error(tiny):
+    """A failure of torch is an EmbedError without the input, and the backend goes on working."""
+    backend = load(tiny("bert"))
+    with pytest.raises(EmbedError) as caught:
+        backend.embed([np.array([123456], np.int32)])
+    assert "123456" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert backend.embed(backend.tokenize(["fine"])).shape == (1, 32)
+
+
+def test_rows_are_plain_arrays(tiny):
+    """Vectors are float32, contiguous, writable, and no torch object."""
+    vectors = load(tiny("bert"), dtype="bf16").embed([np.array([2, 9, 3], np.int32)])
+    assert type(vectors) is np.ndarray
+    assert (vectors.dtype, vectors.flags.c_contiguous, vectors.flags.writeable) == (np.float32, True, True)
+
+
+def test_closed(tiny):
+    """After close the model is gone."""
+    backend = load(tiny("bert"))
+    assert repr(backend) == "HfBackend(mean, 32 dimensions, fp32 on cpu)"
+    backend.close()
+    with pytest.raises(EmbedError, match="closed"):
+        backend.embed([np.array([2, 3], np.int32)])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize(("dtype", "tolerance"), [("fp32", 0.99999), ("auto", 0.999)])
+def test_gpu(tiny, dtype, tolerance):
+    """On a GPU the vectors are those of the processor, within the dtype's tolerance."""
+    gpu, cpu = load(tiny("bert"), device="cuda", dtype=dtype), load(tiny("bert"), device="cpu")
+    inputs = cpu.tokenize(TEXTS)
+    assert gpu.info.device == "cuda:0"
+    assert lowest_cosine(gpu.embed(inputs), cpu.embed(inputs)) >= tolerance

@@ -1,0 +1,166 @@
+"""Layouts of sentence-transformers, old and new, against sentence-transformers itself."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="the hf extra is not installed")
+pytest.importorskip("sentence_transformers", reason="the peer to compare with")
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Dense, Normalize, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+
+from backends.hf.backend import HfBackend
+from backends.spec import HfSpec
+from tests.hf.reference import lowest_cosine
+from tests.make_hf import HIDDEN, add_modules, write_json
+from tests.texts import varied_texts
+
+SAME = 0.99999
+TEXTS = [text for text in varied_texts(80) if len(text) < 60]
+
+
+def saved(directory, tiny, *modules, **settings):
+    """Save a model as sentence-transformers saves it today; return its directory."""
+    torch.manual_seed(5)
+    transformer = Transformer(str(tiny))
+    model = SentenceTransformer(modules=[transformer, *modules], device="cpu", **settings)
+    model.save(str(directory), create_model_card=False)
+    return directory
+
+
+def compare(directory, **settings):
+    """Return the lowest cosine between our vectors and sentence-transformers'."""
+    backend = HfBackend(HfSpec(path=str(directory), threads=1, **settings))
+    theirs = SentenceTransformer(str(directory), device="cpu").encode(TEXTS, show_progress_bar=False)
+    ours = backend.embed(backend.tokenize(TEXTS))
+    if not backend.info.normalized:
+        assert np.allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    return lowest_cosine(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    "mode",
+    ["cls", "mean", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken", ("cls", "mean", "max")],
+)
+def test_pooling_of_today(tmp_path, tiny, mode):
+    """Each pooling that sentence-transformers writes today is computed as it does, joined in order."""
+    from_peer = Pooling(HIDDEN, mode)
+    assert compare(saved(tmp_path, tiny("bert"), from_peer), normalize=False) >= SAME
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "cls"),
+        ({"pooling_mode_lasttoken": True}, "last"),
+        ({"pooling_mode_weightedmean_tokens": True}, "weighted_mean"),
+        ({"pooling_mode_mean_sqrt_len_tokens": True}, "mean_sqrt_len"),
+        ({"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True}, "max+mean"),
+        ({}, "mean"),
+    ],
+)
+def test_pooling_of_old(own, flags, expected):
+    """The booleans of older files are understood, with several joined and none meaning the mean."""
+    directory = add_modules(own("bert"), ("Pooling", {"word_embedding_dimension": HIDDEN, **flags}))
+    assert HfBackend(HfSpec(path=str(directory), threads=1)).info.pooling == expected
+    assert compare(directory) >= SAME
+
+
+@pytest.mark.parametrize("activation", ["Tanh", "Identity", "GELU", "ReLU", "SiLU", "Sigmoid"])
+@pytest.mark.parametrize(("width", "residual"), [(16, False), (HIDDEN, True), (16, True)])
+def test_dense_and_normalize(tmp_path, tiny, activation, width, residual):
+    """Dense layers with each activation, with and without residual, and Normalize match the peer."""
+    dense = Dense(HIDDEN, width, activation_function=getattr(torch.nn, activation)(), use_residual=residual)
+    directory = saved(tmp_path, tiny("bert"), Pooling(HIDDEN, "mean"), dense, Normalize())
+    assert compare(directory) >= SAME
+    assert HfBackend(HfSpec(path=str(directory), threads=1)).info.dimensions == width
+
+
+def test_two_dense_layers(tmp_path, tiny):
+    """Two Dense layers without bias run one after the other."""
+    layers = [
+        Dense(HIDDEN, 64, bias=False, activation_function=torch.nn.Identity()),
+        Dense(64, HIDDEN, bias=False, activation_function=torch.nn.Identity()),
+    ]
+    directory = saved(tmp_path, tiny("bert"), Pooling(HIDDEN, "mean"), *layers)
+    assert compare(directory, normalize=False) >= SAME
+
+
+@pytest.mark.parametrize("family", ["xlm-roberta", "mpnet", "modernbert", "nomic-bert", "qwen3", "t5"])
+def test_families(tmp_path, tiny, family):
+    """Every family matches the peer too, tokenizer included."""
+    pooling = Pooling(HIDDEN, "mean")
+    assert compare(saved(tmp_path, tiny(family), pooling)) >= SAME
+
+
+def test_transformer_in_a_subfolder(own, tmp_path):
+    """A transformer in 0_Transformer is found, with the settings beside it."""
+    inner = own("bert")
+    root = tmp_path / "root"
+    root.mkdir()
+    inner.rename(root / "0_Transformer")
+    add_modules(root, ("Pooling", {"word_embedding_dimension": HIDDEN, "pooling_mode_cls_token": True}))
+    entries = (root / "modules.json").read_text().replace('"path": ""', '"path": "0_Transformer"')
+    (root / "modules.json").write_text(entries)
+    write_json(
+        root / "0_Transformer/sentence_bert_config.json", {"max_seq_length": 24, "do_lower_case": False}
+    )
+    backend = HfBackend(HfSpec(path=str(root), threads=1))
+    assert (backend.info.pooling, backend.info.max_tokens) == ("cls", 24)
+
+
+def test_lower_case(own):
+    """With do_lower_case text is lower-cased first, as in the peer, though the tokenizer keeps case."""
+    directory = add_modules(own("qwen3"), ("Pooling", {"pooling_mode_mean_tokens": True}))
+    write_json(directory / "1_Pooling/config.json", {"embedding_dimension": HIDDEN, "pooling_mode": "mean"})
+    plain = HfBackend(HfSpec(path=str(directory), threads=1))
+    write_json(directory / "sentence_bert_config.json", {"do_lower_case": True})
+    lower = HfBackend(HfSpec(path=str(directory), threads=1))
+    upper, down = "THE Old Bridges", "the old bridges"
+    assert not np.array_equal(plain.tokenize([upper])[0], plain.tokenize([down])[0])
+    assert np.array_equal(lower.tokenize([upper])[0], plain.tokenize([down])[0])
+    assert lower.info.fingerprint != plain.info.fingerprint
+    assert compare(directory) >= SAME
+
+
+def test_prompts_and_widths(own):
+    """Prompts and Matryoshka widths come from the files; configured widths replace them."""
+    directory = add_modules(own("bert"), ("Pooling", {"embedding_dimension": HIDDEN, "pooling_mode": "mean"}))
+    author = {
+        "prompts": {"query": "query: ", "document": None},
+        "default_prompt_name": "query",
+        "truncate_dim": 16,
+        "matryoshka_dims": [8, 32],
+    }
+    write_json(directory / "config_sentence_transformers.json", author)
+    info = HfBackend(HfSpec(path=str(directory), threads=1)).info
+    assert info.prompts == {"query": "query: ", "document": ""}
+    assert (info.default_prompt, info.supported_dimensions) == ("query", (8, 16, 32))
+    info = HfBackend(HfSpec(path=str(directory), threads=1, dimensions=(4,))).info
+    assert info.supported_dimensions == (4, 32)
+
+
+@pytest.mark.parametrize(
+    ("similarity", "module", "override", "expected"),
+    [
+        (None, False, None, True),
+        ("cosine", False, None, True),
+        ("dot", False, None, False),
+        ("dot", True, None, True),
+        ("dot", False, True, True),
+        ("cosine", True, False, False),
+    ],
+)
+def test_normalizing(own, similarity, module, override, expected):
+    """Vectors get unit length, except for dot product or where the configuration says no."""
+    modules = [("Pooling", {"embedding_dimension": HIDDEN, "pooling_mode": "mean"})]
+    directory = add_modules(own("bert"), *modules, *([("Normalize", {})] if module else []))
+    write_json(directory / "config_sentence_transformers.json", {"similarity_fn_name": similarity})
+    backend = HfBackend(HfSpec(path=str(directory), threads=1, normalize=override))
+    lengths = np.linalg.norm(backend.embed(backend.tokenize(TEXTS)), axis=1)
+    assert backend.info.normalized is expected
+    assert np.allclose(lengths, 1, atol=1e-6) is expected
