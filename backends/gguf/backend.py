@@ -1,0 +1,165 @@
+"""A GGUF file as a backend: the parts put together, and the facts stated."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from backends import checksum, fingerprint
+from backends.base import EmbedError, LoadError, ModelInfo, TokenIds, Vectors
+from backends.gguf import header
+from backends.gguf.context import probe
+from backends.gguf.engine import Engine
+from backends.gguf.model import Model
+from backends.gguf.sizes import SEQUENCES_MAX, Sizes, fit
+from backends.gguf.vocabulary import Vocabulary
+from backends.spec import GgufSpec
+
+POOLINGS = ("cls", "mean", "last")
+
+
+class GgufBackend:
+    """A :class:`backends.base.Backend` on llama.cpp.
+
+    Built, used and closed by one thread; only :meth:`tokenize` may be called by others.
+    """
+
+    info: ModelInfo
+
+    def __init__(self, spec: GgufSpec) -> None:
+        """Verify the file, load it, and make its contexts.
+
+        Raises:
+            LoadError: the file or an option cannot be used; the message says which and what to do.
+        """
+        path = Path(spec.path)
+        header.check(path)
+        weights = checksum.verify(path.parent, [path.name], spec.sha256)
+        self._model = Model(path, spec.n_gpu_layers)
+        try:
+            self._start(spec, weights[path.name])
+        except LoadError as error:
+            self._model.close()
+            raise LoadError(f"{path}: {error}") from None
+
+    def _start(self, spec: GgufSpec, sha256: str) -> None:
+        facts = self._model.facts
+        pooling = _pooling(spec, facts.pooling)
+        sizes = fit(
+            facts,
+            probe(self._model),
+            pooling,
+            spec,
+            on_gpu=self._model.on_gpu,
+            memory_bytes=_memory_bytes(),
+        )
+        self._vocabulary = Vocabulary(self._model, pooling)
+        self._normalize = spec.normalize is not False
+        self.info = self._describe(spec, sizes, pooling, sha256)
+        self._engine = Engine(self._model, sizes, pooling, spec.threads or _cores())
+
+    def __repr__(self) -> str:
+        return f"<GgufBackend {self._model!r} {self.info.pooling} {self.info.dimensions}>"
+
+    def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
+        """Turn each text into its ids, special tokens included, never cut. Any thread may call it.
+
+        Raises:
+            EmbedError: a text cannot be tokenized; the message says which and why.
+        """
+        inputs = []
+        for i, text in enumerate(texts):
+            try:
+                inputs.append(self._vocabulary.encode(text))
+            except EmbedError as error:
+                raise EmbedError(f"text {i} of {len(texts)}: {error}") from None
+        return inputs
+
+    def embed(self, batch: Sequence[TokenIds]) -> Vectors:
+        """Return the vectors of ``batch``: float32 ``[inputs, dimensions]``, C-contiguous.
+
+        A vector that cannot be normalised (all zeros) becomes NaN, which the caller's check refuses.
+
+        Raises:
+            EmbedError: the batch breaks a limit, or the engine failed; the backend can be used again.
+        """
+        vectors = self._engine.embed(batch)
+        return _unit(vectors) if self._normalize else vectors
+
+    def close(self) -> None:
+        """Give the memory back: the contexts first, for they point into the model."""
+        self._engine.close()
+        self._model.close()
+
+    def _describe(self, spec: GgufSpec, sizes: Sizes, pooling: str, sha256: str) -> ModelInfo:
+        facts, vocabulary = self._model.facts, self._vocabulary
+        return ModelInfo(
+            dimensions=facts.width,
+            supported_dimensions=_dimensions(spec, facts.width),
+            max_tokens=sizes.max_tokens,
+            vocabulary_size=facts.n_vocab,
+            prefix=vocabulary.prefix,
+            suffix=vocabulary.suffix,
+            prompts={},  # the format has no place for them
+            default_prompt=None,
+            pooling=pooling,
+            normalized=self._normalize,
+            dtype=facts.dtype,
+            device="gpu" if self._model.on_gpu else "cpu",
+            runtime="llama.cpp",
+            fingerprint=fingerprint.fingerprint(
+                {
+                    "runtime": "llama.cpp",
+                    "weights": sha256,
+                    "pooling": pooling,
+                    "normalize": self._normalize,
+                    "appended_token": vocabulary.appended,
+                }
+            ),
+            cost="packed",
+            batch_tokens=sizes.batch_tokens,
+            batch_inputs=SEQUENCES_MAX,
+            created=int(self._model.path.stat().st_mtime),
+        )
+
+
+def _pooling(spec: GgufSpec, stated: str | None) -> str:
+    """Return the pooling to use, or say why there is none."""
+    pooling = spec.pooling or stated
+    if pooling in POOLINGS:
+        return pooling
+    problem = {
+        None: "the file names no pooling",
+        "none": "the file's pooling is none: it gives a vector for each token",
+        "rank": "the file's pooling is rank: it gives scores, not vectors",
+    }.get(pooling, f"the file's pooling {pooling} is unknown")
+    raise LoadError(f'{problem}; set pooling = "mean", "cls" or "last", as the model was trained')
+
+
+def _dimensions(spec: GgufSpec, width: int) -> tuple[int, ...]:
+    """Return the widths offered, ascending, the full one last."""
+    offered = {*(spec.dimensions or ()), width}
+    if max(offered) > width:
+        raise LoadError(f"dimensions names {max(offered)}, but the model's vectors have {width}: remove it")
+    return tuple(sorted(offered))
+
+
+def _unit(vectors: Vectors) -> Vectors:
+    norms: Vectors = np.linalg.norm(vectors, axis=1, keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.divide(vectors, norms)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _memory_bytes() -> int:
+    """Return the machine's memory; where the system does not say, as if there were none to spare."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 0

@@ -1,0 +1,132 @@
+"""Text into token ids with the file's own vocabulary. Any thread may call it, beside the one that computes.
+
+A text is only ever text: the name of a special token inside it (``[SEP]``, ``<|endoftext|>``) is spelled
+out in ordinary tokens, so that nobody can put control tokens into an input by writing them. Hugging Face's
+tokenizers turn such a name into the token itself: there the ids differ.
+
+WordPiece is llama.cpp's own too. For ordinary text its ids are those of Hugging Face's; they differ for a
+word of more than 100 characters (split into pieces, where Hugging Face has one unknown token), for spacing
+marks (the vowel signs of Indic scripts, dropped), and for characters younger than its Unicode tables.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Any
+
+import numpy as np
+from llama_cpp import llama_cpp as llama
+
+from backends.base import EmbedError, LoadError, TokenIds
+from backends.gguf import hazard
+from backends.gguf.facts import Facts, metadata
+from backends.gguf.model import Model
+
+TEXT_BYTES_MAX = 2**30  # the engine counts bytes and tokens in 32 bits
+SPARE = 16  # special tokens, and what a tokenizer adds before a text
+PROBE = "a"
+QWEN3_END = "<|endoftext|>"
+
+
+class Vocabulary:
+    """The tokenizer of one model.
+
+    Attributes:
+        prefix, suffix: the special ids before and after every text.
+        appended: the end token's id where the file forgets it and we add it, else ``None``.
+    """
+
+    def __init__(self, model: Model, pooling: str) -> None:
+        """Learn what the tokenizer adds to a text.
+
+        Raises:
+            LoadError: the file adds a special token that it does not name.
+        """
+        self._pointer: Any = model.vocabulary
+        hazard.check_special_ids(self._pointer)
+        self._splits_by_regex = hazard.splits_by_regex(model)
+        self._strips_accents = _strips_accents(model)
+        inner = self._tokenize(PROBE.encode(), add_special=False)
+        full = self._tokenize(PROBE.encode(), add_special=True)
+        self.prefix, suffix = _around(inner.tolist(), full.tolist())
+        self.appended = None if suffix else self._forgotten_end(model.facts, pooling)
+        self._end = np.array([] if self.appended is None else [self.appended], dtype=np.int32)
+        self.suffix = suffix or tuple(self._end.tolist())
+
+    def __repr__(self) -> str:
+        return f"<Vocabulary {self.prefix} ... {self.suffix}>"
+
+    def encode(self, text: str) -> TokenIds:
+        """Return the ids of ``text``, special tokens included, never cut.
+
+        Without special tokens in the vocabulary an empty text has no ids at all.
+
+        Raises:
+            EmbedError: the text holds half a surrogate pair, or is longer than ``TEXT_BYTES_MAX`` bytes, or
+                would overflow the engine's stack.
+        """
+        if self._splits_by_regex:
+            hazard.check_runs(text)
+        if self._strips_accents and not text.isascii():
+            # The engine keeps the first character of a decomposition only, and so drops Hangul's vowels.
+            text = unicodedata.normalize("NFD", text)
+        try:
+            data = text.encode("utf-8")
+        except UnicodeEncodeError:
+            # The original error carries the text.
+            raise EmbedError("not valid Unicode: it holds half a surrogate pair") from None
+        if len(data) > TEXT_BYTES_MAX:
+            raise EmbedError(f"{len(data)} bytes long; at most {TEXT_BYTES_MAX} are possible")
+        ids = self._tokenize(data, add_special=True)
+        return np.concatenate((ids, self._end)) if self.appended is not None else ids
+
+    def _tokenize(self, data: bytes, *, add_special: bool, parse_special: bool = False) -> TokenIds:
+        """Call the engine: once where a token has a byte at least, else again with the room it names."""
+        room = len(data) + SPARE
+        ids, count = self._attempt(data, room, add_special, parse_special)
+        if count < 0:
+            ids, count = self._attempt(data, -count, add_special, parse_special)
+        if count < 0:
+            raise EmbedError("too many tokens for llama.cpp to count")
+        return ids[:count].copy()
+
+    def _attempt(
+        self, data: bytes, room: int, add_special: bool, parse_special: bool
+    ) -> tuple[TokenIds, int]:
+        if room >= 2**31:  # the engine's INT32_MIN, "more than can be counted"
+            return np.empty(0, dtype=np.int32), -1
+        ids = np.empty(room, dtype=np.int32)
+        pointer = ids.ctypes.data_as(llama.llama_token_p)
+        # The length is given because a text may hold NUL characters.
+        count = llama.llama_tokenize(
+            self._pointer, data, len(data), pointer, room, add_special, parse_special
+        )
+        return ids, int(count)
+
+    def _forgotten_end(self, facts: Facts, pooling: str) -> int | None:
+        """Return the end token that Qwen3-Embedding was trained with, where its older files lack it.
+
+        They pool the last token and say nothing of an end token. A file that says no is taken at its word.
+        """
+        if facts.architecture != "qwen3" or pooling != "last" or facts.adds_end is not None:
+            return None
+        ids = self._tokenize(QWEN3_END.encode(), add_special=False, parse_special=True)
+        return int(ids[0]) if len(ids) == 1 else None
+
+
+def _strips_accents(model: Model) -> bool:
+    """Return whether the engine decomposes characters, as it does for an uncased WordPiece vocabulary."""
+    if llama.llama_vocab_type(model.vocabulary) != llama.LLAMA_VOCAB_TYPE_WPM:
+        return False
+    stated = metadata(model.pointer, "tokenizer.ggml.normalizer.strip_accents")
+    stated = stated or metadata(model.pointer, "tokenizer.ggml.normalizer.lowercase")
+    return stated != "false"
+
+
+def _around(inner: list[int], full: list[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return what stands before and after ``inner`` in ``full``."""
+    for start in range(len(full) - len(inner) + 1):
+        stop = start + len(inner)
+        if full[start:stop] == inner:
+            return tuple(full[:start]), tuple(full[stop:])
+    raise LoadError("the tokenizer changes a text's own tokens where it adds special ones")

@@ -1,0 +1,95 @@
+"""The sizes of a context: arithmetic, without an engine."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+pytest.importorskip("llama_cpp", reason="the gguf extra is not installed")
+
+from backends.base import LoadError
+from backends.gguf.facts import Facts
+from backends.gguf.sizes import Traits, fit
+from backends.spec import GgufSpec
+
+GIB = 2**30
+BERT, DECODER = Traits(has_memory=False, causal=False), Traits(has_memory=True, causal=True)
+FACTS = Facts(
+    architecture="any",
+    width=1024,
+    n_ctx_train=32768,
+    n_vocab=150_000,
+    pooling=None,
+    dtype="f16",
+    route="decode",
+    adds_end=None,
+)
+
+
+def sizes(traits=DECODER, pooling="last", *, memory=64 * GIB, on_gpu=False, facts=FACTS, **options):
+    """Return the sizes for a large decoder, unless told otherwise."""
+    spec = GgufSpec(path="/model.gguf", **options)
+    return fit(facts, traits, pooling, spec, on_gpu=on_gpu, memory_bytes=memory)
+
+
+def test_a_decoder_s_long_context_is_bounded():
+    """A decoder trained for 32768 tokens gets room for 8192, in calls of one pack, unless more is asked."""
+    chosen = sizes()
+    assert (chosen.max_tokens, chosen.capacity, chosen.call_tokens, chosen.chunked) == (8192, 8192, 512, True)
+    assert chosen.call_outputs < chosen.call_tokens
+    assert sizes(max_tokens=32768).capacity == 32768
+
+
+@pytest.mark.parametrize(
+    ("traits", "pooling", "route"),
+    [
+        (DECODER, "mean", "decode"),
+        (DECODER, "cls", "decode"),
+        (BERT, "last", "decode"),
+        (Traits(has_memory=True, causal=False), "last", "decode"),
+        (DECODER, "last", "encode"),
+    ],
+)
+def test_only_the_last_token_of_a_causal_decoder_is_chunked(traits, pooling, route):
+    """For any other model the longest input fits one call."""
+    chosen = sizes(traits, pooling, facts=msgspec.structs.replace(FACTS, route=route), max_tokens=2000)
+    assert not chosen.chunked
+    assert chosen.call_tokens == chosen.call_outputs == chosen.capacity == 2000
+
+
+def test_a_large_vocabulary_lowers_the_default_limit():
+    """The default keeps the engine's output rows within 2 GiB; a configured limit is taken as it is."""
+    chosen = sizes(BERT, "mean")
+    assert 3000 < chosen.max_tokens < 4000
+    assert sizes(BERT, "mean", max_tokens=8192).max_tokens == 8192
+
+
+def test_outputs_larger_than_half_the_memory_are_refused():
+    """A limit that the machine has no memory for is refused, with the size it would need."""
+    with pytest.raises(LoadError, match=r"18\.4 GiB for its outputs alone"):
+        sizes(BERT, "mean", max_tokens=32768, memory=16 * GIB)
+
+
+def test_a_small_model_has_room_for_all_its_sequences():
+    """The engine aborts where a call has room for fewer tokens than sequences; there always is."""
+    assert sizes(BERT, "cls", max_tokens=3, batch_tokens=5).call_tokens == 64
+
+
+def test_packs_are_larger_on_a_gpu():
+    """A GPU gets larger packs, in calls as large, and a configured size wins."""
+    assert sizes(on_gpu=True).batch_tokens == sizes(on_gpu=True).call_tokens == 2048
+    assert sizes(on_gpu=True, batch_tokens=700).batch_tokens == 700
+
+
+def test_a_batch_larger_than_the_longest_input_has_room():
+    """The context holds a batch as well as the longest input."""
+    assert sizes(max_tokens=600, batch_tokens=5000).capacity == 5000
+    assert sizes(BERT, "mean", max_tokens=600, batch_tokens=5000).capacity == 5000
+
+
+def test_a_limit_above_the_model_s_is_refused():
+    """So is a model that states no limit at all."""
+    with pytest.raises(LoadError, match="the model takes 32768 tokens"):
+        sizes(max_tokens=32769)
+    with pytest.raises(LoadError, match="no context length"):
+        sizes(facts=msgspec.structs.replace(FACTS, n_ctx_train=0))
