@@ -94,7 +94,11 @@ class Backend(Protocol):
     info: ModelInfo
 
     def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
-        """Turn each text into its ids, special tokens included, never cut."""
+        """Turn each text into its ids, special tokens included, never cut. A text may have none.
+
+        Raises:
+            EmbedError: the tokenizer cannot take a text.
+        """
 
     def embed(self, batch: Sequence[TokenIds]) -> Vectors:
         """Turn each input into its vector: row ``i`` belongs to ``batch[i]``.

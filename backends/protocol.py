@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from backends.base import ModelInfo, TokenIds, Vectors
 from backends.spec import Spec
@@ -43,8 +45,8 @@ class PackedIds(msgspec.Struct, frozen=True, array_like=True):
         Raises:
             ProtocolError: the lengths do not add up to the ids.
         """
-        lengths = np.frombuffer(self.lengths, dtype="<i4")
-        flat = np.frombuffer(self.ids, dtype="<i4")
+        lengths = _array(self.lengths, "<i4")
+        flat = _array(self.ids, "<i4")
         if (lengths < 0).any() or int(lengths.sum()) != len(flat):
             raise ProtocolError("lengths and ids disagree")
         return np.split(flat, np.cumsum(lengths)[:-1]) if len(lengths) else []
@@ -119,8 +121,8 @@ class Embedded(msgspec.Struct, frozen=True, tag="embedded"):
         Raises:
             ProtocolError: the shape does not fit the bytes.
         """
-        flat = np.frombuffer(self.data, dtype="<f4")
-        if self.inputs < 0 or self.dimensions < 0 or self.inputs * self.dimensions != len(flat):
+        flat = _array(self.data, "<f4")
+        if self.inputs < 0 or self.dimensions < 1 or self.inputs * self.dimensions != len(flat):
             raise ProtocolError("shape and vectors disagree")
         return flat.reshape(self.inputs, self.dimensions)
 
@@ -143,6 +145,8 @@ Call = Tokenize | Embed | Ping
 ToWorker = Start | Call
 Answer = Tokens | Embedded | Failed | Pong
 FromWorker = Ready | Refused | Answer
+
+NOT_A_MESSAGE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 _encoder = msgspec.msgpack.Encoder()
 _to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
@@ -175,7 +179,7 @@ def decode_to_worker(payload: bytes) -> ToWorker:
     """
     try:
         return _to_worker.decode(payload)
-    except msgspec.MsgspecError as error:
+    except NOT_A_MESSAGE as error:
         raise ProtocolError("not a message to a worker") from error
 
 
@@ -187,5 +191,12 @@ def decode_from_worker(payload: bytes) -> FromWorker:
     """
     try:
         return _from_worker.decode(payload)
-    except msgspec.MsgspecError as error:
+    except NOT_A_MESSAGE as error:
         raise ProtocolError("not a message from a worker") from error
+
+
+def _array(data: bytes, dtype: str) -> NDArray[Any]:
+    """Return the bytes as a read-only array."""
+    if len(data) % np.dtype(dtype).itemsize:
+        raise ProtocolError("a number is cut short")
+    return np.frombuffer(data, dtype=dtype)

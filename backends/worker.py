@@ -43,6 +43,7 @@ from backends.protocol import (
 )
 
 TOKENIZER_THREADS = 2
+STACK_BYTES = 16 << 20  # tokenizers that split by regular expressions recurse on long runs of characters
 PR_SET_PDEATHSIG = 1
 
 
@@ -139,6 +140,7 @@ def main() -> None:
     """Run the worker on the socket whose descriptor is the only argument."""
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the gateway's to handle
+    threading.stack_size(STACK_BYTES)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold users' texts
     Worker(socket.socket(fileno=int(sys.argv[1]))).run()
 

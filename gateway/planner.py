@@ -60,8 +60,8 @@ class Plan(NamedTuple, Generic[J]):
         run: the next batch; empty only if nothing waits.
         drop: jobs that nobody waits for, or whose deadline has passed.
         overtaken: jobs that stay although one from behind them leaves.
-        full: whether more waiting would not make the batch better: it is more than half full, or others
-            wait beside it.
+        full: whether more waiting would not make the batch better: it has half of the token budget or all
+            the jobs it may, or others wait beside it.
     """
 
     run: list[J]
@@ -88,7 +88,8 @@ def plan(queue: Iterable[J], limits: Limits, now: float) -> Plan[J]:
     taken = set(places)
     run = [window[place] for place in sorted(places)]
     overtaken = [window[place] for place in range(max(places)) if place not in taken]
-    full = len(run) < len(window) or 2 * cost(run, limits) >= limits.batch_tokens
+    counted_out = len(run) == limits.batch_inputs
+    full = counted_out or len(run) < len(window) or 2 * cost(run, limits) >= limits.batch_tokens
     return Plan(run, drop, overtaken, full)
 
 

@@ -43,7 +43,8 @@ class Queue:
             turn += job.tokens
             insort(self._jobs, job, key=_turn)
         self.tokens += request.tokens
-        self._waiting[request] += len(request.jobs)
+        if request.jobs:  # one whose inputs were all refused is no flow
+            self._waiting[request] += len(request.jobs)
 
     def take(self, jobs: Collection[Job]) -> None:
         """Take jobs out because they are served."""
