@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 
 import msgspec
+import structlog
 
 from backends.base import ModelInfo, TokenIds
 from backends.spec import FakeSpec, Spec
@@ -19,6 +20,7 @@ from gateway.config import ModelConfig
 from gateway.encode import cut
 from gateway.errors import (
     DeadlinePassed,
+    GatewayError,
     InputFailed,
     InvalidRequest,
     ModelUnavailable,
@@ -32,6 +34,8 @@ from gateway.worker import CallFailed, WorkerLost
 
 RETRY_LOADING_S = 5
 RETRY_LOST_S = 1
+
+log = structlog.get_logger()
 
 
 class Model:
@@ -153,13 +157,18 @@ class Model:
             request.done.cancel()
             self.batcher.discard(request)
 
-    async def _tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
+    async def _tokenize(self, texts: Sequence[str]) -> Sequence[TokenIds | GatewayError]:
+        """Return the ids of each text. A call that fails is halved until only the guilty texts fail."""
         try:
             return await self._worker().tokenize(texts)
-        except CallFailed:
-            raise InputFailed("The model's tokenizer fails on an input.", "input") from None
         except WorkerLost:
             raise ModelUnavailable("The model's worker went away.", "model", RETRY_LOST_S) from None
+        except CallFailed as error:
+            log.warning("tokenizer failed", model=self.name, inputs=len(texts), reason=str(error))
+            if len(texts) == 1:
+                return [InputFailed("The model's tokenizer cannot take this input.")]
+            half = len(texts) // 2
+            return [*await self._tokenize(texts[:half]), *await self._tokenize(texts[half:])]
 
     def _worker(self) -> Supervisor:
         """Return a replica that can take a call, each in its turn."""

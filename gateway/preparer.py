@@ -11,9 +11,10 @@ from gateway.ask import Ask
 from gateway.cl100k import REMEDY, Cl100k
 from gateway.config import ServingConfig
 from gateway.errors import GatewayError, InvalidRequest, InvalidTokenIds, TooManyTokens
-from gateway.wire import Role, are_texts
+from gateway.tokens import Fitted
+from gateway.wire import Role, Truncate, are_texts
 
-Tokenize = Callable[[Sequence[str]], Awaitable[list[TokenIds]]]
+Tokenize = Callable[[Sequence[str]], Awaitable[Sequence[TokenIds | GatewayError]]]
 
 
 class Prepared(NamedTuple):
@@ -55,8 +56,8 @@ class Preparer:
         truncated: list[int] = []
         for index, ids in enumerate(await self._ids(ask, info)):
             try:
-                fitted = tokens.fit(ids, info, truncate, f"input[{index}]")
-            except InvalidRequest as error:
+                fitted = _fitted(ids, info, truncate, f"input[{index}]")
+            except GatewayError as error:
                 if not ask.partial:
                     raise
                 inputs.append(error)
@@ -67,7 +68,7 @@ class Preparer:
         self._check_total(inputs)
         return Prepared(inputs, truncated)
 
-    async def _ids(self, ask: Ask, info: ModelInfo) -> Sequence[TokenIds]:
+    async def _ids(self, ask: Ask, info: ModelInfo) -> Sequence[TokenIds | GatewayError]:
         policy = self._serving.token_ids
         if are_texts(ask.inputs):
             texts = ask.inputs
@@ -85,6 +86,13 @@ class Preparer:
             raise TooManyTokens(
                 f"A request has at most {self._tokens_max} tokens, this one {total}.", "input"
             )
+
+
+def _fitted(ids: TokenIds | GatewayError, info: ModelInfo, truncate: Truncate, where: str) -> Fitted:
+    if isinstance(ids, GatewayError):
+        ids.param = where
+        raise ids
+    return tokens.fit(ids, info, truncate, where)
 
 
 def prompted(texts: Sequence[str], info: ModelInfo, role: Role | None) -> Sequence[str]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from backends.base import ModelInfo, TokenIds
-from gateway.errors import ContextLengthExceeded, InvalidTokenIds
+from gateway.errors import ContextLengthExceeded, InvalidRequest, InvalidTokenIds
 from gateway.wire import Truncate
 
 
@@ -44,7 +44,10 @@ def fit(ids: TokenIds, info: ModelInfo, truncate: Truncate, where: str) -> Fitte
 
     Raises:
         ContextLengthExceeded: too long, and ``truncate`` is ``error``.
+        InvalidRequest: nothing is left of it: a vocabulary may have no token for a blank.
     """
+    if len(ids) == 0:
+        raise InvalidRequest("The model has no token for this input.", where)
     excess = len(ids) - info.max_tokens
     if excess <= 0:
         return Fitted(ids, False)

@@ -104,7 +104,10 @@ def _refuse(said: str) -> NoReturn:
     path = _AT_PATH.search(said)
     name = _FIELD.search(said)
     param = path["path"] if path else name["name"] if name else None
-    raise InvalidRequest(_AT_PATH.sub("", said) + ".", param or None)
+    without_value = _AT_PATH.sub("", said).partition(" '")[
+        0
+    ]  # what was sent may be a text in the wrong field
+    raise InvalidRequest(f"{without_value}.", param or None)
 
 
 def inputs_of(request: EmbeddingRequest, limits: WireLimits) -> Texts | IdLists:

@@ -10,7 +10,8 @@ import openai
 import pytest
 from tokenizers import Tokenizer
 
-from tests.e2e.minilm import MINILM_PATH, cosines
+from tests.cosine import lowest_cosine
+from tests.e2e.minilm import MINILM_PATH
 from tests.texts import varied_texts
 
 
@@ -36,7 +37,7 @@ def test_2048_strings_give_2048_vectors_in_order(client, model):
     some = range(0, 2048, 111)
     alone = np.concatenate([vectors(client.embeddings.create(model=model, input=texts[i])) for i in some])
     assert got.shape == (2048, 384)
-    assert cosines(got[list(some)], alone).min() >= 0.99999
+    assert lowest_cosine(got[list(some)], alone) >= 0.99999
 
 
 def test_base64_and_float_are_equal_bit_for_bit(client, model):
@@ -58,9 +59,9 @@ def test_token_ids_give_the_vector_of_their_text(client, model):
     full = [tokenizer.encode(text).ids for text in texts]
     expected = vectors(client.embeddings.create(model=model, input=texts))
     one = vectors(client.embeddings.create(model=model, input=bare[0]))
-    assert cosines(one, expected[:1]).min() >= 0.99999
+    assert lowest_cosine(one, expected[:1]) >= 0.99999
     for ids in (bare, full):
-        assert cosines(vectors(client.embeddings.create(model=model, input=ids)), expected).min() >= 0.99999
+        assert lowest_cosine(vectors(client.embeddings.create(model=model, input=ids)), expected) >= 0.99999
 
 
 def test_dimensions_are_cut_and_renormalised(client):
@@ -87,7 +88,7 @@ def test_an_alias_is_the_model(client):
     one = client.embeddings.create(model="minilm", input="text")
     other = client.embeddings.create(model="text-embedding-3-small", input="text")
     assert other.model == "minilm"
-    assert cosines(vectors(one), vectors(other)).min() >= 0.99999
+    assert lowest_cosine(vectors(one), vectors(other)) >= 0.99999
 
 
 def test_models_are_listed_with_what_a_client_needs_to_choose(client, server):
@@ -119,7 +120,7 @@ def test_partial_results_put_an_error_in_the_place_of_an_input(client, model):
     assert second["index"] == 1
     assert second["error"]["code"] == "context_length_exceeded"
     alone = client.embeddings.create(model=model, input="also short")
-    assert cosines(np.array([third["embedding"]]), vectors(alone)).min() >= 0.99999
+    assert lowest_cosine(np.array([third["embedding"]]), vectors(alone)) >= 0.99999
 
 
 @pytest.mark.parametrize("side", ["right", "left"])

@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModel, T5EncoderModel
 
+from tests.cosine import unit
+
 Matrix = NDArray[np.float32]
 
 
@@ -38,14 +40,3 @@ def reference(directory: Path, inputs: list[NDArray[np.int32]], pooling: str) ->
             tokens = model(input_ids=torch.tensor(ids[None], dtype=torch.long)).last_hidden_state[0]
         rows.append(POOLING[pooling](tokens.numpy()))
     return unit(np.stack(rows))
-
-
-def unit(vectors: Matrix) -> Matrix:
-    """Scale each row to unit length."""
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
-def lowest_cosine(one: Matrix, other: Matrix) -> float:
-    """Return the cosine of the two rows that agree the least."""
-    assert one.shape == other.shape
-    return float((unit(one) * unit(other)).sum(1).min())

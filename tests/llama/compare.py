@@ -1,4 +1,4 @@
-"""Batches made the way a planner does, and how far two sets of vectors agree."""
+"""Batches made the way a planner does."""
 
 from __future__ import annotations
 
@@ -30,14 +30,3 @@ def batches(backend, inputs: Sequence[np.ndarray], order: Sequence[int]) -> list
             filled.append([])
         filled[-1].append(i)
     return filled
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """Scale each row to unit length."""
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
-def lowest_cosine(one: np.ndarray, other: np.ndarray) -> float:
-    """Return the cosine of the two rows that agree the least."""
-    assert one.shape == other.shape
-    return float((unit(one.astype(np.float64)) * unit(other.astype(np.float64))).sum(1).min())

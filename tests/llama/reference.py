@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from tests.llama.compare import unit
+from tests.cosine import unit
 
 
 def plain(model, inputs: Sequence[np.ndarray], pooling: str) -> np.ndarray:

