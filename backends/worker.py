@@ -75,17 +75,24 @@ class Worker:
             self._compute(backend, self._batches.get())
 
     def _read(self, frames: IO[bytes], backend: Backend) -> None:
-        """Receive calls until the gateway closes the socket; then end the process, whatever it computes."""
-        while (message := receive(frames)) is not None:
-            match message:
-                case Embed():
-                    self._batches.put(message)
-                case Tokenize():
-                    self._tokenizers.submit(self._tokenize, backend, message)
-                case Ping():
-                    since = self._busy_since
-                    self._send(Pong(message.id, 0.0 if since is None else time.monotonic() - since))
+        """Receive calls until the gateway is gone; then end the process, whatever it computes."""
+        try:
+            while (message := receive(frames)) is not None:
+                self._answer(message, backend)
+        except Exception as error:  # a frame that is none, or a socket closed on answers that nobody read
+            reason(error)
+            os._exit(1)
         os._exit(0)
+
+    def _answer(self, message: ToWorker, backend: Backend) -> None:
+        match message:
+            case Embed():
+                self._batches.put(message)
+            case Tokenize():
+                self._tokenizers.submit(self._tokenize, backend, message)
+            case Ping():
+                since = self._busy_since
+                self._send(Pong(message.id, 0.0 if since is None else time.monotonic() - since))
 
     def _compute(self, backend: Backend, call: Embed) -> None:
         self._busy_since = time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -51,6 +52,7 @@ def parse(document: Mapping[str, Any], directory: Path, source: str) -> Config:
         ConfigError: a key is unknown or missing, or a value does not fit.
     """
     _refuse_unknown(document, {"server", "models"}, "the top level")
+    _refuse_unknown(_table(document, "server"), set(ServerConfig.__struct_fields__), "server")
     server = _convert(_table(document, "server"), ServerConfig, "server")
     models = {
         name: _model(name, _table(_table(document, "models"), name), directory)
@@ -110,21 +112,14 @@ def _convert(table: Mapping[str, Any], into: type[S], where: str) -> S:
 
 def _located(spec: Spec, directory: Path, where: str) -> Spec:
     """Return the spec with a path that no longer depends on where the configuration lies."""
-    if isinstance(spec, FakeSpec):
+    if isinstance(spec, FakeSpec) or (isinstance(spec, HfSpec) and spec.path.startswith("package:")):
         return spec
-    if isinstance(spec, HfSpec) and spec.path.startswith("package:"):
-        return spec
-    path = directory / Path(spec.path).expanduser()
-    if isinstance(spec, GgufSpec):
-        if not path.is_file():
-            raise ConfigError(f"{where}: path: there is no file {path}")
-    elif not path.is_dir():
+    path = os.path.realpath(directory / os.path.expanduser(spec.path))
+    if isinstance(spec, HfSpec) and not os.path.isdir(path):
         if HUB_ID.match(spec.path) and not spec.path.startswith("."):
             return spec
-        raise ConfigError(
-            f"{where}: path: there is no directory {path}, and it is no hub id such as org/name"
-        )
-    return msgspec.structs.replace(spec, path=str(path.resolve()))
+        raise ConfigError(f"{where}: path: there is no directory {path}, and it is no hub id like org/name")
+    return msgspec.structs.replace(spec, path=path)
 
 
 def _refuse_wrong_sums(sums: str | Mapping[str, str] | None, where: str) -> None:

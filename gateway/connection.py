@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import structlog
 
@@ -32,6 +33,8 @@ from backends.spec import Spec
 from gateway.process import WorkerProcess
 from gateway.worker import CallFailed, Timed, WorkerLost
 
+T = TypeVar("T")
+
 log = structlog.get_logger()
 
 
@@ -55,7 +58,7 @@ class Connection:
         """See :class:`gateway.worker.Worker`."""
         match await self._call(lambda call_id: Tokenize(call_id, list(texts))):
             case Tokens(inputs=packed):
-                return packed.unpack()
+                return _unpacked(packed.unpack)
             case answer:
                 raise CallFailed(_told(answer))
 
@@ -63,7 +66,7 @@ class Connection:
         """See :class:`gateway.worker.Worker`."""
         match await self._call(lambda call_id: Embed(call_id, PackedIds.of(batch))):
             case Embedded() as answer:
-                return Timed(answer.unpack(), answer.seconds)
+                return Timed(_unpacked(answer.unpack), answer.seconds)
             case answer:
                 raise CallFailed(_told(answer))
 
@@ -125,7 +128,10 @@ async def connect(spec: Spec, echo: Callable[[bytes], object] | None = None) -> 
         LoadRefused: the model cannot be served.
         WorkerLost: the process ended first; the message says how.
     """
-    process = await WorkerProcess.start(getattr(spec, "threads", None), echo)
+    try:
+        process = await WorkerProcess.start(getattr(spec, "threads", None), echo)
+    except OSError as error:  # no more processes, descriptors or memory: it may be so for a while only
+        raise WorkerLost(f"it cannot be started: {error.strerror}") from None
     try:
         process.send(Start(spec))
         match await process.receive():
@@ -140,6 +146,13 @@ async def connect(spec: Spec, echo: Callable[[bytes], object] | None = None) -> 
     except BaseException:
         await process.end()
         raise
+
+
+def _unpacked(unpack: Callable[[], T]) -> T:
+    try:
+        return unpack()
+    except ProtocolError as error:
+        raise CallFailed(str(error)) from None
 
 
 def _told(answer: Answer) -> str:

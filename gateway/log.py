@@ -25,7 +25,7 @@ def configure(form: Literal["auto", "json", "console"], level: str) -> None:
     # plain tracebacks: the richer ones show local variables, and with them users' texts
     formatter: Any = structlog.dev.plain_traceback
     render = (
-        [structlog.dev.ConsoleRenderer(exception_formatter=formatter)]
+        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=formatter)]
         if console
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )

@@ -61,7 +61,12 @@ def embed(
         vectors = asyncio.run(embed_all(settings, name, Ask(inputs, dimensions, truncate)))
     except GatewayError as error:
         fail(f"{error.param}: {error.message}" if error.param else error.message)
-    write(vectors, form, output)
+    try:
+        write(vectors, form, output)
+    except OSError as error:
+        if output is None:  # the reader of the pipe has gone, which is no error
+            raise
+        fail(f"{output} cannot be written: {error.strerror}")
 
 
 def texts_of(texts: Sequence[str], file: Path | None) -> list[str]:
@@ -71,13 +76,17 @@ def texts_of(texts: Sequence[str], file: Path | None) -> list[str]:
         fail("nothing to embed: give texts, or --file")
     if "" in inputs:
         fail(f"input {inputs.index('') + 1} is empty")
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        fail("a text is not UTF-8")
     return inputs
 
 
 def lines_of(file: Path) -> list[str]:
     """Return the lines of a file; only a line feed ends a line."""
     try:
-        content = sys.stdin.read() if str(file) == "-" else file.read_text()
+        content = (sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()).decode()
     except (OSError, UnicodeDecodeError) as error:
         fail(f"{file} cannot be read: {error}")
     return content.removesuffix("\n").split("\n") if content else []
@@ -112,6 +121,8 @@ async def in_chunks(model: Model, ask: Ask, advance: Callable[[int], None]) -> V
             except GatewayError as error:
                 error.param = counted_from(start, error.param)
                 raise
+        for index in answer.truncated:
+            err.print(f"input {start + index + 1} was cut to what the model takes", markup=False)
         advance(len(part.inputs))
         return answer.vectors
 

@@ -37,12 +37,24 @@ def serve(
     settings = msgspec.structs.replace(settings, server=server)
     log.configure(server.log_format, server.log_level)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        if not runner.run(run(settings)):
+        try:
+            served = runner.run(run(settings))
+        except CannotListen:
+            fail(f"cannot listen on {server.host} port {server.port}")
+        if not served:
             fail("no model can be served")
 
 
+class CannotListen(Exception):
+    """The address is not to be had. The reason has been logged."""
+
+
 async def run(config: Config) -> bool:
-    """Serve until a signal ends it; return whether there was any model to serve."""
+    """Serve until a signal ends it; return whether there was any model to serve.
+
+    Raises:
+        CannotListen: the address is not to be had.
+    """
     metrics = Metrics()
     registry = Registry(config, metrics, sys.stderr.buffer.write if sys.stderr.isatty() else None)
     server = Server(
@@ -94,24 +106,29 @@ class Server(uvicorn.Server):
 
     Attributes:
         listening: set once connections are accepted.
+        url: where they are, as a client on this machine writes it.
     """
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.listening = asyncio.Event()
+        self.url = ""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Bind and listen."""
-        await super().startup(sockets)
-        if self.started:
-            self.listening.set()
+        """Bind and listen.
 
-    @property
-    def url(self) -> str:
-        """Where it listens, as a client on this machine writes it."""
-        host, port = self.servers[0].sockets[0].getsockname()[:2]
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        Raises:
+            CannotListen: the address is not to be had.
+        """
+        try:
+            await super().startup(sockets)
+        except SystemExit:  # uvicorn would end the process from inside a task
+            raise CannotListen from None
+        if self.started:
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
+            self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            self.listening.set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

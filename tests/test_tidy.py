@@ -1,0 +1,150 @@
+"""The house rules that a machine can check: who imports whom, how large things are, what is documented."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from backends.spec import FakeSpec, GgufSpec, HfSpec
+from gateway.cli.openapi import document
+from gateway.config import ServerConfig, ServingConfig
+from gateway.config_file import parse
+from gateway.metrics import Metrics
+from gateway.status import TABLE
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted([*ROOT.glob("gateway/**/*.py"), *ROOT.glob("backends/**/*.py")])
+FILE_LINES_MAX = 300
+FUNCTION_LINES_MAX = 60
+AT_HOME = {
+    "litestar": ("gateway/app.py", "gateway/envelope.py", "gateway/status.py", "gateway/routes/"),
+    "torch": ("backends/hf/",),
+    "transformers": ("backends/hf/",),
+    "tokenizers": ("backends/hf/",),
+    "huggingface_hub": ("backends/hf/",),
+    "llama_cpp": ("backends/gguf/",),
+    "prometheus_client": ("gateway/metrics.py",),
+    "typer": ("gateway/cli/",),
+    "rich": ("gateway/cli/",),
+    "uvicorn": ("gateway/cli/",),
+}
+LAZY = ("backends/load.py", "gateway/cl100k.py")
+NOTHING_OF_OURS = ("backends/base.py", "backends/spec.py", "gateway/planner.py", "gateway/errors.py")
+
+by_path = pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+def name_of(path: Path) -> str:
+    """Return the file's path from the root, as imports are written against it."""
+    return str(path.relative_to(ROOT))
+
+
+def imports(tree: ast.AST) -> list[str]:
+    """Return the modules that a file imports."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found.append(node.module or "")
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    return found
+
+
+def functions(tree: ast.AST) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Return all functions of a file."""
+    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+
+
+@by_path
+def test_imports_run_one_way(path):
+    """Backends know no gateway, pure files know nothing of ours, each library has its home."""
+    modules = imports(ast.parse(path.read_text()))
+    tops = {module.partition(".")[0] for module in modules}
+    name = name_of(path)
+    if name.startswith("backends/"):
+        assert "gateway" not in tops
+    if name in NOTHING_OF_OURS:
+        assert not tops & {"gateway", "backends"}
+    for library in tops & AT_HOME.keys():
+        assert name.startswith(AT_HOME[library]), f"{library} is imported in {name}"
+
+
+@by_path
+def test_files_and_functions_are_small(path):
+    """A file fits into a head, a function on a page, and imports stand at the top of a file."""
+    text = path.read_text()
+    tree = ast.parse(text)
+    assert text.count("\n") <= FILE_LINES_MAX
+    for function in functions(tree):
+        assert function.end_lineno - function.lineno < FUNCTION_LINES_MAX, function.name
+        if name_of(path) not in LAZY:
+            assert not imports(function), f"{function.name} imports"
+
+
+@by_path
+def test_every_file_says_what_it_does(path):
+    """A module opens with a docstring, and the architecture names the file."""
+    assert ast.get_docstring(ast.parse(path.read_text()))
+    if path.stem not in ("__init__", "__main__"):
+        inside = path.relative_to(ROOT).with_suffix("").parts[1:]
+        assert f"`{'/'.join(inside)}`" in (ROOT / "ARCHITECTURE.md").read_text()
+
+
+def test_there_is_no_cycle():
+    """No file imports one that needs it."""
+    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in SOURCES}
+    needs = {
+        module: {name for name in imports(ast.parse(path.read_text())) if name in modules and name != module}
+        for module, path in modules.items()
+    }
+    while free := [module for module, needed in needs.items() if not needed & needs.keys()]:
+        for module in free:
+            del needs[module]
+    assert not needs
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("tests/**/test_*.py")), ids=lambda path: path.name)
+def test_every_test_says_what_it_shows(path):
+    """Each test has a docstring."""
+    for function in functions(ast.parse(path.read_text())):
+        if function.name.startswith("test_"):
+            assert ast.get_docstring(function), function.name
+
+
+def test_the_committed_description_is_the_apps():
+    """``openapi/openapi.json`` is what the command ``openapi`` writes."""
+    assert json.loads((ROOT / "openapi/openapi.json").read_text()) == json.loads(json.dumps(document()))
+
+
+def test_the_example_configuration_shows_every_key():
+    """The example loads, and each key that can be set is in it and in the README."""
+    example = (ROOT / "gateway.example.toml").read_text()
+    assert parse(tomllib.loads(example), ROOT, "the example").models
+    structs = (ServerConfig, ServingConfig, HfSpec, GgufSpec, FakeSpec)
+    readme = (ROOT / "README.md").read_text()
+    for key in sorted(set(itertools.chain(*(struct.__struct_fields__ for struct in structs)))):
+        assert re.search(rf"^(# )?{key} = ", example, re.MULTILINE), key
+        assert f"`{key}`" in readme, key
+
+
+def test_the_readme_shows_every_metric():
+    """Each metric is in the README's table."""
+    readme = (ROOT / "README.md").read_text()
+    for family in Metrics().registry.collect():
+        name = family.name.removeprefix("embeddings_gateway_")
+        assert f"`{name}`" in readme or f"`{name}_total`" in readme, name
+
+
+def test_the_readme_shows_every_error():
+    """Each row of the table from errors to HTTP is in the README's."""
+    rows = [row for row in (ROOT / "README.md").read_text().splitlines() if row.startswith("|")]
+    for error, status in TABLE.items():
+        words = (str(status.http), f"`{status.type}`", f"`{status.code}`" if status.code else "null")
+        assert any(all(word in row for word in words) for row in rows), error.__name__
