@@ -19,7 +19,7 @@ from gateway.errors import GatewayError
 from gateway.metrics import Metrics
 from gateway.record import Record
 from gateway.registry import Registry
-from gateway.routes.documents import assets_route, openapi_config
+from gateway.routes.documents import assets_route, describe, openapi_config
 from gateway.routes.embeddings import embeddings_route
 from gateway.routes.health import health_routes
 from gateway.routes.models import model_routes
@@ -40,7 +40,7 @@ def create_litestar(config: Config, registry: Registry, metrics: Metrics) -> Lit
         async with registry:
             yield
 
-    return Litestar(
+    app = Litestar(
         route_handlers=[
             embeddings_route(registry, config.server),
             *model_routes(registry),
@@ -53,6 +53,8 @@ def create_litestar(config: Config, registry: Registry, metrics: Metrics) -> Lit
         request_max_body_size=None,  # the one bound is ``server.body_bytes_max``
         logging_config=None,
     )
+    describe(app)
+    return app
 
 
 def tell(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:

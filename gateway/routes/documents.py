@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import msgspec
+from litestar import Litestar
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import SwaggerRenderPlugin
-from litestar.openapi.spec import Components, OpenAPIMediaType, OpenAPIResponse, Operation, RequestBody
+from litestar.openapi.spec import OpenAPIMediaType, OpenAPIResponse, Operation, RequestBody
 from litestar.static_files import create_static_files_router
 
 from gateway.encode import EmbeddingResponse
@@ -54,14 +55,22 @@ class EmbeddingsOperation(Operation):
             self.responses[str(code)] = OpenAPIResponse(says, content=_content(ErrorBody))
 
 
+@dataclass
+class ModelOperation(Operation):
+    """``GET /v1/models/{id}``: there is nothing in it to be invalid, only a name to be unknown."""
+
+    def __post_init__(self) -> None:
+        unknown = OpenAPIResponse(ERRORS[404], content=_content(ErrorBody))
+        self.responses = {code: told for code, told in (self.responses or {}).items() if code != "400"}
+        self.responses["404"] = unknown
+
+
 def openapi_config() -> OpenAPIConfig:
     """Return how the API is described and where the pages are."""
-    _, schemas = msgspec.json.schema_components(STRUCTS, ref_template="#/components/schemas/{name}")
     return OpenAPIConfig(
         title="embeddings-gateway",
         version=importlib.metadata.version("embeddings-gateway"),
         description="OpenAI-compatible embeddings from Hugging Face and GGUF models.",
-        components=Components(schemas=cast(Any, schemas)),
         path=DOCS,
         render_plugins=[
             SwaggerRenderPlugin(
@@ -73,6 +82,13 @@ def openapi_config() -> OpenAPIConfig:
             )
         ],
     )
+
+
+def describe(app: Litestar) -> None:
+    """Add the schemas that the operations refer to; Litestar keeps only those that it finds by itself."""
+    _, schemas = msgspec.json.schema_components(STRUCTS, ref_template="#/components/schemas/{name}")
+    components = app.openapi_schema.components
+    components.schemas = {**(components.schemas or {}), **cast(Any, schemas)}
 
 
 def assets_route() -> Any:

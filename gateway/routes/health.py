@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
+from litestar.openapi import ResponseSpec
 
 from gateway.metrics import Metrics
 from gateway.model import Model
@@ -47,7 +48,9 @@ def health_routes(registry: Registry, metrics: Metrics) -> list[HTTPRouteHandler
         """Tell that the gateway's process is alive; nothing of its models."""
         return Alive()
 
-    @get(["/readyz", "/health"])
+    not_ready = ResponseSpec(Health, description="A model cannot take a request; the reason is told.")
+
+    @get(["/readyz", "/health"], responses={503: not_ready})
     async def readyz() -> Response[Health]:
         """Tell whether every model can take a request now, asked of its worker; 503 if one cannot."""
         healths = await asyncio.gather(*(health(model) for model in registry.models))

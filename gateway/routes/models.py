@@ -9,6 +9,7 @@ from litestar.params import FromPath
 
 from gateway.model import Model
 from gateway.registry import Registry
+from gateway.routes.documents import ModelOperation
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True, tag_field="object", tag="model"):
@@ -45,7 +46,7 @@ def model_routes(registry: Registry) -> list[HTTPRouteHandler]:
         """List the models that are served."""
         return ModelList([card(model) for model in registry.models])
 
-    @get("/v1/models/{model_id:path}", sync_to_thread=False)
+    @get("/v1/models/{model_id:path}", operation_class=ModelOperation, sync_to_thread=False)
     def retrieve_model(model_id: FromPath[str]) -> ModelCard:
         """Describe one model, by its name or one of its aliases."""
         return card(registry[model_id.removeprefix("/")])
