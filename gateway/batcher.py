@@ -51,12 +51,16 @@ class Batcher:
         self._tokens_per_s = 0.0
 
     def __repr__(self) -> str:
-        return f"<Batcher {len(self._queue)} jobs, {self._queue.tokens} tokens, {len(self._runs)} running>"
+        return f"<Batcher {len(self._queue)} jobs, {self._queue.tokens} tokens, {self._running} running>"
 
     @property
     def idle(self) -> bool:
         """Whether nothing waits and nothing runs."""
-        return not len(self._queue) and not self._runs
+        return not len(self._queue) and not self._running
+
+    @property
+    def _running(self) -> int:
+        return sum(self._in_flight.values())
 
     def admit(self, request: Request) -> None:
         """Queue all jobs of the request, or none.

@@ -46,11 +46,13 @@ class Cl100k:
         self._failed_at: float | None = None
         self._lock = asyncio.Lock()
 
-    async def texts(self, inputs: Sequence[Sequence[int]]) -> list[str]:
-        """Return the text of each input. Bytes that are no UTF-8 (a cut character) become U+FFFD.
+    async def texts(self, inputs: Sequence[Sequence[int]]) -> list[str | InvalidTokenIds]:
+        """Return the text of each input, or an error for one with an id that is not in the vocabulary.
+
+        Bytes that are no UTF-8, of a character that was cut, become U+FFFD.
 
         Raises:
-            InvalidTokenIds: an id is not in the vocabulary, or the vocabulary cannot be had.
+            InvalidTokenIds: the vocabulary cannot be had.
         """
         encoding = await self._get()
         return await asyncio.to_thread(_decode, encoding, inputs)
@@ -69,11 +71,11 @@ class Cl100k:
         return self._encoding
 
 
-def _decode(encoding: Encoding, inputs: Sequence[Sequence[int]]) -> list[str]:
-    texts = []
-    for index, ids in enumerate(inputs):
+def _decode(encoding: Encoding, inputs: Sequence[Sequence[int]]) -> list[str | InvalidTokenIds]:
+    texts: list[str | InvalidTokenIds] = []
+    for ids in inputs:
         try:
             texts.append(encoding.decode_bytes(ids).decode(errors="replace"))
         except (KeyError, OverflowError):
-            raise InvalidTokenIds("A token id is not in cl100k_base.", f"input[{index}]") from None
+            texts.append(InvalidTokenIds("A token id is not in cl100k_base."))
     return texts

@@ -25,7 +25,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         log_format: ``auto`` is ``console`` on a terminal and ``json`` elsewhere.
         log_level: the least severe event that is logged.
         inputs_max: inputs of one request.
-        flat_tokens_max: token ids of an input that is one flat array.
+        input_ids_max: token ids of one input that is given as such.
         request_tokens_max: tokens of one request.
         input_chars_max: characters of one text, before it is tokenized.
         body_bytes_max: bytes of a request's body.
@@ -39,7 +39,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     log_format: Literal["auto", "json", "console"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     inputs_max: Positive = 2048
-    flat_tokens_max: Positive = 8192
+    input_ids_max: Positive = 8192
     request_tokens_max: Positive = 300_000
     input_chars_max: Positive = 1_000_000
     body_bytes_max: Positive = 32 << 20

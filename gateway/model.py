@@ -58,10 +58,12 @@ class Model:
         self._preparer = Preparer(config.serving, tokens_max, self._tokenize, cl100k)
         spec = with_threads(config.spec, config.serving.replicas)
         self.supervisors = [
-            Supervisor(name, spec, metrics, self._changed, echo) for _ in range(config.serving.replicas)
+            Supervisor(name, spec, metrics, accepts=self._accepts, changed=self._changed, echo=echo)
+            for _ in range(config.serving.replicas)
         ]
         self.batcher = Batcher(self.supervisors, config.serving.queue_tokens, metrics)
         self._turns = itertools.count()
+        self._space: str | None = None
 
     def __repr__(self) -> str:
         return f"<Model {self.name} {self.state} {self.batcher!r}>"
@@ -177,6 +179,11 @@ class Model:
             raise WorkerLost
         return ready[next(self._turns) % len(ready)]
 
+    def _accepts(self, info: ModelInfo) -> bool:
+        """Tell whether a replica makes vectors of the space that this model has had from the beginning."""
+        self._space = self._space or info.fingerprint
+        return info.fingerprint == self._space
+
     def _changed(self) -> None:
         """Note that a replica has become ready, or has stopped being so."""
         ready = sum(worker.info is not None for worker in self.supervisors)
@@ -193,4 +200,9 @@ def with_threads(spec: Spec, replicas: int) -> Spec:
     """Return the spec with the threads of one replica: an equal share of the cores, unless it says."""
     if isinstance(spec, FakeSpec) or spec.threads is not None:
         return spec
-    return msgspec.structs.replace(spec, threads=max(1, len(os.sched_getaffinity(0)) // replicas))
+    return msgspec.structs.replace(spec, threads=max(1, cores() // replicas))
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -69,16 +69,18 @@ class Preparer:
         return Prepared(inputs, truncated)
 
     async def _ids(self, ask: Ask, info: ModelInfo) -> Sequence[TokenIds | GatewayError]:
-        policy = self._serving.token_ids
         if are_texts(ask.inputs):
-            texts = ask.inputs
-        elif policy == "native":
-            return [tokens.native(ids, info, f"input[{index}]") for index, ids in enumerate(ask.inputs)]
-        elif policy == "reject":
-            raise InvalidTokenIds(REMEDY, "input")
-        else:
-            texts = await self._cl100k.texts(ask.inputs)
-        return await self._tokenize(prompted(texts, info, ask.role))
+            return await self._tokenize(prompted(ask.inputs, info, ask.role))
+        match self._serving.token_ids:
+            case "native":
+                return [tokens.native(ids, info) for ids in ask.inputs]
+            case "reject":
+                raise InvalidTokenIds(REMEDY, "input")
+            case "cl100k" | "auto":
+                decoded = await self._cl100k.texts(ask.inputs)
+        known = [text for text in decoded if isinstance(text, str)]
+        ids = iter(await self._tokenize(prompted(known, info, ask.role)))
+        return [next(ids) if isinstance(text, str) else text for text in decoded]
 
     def _check_total(self, inputs: Sequence[TokenIds | GatewayError]) -> None:
         total = sum(len(ids) for ids in inputs if not isinstance(ids, GatewayError))

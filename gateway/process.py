@@ -26,6 +26,8 @@ from gateway.worker import WorkerLost
 
 STDERR_BYTES_KEPT = 4096
 READ_BYTES = 1 << 16
+LEAVE_S = 0.2
+LAST_WORDS_S = 1.0
 
 
 class WorkerProcess:
@@ -97,11 +99,11 @@ class WorkerProcess:
         """
         self._writer.close()
         with suppress(asyncio.TimeoutError):  # one that dies by itself shall be seen to die of its own cause
-            await asyncio.wait_for(self._process.wait(), 0.2)
+            await asyncio.wait_for(self._process.wait(), LEAVE_S)
         if self._process.returncode is None:
             self._process.kill()
         code = await self._process.wait()
-        await self._listening
+        await asyncio.wait([self._listening], timeout=LAST_WORDS_S)
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
         return f"{how}\n{self._stderr.decode(errors='replace')}".strip()
 

@@ -19,14 +19,10 @@ class Fitted(NamedTuple):
     truncated: bool
 
 
-def native(ids: Sequence[int], info: ModelInfo, where: str) -> TokenIds:
-    """Return ids of the model's own vocabulary with the special tokens that the model needs.
-
-    Raises:
-        InvalidTokenIds: an id is outside the vocabulary.
-    """
+def native(ids: Sequence[int], info: ModelInfo) -> TokenIds | InvalidTokenIds:
+    """Return ids of the model's own vocabulary with the special tokens that it needs, or what is wrong."""
     if min(ids) < 0 or max(ids) >= info.vocabulary_size:
-        raise InvalidTokenIds(f"Token ids of this model are 0 to {info.vocabulary_size - 1}.", where)
+        return InvalidTokenIds(f"Token ids of this model are 0 to {info.vocabulary_size - 1}.")
     prefix, suffix = info.prefix, info.suffix
     before = () if tuple(ids[: len(prefix)]) == prefix else prefix
     after = () if not suffix or tuple(ids[-len(suffix) :]) == suffix else suffix
@@ -44,10 +40,13 @@ def fit(ids: TokenIds, info: ModelInfo, truncate: Truncate, where: str) -> Fitte
 
     Raises:
         ContextLengthExceeded: too long, and ``truncate`` is ``error``.
-        InvalidRequest: nothing is left of it: a vocabulary may have no token for a blank.
+        InvalidRequest: a vocabulary may have no token for a blank, and a model fewer tokens than its
+            tokenizer.
     """
     if len(ids) == 0:
         raise InvalidRequest("The model has no token for this input.", where)
+    if int(ids.max()) >= info.vocabulary_size:
+        raise InvalidRequest("The model has no vector for a token of this input.", where)
     excess = len(ids) - info.max_tokens
     if excess <= 0:
         return Fitted(ids, False)

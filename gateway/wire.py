@@ -39,12 +39,12 @@ class WireLimits(msgspec.Struct, frozen=True):
 
     Attributes:
         inputs_max: inputs of one request.
-        flat_tokens_max: token ids of an input that is one flat array.
+        input_ids_max: token ids of one input that is given as such.
         chars_max: characters of one text, before it is tokenized.
     """
 
     inputs_max: int
-    flat_tokens_max: int
+    input_ids_max: int
     chars_max: int
 
 
@@ -104,9 +104,7 @@ def _refuse(said: str) -> NoReturn:
     path = _AT_PATH.search(said)
     name = _FIELD.search(said)
     param = path["path"] if path else name["name"] if name else None
-    without_value = _AT_PATH.sub("", said).partition(" '")[
-        0
-    ]  # what was sent may be a text in the wrong field
+    without_value = _AT_PATH.sub("", said).partition(" '")[0]  # the value may be a text, in a wrong field
     raise InvalidRequest(f"{without_value}.", param or None)
 
 
@@ -115,12 +113,10 @@ def inputs_of(request: EmbeddingRequest, limits: WireLimits) -> Texts | IdLists:
 
     Raises:
         InvalidRequest: no input, an empty one, too many, too long, or kinds mixed.
-        TooManyTokens: a flat array of more ids than one may have.
+        TooManyTokens: an array of more token ids than one may have.
     """
     given = request.input
     single = isinstance(given, str) or (bool(given) and isinstance(given[0], int))
-    if single and not isinstance(given, str):
-        _check_flat_ids(given, limits.flat_tokens_max)
     inputs = [given] if single else given
     if not 1 <= len(inputs) <= limits.inputs_max:
         raise InvalidRequest(f"A request has 1 to {limits.inputs_max} inputs, not {len(inputs)}.", "input")
@@ -135,12 +131,14 @@ def inputs_of(request: EmbeddingRequest, limits: WireLimits) -> Texts | IdLists:
             raise InvalidRequest(
                 f"An input has at most {limits.chars_max} characters, not {len(one)}.", where
             )
+        if isinstance(one, list) and len(one) > limits.input_ids_max:
+            raise TooManyTokens(f"An array has at most {limits.input_ids_max} token ids.", where)
+    if single and not isinstance(given, str):
+        _check_all_ids(given)
     return cast(Texts | IdLists, inputs)
 
 
-def _check_flat_ids(ids: list[str | int | list[int]], ids_max: int) -> None:
-    if len(ids) > ids_max:
-        raise TooManyTokens(f"One array of token ids has at most {ids_max} of them.", "input")
+def _check_all_ids(ids: list[str | int | list[int]]) -> None:
     for index, one in enumerate(ids):
         if not isinstance(one, int):
             raise InvalidRequest("An array of token ids holds nothing else.", f"input[{index}]")

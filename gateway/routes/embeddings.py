@@ -30,7 +30,7 @@ T = TypeVar("T")
 def embeddings_route(registry: Registry, server: ServerConfig) -> HTTPRouteHandler:
     """Return the handler."""
     decoder = Decoder(server.strict)
-    limits = WireLimits(server.inputs_max, server.flat_tokens_max, server.input_chars_max)
+    limits = WireLimits(server.inputs_max, server.input_ids_max, server.input_chars_max)
 
     @post("/v1/embeddings", status_code=200, operation_class=EmbeddingsOperation)
     async def create_embedding(request: Request[Any, Any, Any]) -> Response[bytes]:

@@ -1,0 +1,48 @@
+"""What the tests share: one event loop kind, metrics of their own, a configuration with the fake backend."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from gateway.metrics import Metrics
+from tests.gateway.processes import children_of
+
+# nothing here judges time: the machine may be busy with something else
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
+
+
+@pytest.fixture
+def anyio_backend():
+    """Run the tests that are marked ``anyio`` on asyncio."""
+    return "asyncio"
+
+
+@pytest.fixture
+def own_child():
+    """Return a function that tells the process that the test started, or ``None``; never more than one."""
+    before = set(children_of(os.getpid()))
+
+    def one():
+        children = [pid for pid in children_of(os.getpid()) if pid not in before]
+        assert len(children) <= 1
+        return children[0] if children else None
+
+    return one
+
+
+@pytest.fixture
+def metrics():
+    """Return metrics that no other test counts in."""
+    return Metrics()
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    """Return a configuration file with one model, ``small``, on the fake backend."""
+    path = tmp_path / "gateway.toml"
+    path.write_text('[models.small]\nbackend = "fake"\naliases = ["little"]\n')
+    return path

@@ -1,0 +1,99 @@
+"""Ids of OpenAI's vocabulary back to text, with a small vocabulary of the real kind."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from gateway.cl100k import Cl100k
+from gateway.errors import InvalidTokenIds
+
+pytestmark = pytest.mark.anyio
+
+tiktoken = pytest.importorskip("tiktoken", reason="the cl100k extra is not installed")
+
+
+def encoding():
+    """Return a vocabulary of all bytes and one pair of them."""
+    ranks = {bytes([number]): number for number in range(256)} | {b"ab": 256}
+    return tiktoken.Encoding(
+        "small", pat_str=r"(?s:.+)", mergeable_ranks=ranks, special_tokens={"<|end|>": 257}
+    )
+
+
+class Loader:
+    """Fails as often as it is told, then gives the vocabulary.
+
+    Attributes:
+        calls: how often it was asked.
+    """
+
+    def __init__(self, failures):
+        self.calls = 0
+        self._failures = failures
+
+    def __call__(self):
+        """Return the vocabulary, or fail."""
+        self.calls += 1
+        if self.calls <= self._failures:
+            raise ConnectionError("no network")
+        return encoding()
+
+
+@pytest.mark.parametrize("text", ["ab", "abba", "héllo 漢字 🙂", "line\nline", "\x00"])
+async def test_round_trip(text):
+    """The ids of a text give that text."""
+    assert await Cl100k(encoding).texts([encoding().encode(text)]) == [text]
+
+
+async def test_order():
+    """Each input has its own text."""
+    assert await Cl100k(encoding).texts([[256], [98], [97, 98]]) == ["ab", "b", "ab"]
+
+
+async def test_half_a_character():
+    """Bytes that are no UTF-8, as at the edge of a chunk, become U+FFFD."""
+    assert await Cl100k(encoding).texts([list("ü".encode())[:1], list("aü".encode())[:-1]]) == [
+        "\ufffd",
+        "a\ufffd",
+    ]
+
+
+@pytest.mark.parametrize("bad", [258, -1, 2**31, 2**32, 2**64, 10**30])
+async def test_unknown_id(bad):
+    """An id outside the vocabulary is an error in the place of its input; the others have their text."""
+    first, second = await Cl100k(encoding).texts([[97], [97, bad]])
+    assert first == "a"
+    assert isinstance(second, InvalidTokenIds)
+
+
+async def test_loaded_once():
+    """The vocabulary is loaded when it is first needed, and once, however many need it at the same time."""
+    loader = Loader(failures=0)
+    cl100k = Cl100k(loader)
+    assert loader.calls == 0
+    await asyncio.gather(*(cl100k.texts([[97]]) for _ in range(5)))
+    assert loader.calls == 1
+
+
+async def test_failed_load():
+    """While the vocabulary cannot be had ids are refused with the remedy, and it is not fetched each time."""
+    loader = Loader(failures=1)
+    cl100k = Cl100k(loader)
+    for _ in range(3):
+        with pytest.raises(InvalidTokenIds, match="check_embedding_ctx_length=False") as refusal:
+            await cl100k.texts([[97]])
+        assert refusal.value.param == "input"
+    assert loader.calls == 1
+
+
+async def test_tried_again(monkeypatch):
+    """When the minute is over, it is tried again."""
+    monkeypatch.setattr("gateway.cl100k.RETRY_S", 0.0)
+    loader = Loader(failures=1)
+    cl100k = Cl100k(loader)
+    with pytest.raises(InvalidTokenIds):
+        await cl100k.texts([[97]])
+    assert await cl100k.texts([[97]]) == ["a"]
+    assert loader.calls == 2

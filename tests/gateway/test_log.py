@@ -1,0 +1,121 @@
+"""No text of a user is ever logged, whatever becomes of its request."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import httpx
+import pytest
+
+from tests.gateway.commands import environment
+from tests.server import serving
+
+SECRET = "marmalade"
+CONFIG = """
+[server]
+log_format = "json"
+log_level = "debug"
+
+[models.small]
+backend = "fake"
+max_tokens = 40
+"""
+FAILING_BACKEND = """
+from backends import fake
+
+whole_embed, whole_tokenize = fake.FakeBackend.embed, fake.FakeBackend.tokenize
+
+def embed(self, batch):
+    for ids in batch:
+        if 33 in ids:
+            raise ValueError(bytes(ids[1:-1].tolist()).decode())
+    return whole_embed(self, batch)
+
+def tokenize(self, texts):
+    for text in texts:
+        if "?" in text:
+            raise KeyError(text)
+    return whole_tokenize(self, texts)
+
+fake.FakeBackend.embed, fake.FakeBackend.tokenize = embed, tokenize
+"""
+"""Fails on texts with ``!`` in the engine and on texts with ``?`` in the tokenizer, and quotes them."""
+
+GOOD = {"model": "small", "input": SECRET}
+BODIES = [
+    (200, GOOD),
+    (200, GOOD | {"input": [SECRET, SECRET + "!", SECRET + "?", SECRET * 9], "partial": True}),
+    (200, GOOD | {"input": SECRET * 9, "truncate": "right"}),
+    (500, GOOD | {"input": [SECRET, SECRET + "!"]}),
+    (500, GOOD | {"input": [SECRET, SECRET + "?"]}),
+    (400, GOOD | {"input": SECRET * 9}),
+    (400, GOOD | {"input": [SECRET, ""]}),
+    (400, GOOD | {"input": {SECRET: SECRET}}),
+    (400, GOOD | {"encoding_format": SECRET}),
+    (400, GOOD | {"dimensions": SECRET}),
+    (404, GOOD | {"model": SECRET}),
+]
+
+
+def test_requests(tmp_path, monkeypatch):
+    """Requests that succeed, are refused, and fail in the worker leave log events without their texts."""
+    (tmp_path / "sitecustomize.py").write_text(FAILING_BACKEND)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with serving(tmp_path, CONFIG) as server:
+        url = f"{server.url}/v1/embeddings"
+        for status, body in BODIES:
+            assert httpx.post(url, json=body).status_code == status, body
+        cut_short = json.dumps(GOOD).encode()[:-1]
+        wrong = httpx.post(url, content=cut_short, headers={"content-type": "application/json"})
+        assert wrong.status_code == 400
+        assert httpx.post(url, content=SECRET).status_code == 415
+        assert httpx.post(url, json=GOOD, headers={"x-expected-space": SECRET}).status_code == 412
+        assert httpx.get(f"{server.url}/{SECRET}", params={"q": SECRET}).status_code == 404
+        assert httpx.get(f"{server.url}/v1/models/{SECRET}").status_code == 404
+    said = server.log.read_text()
+    events = [json.loads(line) for line in said.splitlines()]
+    statuses = [event["status"] for event in events if event["event"] == "request"]
+    assert [status for status, _ in BODIES] == statuses[-len(BODIES) - 5 : -5]
+    assert sum(event["event"] == "batch failed" for event in events) >= 2
+    assert SECRET not in said
+
+
+PROGRAM = """
+import logging, sys
+import structlog
+from gateway import log
+
+def fail(text):
+    raise ValueError("the words of the library")
+
+log.configure(sys.argv[1], "info")
+try:
+    fail(sys.argv[2])
+except ValueError:
+    structlog.get_logger().exception("ours failed", inputs=3)
+    logging.getLogger("library").exception("theirs failed")
+structlog.get_logger().debug("too quiet")
+"""
+
+
+@pytest.mark.parametrize("form", ["json", "console", "auto"])
+def test_tracebacks(form):
+    """A traceback, ours or a library's, shows no local variable, which may be a text."""
+    ended = subprocess.run(
+        [sys.executable, "-c", PROGRAM, form, SECRET],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ended.stdout == ""
+    said = ended.stderr
+    assert SECRET not in said
+    assert said.count("the words of the library") == 2
+    assert all(words in said for words in ("ours failed", "theirs failed", "Traceback"))
+    assert "too quiet" not in said
+    assert "\x1b" not in said  # this is no terminal
+    if form != "console":
+        assert [json.loads(line)["level"] for line in said.splitlines()] == ["error", "error"]

@@ -1,0 +1,165 @@
+"""A served model: real workers with the fake backend behind one call."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from backends.fake import BEGIN, END, fake_vector
+from backends.spec import FakeSpec
+from gateway.ask import Ask
+from gateway.cl100k import Cl100k
+from gateway.config import ModelConfig, ServingConfig
+from gateway.errors import (
+    ContextLengthExceeded,
+    DeadlinePassed,
+    InvalidRequest,
+    ModelUnavailable,
+    SpaceMismatch,
+    TooManyTokens,
+)
+from gateway.model import Model
+from tests.gateway.fakes import all_quiet
+from tests.gateway.processes import children_of, freeze
+
+pytestmark = pytest.mark.anyio
+
+SPEC = FakeSpec(width=8, dimensions=(4,))
+
+
+def vector_of(text):
+    """Return the vector that the fake backend gives a text."""
+    return fake_vector(np.array([BEGIN, *text.encode(), END], np.int32), 8)
+
+
+@pytest.fixture
+async def start(metrics):
+    """Return a function that makes a model and loads its replicas."""
+    started = []
+
+    async def ready(spec=SPEC, **serving):
+        config = ModelConfig(spec=spec, serving=ServingConfig(**serving))
+        model = Model("m", config, metrics.model("m"), cl100k=Cl100k(), request_tokens_max=1000)
+        started.append(model)
+        model.start()
+        await model.settled()
+        return model
+
+    yield ready
+    for model in started:
+        await model.stop()
+
+
+async def test_answer(start):
+    """An answer has a vector for each input, the tokens with the special ones, the space and the phases."""
+    model = await start()
+    answer = await model.embed(Ask(["a", "bc"]))
+    assert np.array_equal(answer.vectors, [vector_of("a"), vector_of("bc")])
+    assert answer.tokens == 3 + 4
+    assert answer.space == model.info.fingerprint
+    assert answer.seconds.keys() == {"tokenize", "queue", "infer"}
+    assert min(answer.seconds.values()) >= 0
+    await all_quiet()
+    assert model.batcher.idle
+
+
+async def test_dimensions(start):
+    """Dimensions that the model offers are cut and renormalised; others are refused by field."""
+    model = await start()
+    short = (await model.embed(Ask(["a"], dimensions=4))).vectors[0]
+    assert np.allclose(short, vector_of("a")[:4] / np.linalg.norm(vector_of("a")[:4]), atol=1e-6)
+    with pytest.raises(InvalidRequest, match="4, 8") as refusal:
+        await model.embed(Ask(["a"], dimensions=5))
+    assert refusal.value.param == "dimensions"
+
+
+async def test_space(start):
+    """The space that the model has may be pinned, another one may not."""
+    model = await start()
+    await model.embed(Ask(["a"], space=model.info.fingerprint))
+    with pytest.raises(SpaceMismatch):
+        await model.embed(Ask(["a"], space="another"))
+
+
+async def test_partial(start):
+    """With partial results a failed input has its error and the tokens of the others are counted."""
+    answer = await (await start()).embed(Ask(["a", "x" * 600], partial=True))
+    assert {index: type(error) for index, error in answer.errors.items()} == {1: ContextLengthExceeded}
+    assert np.array_equal(answer.vectors[0], vector_of("a"))
+    assert answer.tokens == 3
+
+
+async def test_all_partial(start):
+    """With partial results a request of which nothing can be embedded is an answer too."""
+    answer = await (await start()).embed(Ask(["x" * 600] * 2, partial=True))
+    assert (len(answer.errors), answer.tokens, len(answer.vectors)) == (2, 0, 2)
+
+
+async def test_deadline(start):
+    """A request that is not done in time says so, and leaves nothing in the queue."""
+    model = await start()
+    with pytest.raises(DeadlinePassed):
+        await model.embed(Ask(["a"], seconds_max=0.0))
+    assert repr(model.batcher) == "<Batcher 0 jobs, 0 tokens, 0 running>"
+
+
+async def test_client_gone(start, own_child):
+    """What a client that went away had waiting leaves the queue."""
+    model = await start()
+    ids = await model.supervisors[0].tokenize(["x" * 398] * 2)
+    model._preparer._tokenize = lambda _: asyncio.sleep(0, ids)  # the worker answers nothing from here on
+    freeze(own_child())
+    asks = [asyncio.ensure_future(model.embed(Ask(["x" * 398] * 2))) for _ in range(3)]
+    await all_quiet()
+    assert repr(model.batcher) == "<Batcher 4 jobs, 1600 tokens, 2 running>"
+    asks[2].cancel()
+    await all_quiet()
+    assert repr(model.batcher) == "<Batcher 2 jobs, 800 tokens, 2 running>"
+    await model.stop()
+    for ask in asks[:2]:
+        with pytest.raises(ModelUnavailable):
+            await ask
+
+
+async def test_queue_bounds_a_request(start):
+    """A request has at most the tokens that may wait, so that it is never told to try again in vain."""
+    model = await start(queue_tokens=20)
+    await model.embed(Ask(["x" * 18]))
+    with pytest.raises(TooManyTokens):
+        await model.embed(Ask(["x" * 19]))
+
+
+async def test_failed_model(start):
+    """A model that cannot be served refuses with the reason."""
+    model = await start(FakeSpec(dimensions=(16,)))
+    assert model.state == "failed"
+    with pytest.raises(ModelUnavailable, match="the model has 8"):
+        await model.embed(Ask(["a"]))
+
+
+async def test_replica_with_another_space(start, monkeypatch, tmp_path):
+    """A replica whose vectors live in another space than the first one's never serves."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os\nimport backends.fake\nbackends.fake.fingerprint = lambda facts: str(os.getpid())\n"
+    )
+    model = await start(replicas=2)
+    assert sorted(worker.state for worker in model.supervisors) == ["failed", "ready"]
+    assert model.state == "ready"
+    assert {(await model.embed(Ask(["a"]))).space for _ in range(4)} == {model.info.fingerprint}
+
+
+async def test_lost_replica(start):
+    """While one of two replicas is away the other one serves."""
+    before = set(children_of(os.getpid()))
+    model = await start(replicas=2)
+    one, _ = set(children_of(os.getpid())) - before
+    os.kill(one, signal.SIGKILL)
+    while all(worker.info for worker in model.supervisors):
+        await asyncio.sleep(0)
+    for text in "abcd":
+        assert np.array_equal((await model.embed(Ask([text]))).vectors, [vector_of(text)])

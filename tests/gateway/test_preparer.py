@@ -1,0 +1,176 @@
+"""From what a client sent to the ids that a model takes: prompts, policies and limits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from backends.fake import FakeBackend
+from backends.spec import FakeSpec
+from gateway.ask import Ask
+from gateway.cl100k import Cl100k
+from gateway.config import ServingConfig
+from gateway.errors import ContextLengthExceeded, InputFailed, InvalidRequest, InvalidTokenIds, TooManyTokens
+from gateway.preparer import Preparer
+from tests.gateway.fakes import make_info
+
+pytestmark = pytest.mark.anyio
+
+INFO = make_info(max_tokens=10)
+PROMPTS = {"query": "Q:", "document": "", "ours": "O:"}
+
+
+class Bytes:
+    """A vocabulary as cl100k's: every byte is its own id, and no other id is known."""
+
+    def decode_bytes(self, tokens):
+        """See :class:`gateway.cl100k.Encoding`."""
+        return b"".join({number: bytes([number]) for number in range(256)}[token] for token in tokens)
+
+
+async def prepare(ask, info=INFO, tokens_max=1000, **serving):
+    """Return what becomes of the request."""
+    backend = FakeBackend(FakeSpec())
+
+    async def tokenize(texts):
+        return backend.tokenize(texts)
+
+    preparer = Preparer(ServingConfig(**serving), tokens_max, tokenize, Cl100k(Bytes))
+    return await preparer.prepare(ask, info)
+
+
+def texts_of(prepared):
+    """Return the texts that the ids stand for."""
+    return [bytes(ids[1:-1].tolist()).decode() for ids in prepared.inputs]
+
+
+async def test_texts():
+    """Texts become ids in order."""
+    prepared = await prepare(Ask(["abc", "d"]))
+    assert [ids.tolist() for ids in prepared.inputs] == [[256, 97, 98, 99, 257], [256, 100, 257]]
+    assert prepared.truncated == []
+
+
+async def test_truncation_of_the_configuration():
+    """Where the request does not say, the model's configuration decides what happens to a long input."""
+    with pytest.raises(ContextLengthExceeded):
+        await prepare(Ask(["0123456789"]))
+    cut = await prepare(Ask(["ab", "0123456789"]), truncate="left")
+    assert texts_of(cut) == ["ab", "23456789"]
+    assert cut.truncated == [1]
+
+
+async def test_truncation_of_the_request():
+    """What the request says goes before the configuration."""
+    assert texts_of(await prepare(Ask(["0123456789"], truncate="right"))) == ["01234567"]
+    with pytest.raises(ContextLengthExceeded):
+        await prepare(Ask(["0123456789"], truncate="error"), truncate="left")
+
+
+async def test_too_long_names_the_input():
+    """The error of a long input says which one it is."""
+    with pytest.raises(ContextLengthExceeded) as refusal:
+        await prepare(Ask(["a", "b", "0123456789"]))
+    assert refusal.value.param == "input[2]"
+
+
+async def test_too_long_partial():
+    """With partial results a long input is kept as its error, and the others go on."""
+    prepared = await prepare(Ask(["a", "0123456789", "b"], partial=True))
+    assert isinstance(prepared.inputs[1], ContextLengthExceeded)
+    assert [prepared.inputs[i].tolist() for i in (0, 2)] == [[256, 97, 257], [256, 98, 257]]
+
+
+@pytest.mark.parametrize(("tokens_max", "fits"), [(8, True), (7, False)])
+async def test_tokens_of_a_request(tokens_max, fits):
+    """A request has at most so many tokens, special tokens included."""
+    ask = Ask(["ab", "cd"])
+    if fits:
+        await prepare(ask, tokens_max=tokens_max)
+    else:
+        with pytest.raises(TooManyTokens) as refusal:
+            await prepare(ask, tokens_max=tokens_max)
+        assert refusal.value.param == "input"
+
+
+async def test_tokens_of_a_request_are_counted_after_cutting():
+    """What is cut or refused does not count."""
+    await prepare(Ask(["0123456789"], truncate="right"), tokens_max=10)
+    await prepare(Ask(["0123456789", "ab"], partial=True), tokens_max=4)
+
+
+async def test_native():
+    """Under ``native`` ids are the model's own, get its special tokens and are held to its limits."""
+    assert [ids.tolist() for ids in (await prepare(Ask([[97]]), token_ids="native")).inputs] == [
+        [256, 97, 257]
+    ]
+    with pytest.raises(InvalidTokenIds) as refusal:
+        await prepare(Ask([[97], [300]]), token_ids="native")
+    assert refusal.value.param == "input[1]"
+    with pytest.raises(ContextLengthExceeded):
+        await prepare(Ask([[97] * 9]), token_ids="native")
+
+
+@pytest.mark.parametrize("policy", ["cl100k", "auto"])
+async def test_cl100k(policy):
+    """Under ``cl100k`` and ``auto`` ids are decoded to text, and the text is tokenized properly."""
+    prepared = await prepare(Ask([[97, 98], [99]]), token_ids=policy)
+    assert texts_of(prepared) == ["ab", "c"]
+
+
+async def test_text_that_the_tokenizer_refuses():
+    """A text that the tokenizer fails on is named, and with partial results the others go on."""
+
+    async def tokenize(texts):
+        return [InputFailed("no") if text == "bad" else np.array([1], np.int32) for text in texts]
+
+    preparer = Preparer(ServingConfig(), 1000, tokenize, Cl100k(Bytes))
+    with pytest.raises(InputFailed) as refusal:
+        await preparer.prepare(Ask(["a", "bad"]), INFO)
+    assert refusal.value.param == "input[1]"
+    kept = (await preparer.prepare(Ask(["a", "bad", "b"], partial=True), INFO)).inputs
+    assert isinstance(kept[1], InputFailed)
+    assert [len(kept[0]), len(kept[2])] == [1, 1]
+
+
+@pytest.mark.parametrize("policy", ["native", "cl100k"])
+async def test_unknown_id_partial(policy):
+    """With partial results an input with an unknown id is kept as its error, and the others go on."""
+    prepared = await prepare(Ask([[97], [300], [98]], partial=True), token_ids=policy)
+    assert isinstance(prepared.inputs[1], InvalidTokenIds)
+    assert [prepared.inputs[i].tolist() for i in (0, 2)] == [[256, 97, 257], [256, 98, 257]]
+
+
+async def test_reject():
+    """Under ``reject`` ids are refused, with the remedy in LangChain."""
+    with pytest.raises(InvalidTokenIds, match="check_embedding_ctx_length=False") as refusal:
+        await prepare(Ask([[97]]), token_ids="reject")
+    assert refusal.value.param == "input"
+
+
+@pytest.mark.parametrize(
+    ("role", "default", "words"),
+    [("query", None, "Q:"), ("document", "ours", ""), (None, "ours", "O:"), (None, None, "")],
+)
+async def test_prompts(role, default, words):
+    """The words of the role go before each text; without a role those of the model's default, if any."""
+    info = make_info(prompts=PROMPTS, default_prompt=default)
+    assert texts_of(await prepare(Ask(["a", "b"], role=role), info)) == [words + "a", words + "b"]
+
+
+async def test_prompts_before_decoded_ids():
+    """A text that came as cl100k ids gets the words too."""
+    info = make_info(prompts=PROMPTS)
+    assert texts_of(await prepare(Ask([[97]], role="query"), info)) == ["Q:a"]
+
+
+async def test_model_without_prompts():
+    """A role means nothing to a model that has no prompts at all."""
+    assert texts_of(await prepare(Ask(["a"], role="query"))) == ["a"]
+
+
+async def test_prompt_that_the_model_lacks():
+    """A role that a model with prompts does not know is refused by field, and the known ones are named."""
+    with pytest.raises(InvalidRequest, match="ours") as refusal:
+        await prepare(Ask(["a"], role="query"), make_info(prompts={"ours": "O:"}))
+    assert refusal.value.param == "input_type"

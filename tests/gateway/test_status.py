@@ -1,0 +1,84 @@
+"""The table from errors to HTTP, row by row."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from litestar.exceptions import (
+    InternalServerException,
+    MethodNotAllowedException,
+    NotFoundException,
+)
+
+from gateway import errors
+from gateway.errors import GatewayError
+from gateway.status import TABLE, answer, detail
+
+INVALID = "invalid_request_error"
+ROWS = [
+    (errors.InvalidJson("no"), 400, INVALID, "invalid_json"),
+    (errors.InvalidRequest("no", "input[17]"), 400, INVALID, None),
+    (errors.ContextLengthExceeded("no", "input[17]"), 400, INVALID, "context_length_exceeded"),
+    (errors.TooManyTokens("no", "input"), 400, INVALID, "max_tokens_per_request"),
+    (errors.InvalidTokenIds("no", "input[17]"), 400, INVALID, "invalid_token_ids"),
+    (errors.ModelNotFound("no", "model"), 404, INVALID, "model_not_found"),
+    (errors.BodyTimeout("no"), 408, INVALID, "request_timeout"),
+    (errors.SpaceMismatch("no", "model"), 412, INVALID, "embedding_space_mismatch"),
+    (errors.BodyTooLarge("no"), 413, INVALID, "request_too_large"),
+    (errors.WrongContentType("no"), 415, INVALID, None),
+    (errors.Overloaded("no", retry_after=7), 429, "overloaded_error", "overloaded"),
+    (errors.InputFailed("no", "input[17]"), 500, "server_error", "input_failed"),
+    (errors.InternalError(), 500, "server_error", "internal_error"),
+    (errors.ModelUnavailable("no", "model", 5), 503, "server_error", "model_unavailable"),
+    (errors.DeadlinePassed("no"), 504, "server_error", "timeout"),
+]
+
+
+def tree(root):
+    """Return every class below ``root``."""
+    return {below for child in root.__subclasses__() for below in (child, *tree(child))}
+
+
+def test_every_error_has_a_status():
+    """The table has every class of the tree, and the rows here are all of them."""
+    assert set(TABLE) == tree(GatewayError)
+    assert {type(error) for error, *_ in ROWS} == set(TABLE)
+
+
+@pytest.mark.parametrize(("error", "http", "kind", "code"), ROWS, ids=lambda value: type(value).__name__)
+def test_rows(error, http, kind, code):
+    """Each error has its status, type and code, and a body of just OpenAI's four keys."""
+    told = answer(error)
+    assert told.status == http
+    body = {"message": error.message, "type": kind, "param": error.param, "code": code}
+    assert json.loads(told.body) == {"error": body}
+    assert told.headers.get("retry-after") == (None if error.retry_after is None else str(error.retry_after))
+    assert told.headers.get("x-should-retry") == ("false" if code == "input_failed" else None)
+    assert detail(error).code == code
+
+
+@pytest.mark.parametrize(
+    ("error", "http"), [(NotFoundException("/secret"), 404), (MethodNotAllowedException("secret"), 405)]
+)
+def test_framework(error, http):
+    """What the framework raises is told in the same shape, without its words."""
+    told = answer(error)
+    assert told.status == http
+    said = json.loads(told.body)["error"]
+    assert {**said, "message": ""} == {"message": "", "type": INVALID, "param": None, "code": None}
+    assert b"secret" not in told.body
+
+
+def test_allowed_methods():
+    """A wrong method is told which ones there are."""
+    assert answer(MethodNotAllowedException(headers={"Allow": "POST"})).headers == {"allow": "POST"}
+
+
+@pytest.mark.parametrize("error", [KeyError("secret"), InternalServerException("secret")])
+def test_unforeseen(error):
+    """Whatever was not foreseen is one fixed sentence."""
+    told = answer(error)
+    assert told.status == 500
+    assert told.body == answer(errors.InternalError()).body
+    assert b"secret" not in told.body

@@ -1,0 +1,182 @@
+"""A worker process is kept alive, and what cannot be kept alive says why."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+
+import numpy as np
+import pytest
+
+from backends.fake import fake_vector
+from backends.spec import FakeSpec
+from gateway.supervisor import Supervisor
+from gateway.worker import WorkerLost
+from tests.gateway.fakes import all_quiet, make_ids
+from tests.gateway.processes import Watch, freeze
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
+def anyio_backend(request):
+    """Run on the event loop of the command line, and on the server's."""
+    return "asyncio", {"use_uvloop": request.param}
+
+
+class Watched:
+    """A supervisor whose changes of state are seen one by one.
+
+    Attributes:
+        states: each state as it is entered.
+        accepting: whether a worker that has loaded may serve.
+    """
+
+    def __init__(self, metrics, spec):
+        self.states = asyncio.Queue()
+        self.accepting = True
+        self.one = Supervisor(
+            "m", spec, metrics.model("m"), accepts=lambda info: self.accepting, changed=self._changed
+        )
+
+    async def until(self, state):
+        """Wait until that state is entered."""
+        while await self.states.get() != state:
+            pass
+
+    def _accepts(self, info):
+        self.accepted.append(info.fingerprint)
+        return len(set(self.accepted)) == 1
+
+    def _changed(self):
+        self.states.put_nowait(self.one.state)
+
+
+@pytest.fixture
+async def watched(metrics):
+    """Return a function that makes and starts a supervisor, stopped at the end."""
+    started = []
+
+    def start(spec=None):
+        started.append(Watched(metrics, spec or FakeSpec(width=4)))
+        started[-1].one.start()
+        return started[-1]
+
+    yield start
+    for one in started:
+        await one.one.stop()
+
+
+def restarts(metrics):
+    """Return the count of restarts."""
+    return metrics.registry.get_sample_value("embeddings_gateway_worker_restarts_total", {"model": "m"})
+
+
+async def test_loading_and_ready(watched):
+    """A supervisor is loading until its worker is ready, and then hands calls to it."""
+    supervisor = watched().one
+    assert (supervisor.state, supervisor.info) == ("loading", None)
+    assert supervisor.reason
+    with pytest.raises(WorkerLost):
+        await supervisor.ping()
+    await supervisor.settled()
+    assert (supervisor.state, supervisor.reason) == ("ready", "")
+    assert supervisor.info.dimensions == 4
+    assert repr(supervisor) == "<Supervisor m ready>"
+    ids = make_ids(3)
+    assert np.array_equal((await supervisor.embed([ids])).vectors, [fake_vector(ids, 4)])
+
+
+async def test_killed_worker(watched, metrics, own_child):
+    """A worker that is killed loses its open calls, and is started again with the same fingerprint."""
+    watching = watched()
+    await watching.until("ready")
+    before, pid = watching.one.info, own_child()
+    freeze(pid)
+    calls = [asyncio.ensure_future(watching.one.embed([make_ids(3)])) for _ in range(2)]
+    await all_quiet()
+    os.kill(pid, signal.SIGKILL)
+    for call in calls:
+        with pytest.raises(WorkerLost):
+            await call
+    await watching.until("loading")
+    assert watching.one.info is None
+    await watching.until("ready")
+    assert watching.one.info.fingerprint == before.fingerprint
+    assert own_child() != pid
+    assert await watching.one.ping() == 0.0
+    assert restarts(metrics) == 1
+
+
+async def test_refused_model(watched, metrics, own_child):
+    """A model that cannot be served has failed, says why, and is not tried again."""
+    supervisor = watched(FakeSpec(dimensions=(16,))).one
+    await supervisor.settled()
+    assert supervisor.state == "failed"
+    assert "the model has 8" in supervisor.reason
+    assert own_child() is None
+    assert restarts(metrics) == 0
+
+
+async def test_death_while_loading(watched, metrics, monkeypatch, tmp_path):
+    """A worker that dies while it loads is started again; that it did not load is known before it does."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "sitecustomize.py").write_text("import os; os._exit(3)")
+    watching = watched()
+    await watching.one.settled()
+    assert watching.one.state == "loading"
+    assert "died" in watching.one.reason
+    (tmp_path / "sitecustomize.py").unlink()
+    await watching.until("ready")
+    assert restarts(metrics) >= 1
+
+
+async def test_no_process_to_be_had(watched, monkeypatch):
+    """While the system starts no process it is tried again, and goes well when the system does."""
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "executable", "/nowhere/python")
+        watching = watched()
+        await watching.one.settled()
+        assert watching.one.state == "loading"
+    await watching.until("ready")
+
+
+async def test_model_that_is_not_accepted(watched, own_child):
+    """A worker that comes back with a model that is not accepted has failed, and is ended."""
+    watching = watched()
+    await watching.until("ready")
+    watching.accepting = False
+    os.kill(own_child(), signal.SIGKILL)
+    await watching.until("failed")
+    assert "changed" in watching.one.reason
+    assert watching.one.info is None
+    assert own_child() is None
+
+
+async def test_stop(watched, own_child):
+    """A supervisor that is stopped ends its worker, loses its open calls and takes no more."""
+    watching = watched()
+    await watching.until("ready")
+    freeze(own_child())
+    call = asyncio.ensure_future(watching.one.ping())
+    await all_quiet()
+    await watching.one.stop()
+    assert (watching.one.state, watching.one.info) == ("stopped", None)
+    assert own_child() is None
+    with pytest.raises(WorkerLost):
+        await call
+    with pytest.raises(WorkerLost):
+        await watching.one.embed([make_ids(3)])
+
+
+async def test_stop_while_loading(watched, own_child):
+    """A supervisor that is stopped before its worker is ready leaves no process."""
+    watching = watched()
+    while own_child() is None:
+        await asyncio.sleep(0)
+    watch = Watch(own_child())
+    await watching.one.stop()
+    assert watching.one.state == "stopped"
+    assert watch.ended()

@@ -1,0 +1,109 @@
+"""What happens to token ids between the tokenizer and the queue."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.errors import ContextLengthExceeded, InvalidRequest, InvalidTokenIds
+from gateway.tokens import fit, native
+from tests.gateway.fakes import make_info
+
+INFO = make_info(prefix=(256, 9), suffix=(257,), max_tokens=8)
+LONG = np.array([256, 9, *range(10), 257], np.int32)
+
+
+def test_cut_right():
+    """``right`` keeps the beginning of the text, between the special tokens."""
+    assert fit(LONG, INFO, "right", "input[3]").ids.tolist() == [256, 9, 0, 1, 2, 3, 4, 257]
+
+
+def test_cut_left():
+    """``left`` keeps the end of the text, between the special tokens."""
+    assert fit(LONG, INFO, "left", "input[3]").ids.tolist() == [256, 9, 5, 6, 7, 8, 9, 257]
+
+
+def test_too_long():
+    """``error`` refuses, names the input and says how long it is and may be."""
+    with pytest.raises(ContextLengthExceeded) as refusal:
+        fit(LONG, INFO, "error", "input[3]")
+    assert refusal.value.param == "input[3]"
+    assert "8" in refusal.value.message
+    assert "13" in refusal.value.message
+
+
+@pytest.mark.parametrize("truncate", ["right", "left", "error"])
+def test_as_long_as_allowed(truncate):
+    """An input of just the greatest length is not touched, whatever the policy."""
+    ids = LONG[:8]
+    fitted = fit(ids, INFO, truncate, "input[0]")
+    assert fitted.ids is ids
+    assert not fitted.truncated
+
+
+def test_no_tokens():
+    """An input that the vocabulary has no token for is refused by name."""
+    with pytest.raises(InvalidRequest) as refusal:
+        fit(LONG[:0], make_info(prefix=(), suffix=()), "right", "input[2]")
+    assert refusal.value.param == "input[2]"
+
+
+@given(
+    body=st.integers(1, 40),
+    prefix=st.integers(0, 2),
+    suffix=st.integers(0, 2),
+    room=st.integers(1, 20),
+    truncate=st.sampled_from(["right", "left"]),
+)
+def test_cut_fits(body, prefix, suffix, room, truncate):
+    """What is cut has just the greatest length, its special tokens, and an unbroken part of the text."""
+    info = make_info(prefix=(256,) * prefix, suffix=(257,) * suffix, max_tokens=prefix + suffix + room)
+    ids = np.array([*info.prefix, *range(body), *info.suffix], np.int32)
+    fitted = fit(ids, info, truncate, "input[0]")
+    kept = fitted.ids[prefix : len(fitted.ids) - suffix].tolist()
+    first = 0 if truncate == "right" else max(0, body - room)
+    assert kept == list(range(first, first + min(body, room)))
+    assert fitted.ids[:prefix].tolist() == [256] * prefix
+    assert fitted.ids[prefix + len(kept) :].tolist() == [257] * suffix
+    assert fitted.truncated == (body > room)
+    assert fitted.ids.dtype == np.int32
+
+
+@pytest.mark.parametrize(
+    "given_ids",
+    [[5, 6], [256, 9, 5, 6], [5, 6, 257], [256, 9, 5, 6, 257]],
+    ids=["none", "before", "after", "both"],
+)
+def test_native_special_tokens(given_ids):
+    """Special tokens that are missing are added, and those that are there are not doubled."""
+    ids = native(given_ids, INFO)
+    assert ids.tolist() == [256, 9, 5, 6, 257]
+    assert ids.dtype == np.int32
+
+
+def test_native_half_a_prefix():
+    """Only the whole of the special tokens counts as having them."""
+    assert native([256, 5], INFO).tolist() == [256, 9, 256, 5, 257]
+
+
+def test_native_without_special_tokens():
+    """A model that has none gets the ids as they are."""
+    assert native([5], make_info(prefix=(), suffix=())).tolist() == [5]
+
+
+@pytest.mark.parametrize("bad", [-1, 258, 2**31, 2**63, 2**64, 10**30])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_native_vocabulary(bad, place):
+    """An id outside the vocabulary is refused wherever it stands, and the message does not repeat it."""
+    ids = [5, 6]
+    ids.insert(place, bad)
+    refusal = native(ids, INFO)
+    assert isinstance(refusal, InvalidTokenIds)
+    assert str(bad) not in refusal.message
+
+
+def test_native_whole_vocabulary():
+    """The first and the last id of the vocabulary are in it."""
+    assert native([0, 257], make_info(prefix=(), suffix=())).tolist() == [0, 257]

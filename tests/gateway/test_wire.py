@@ -1,0 +1,119 @@
+"""Bodies that clients really send, and the inputs that they mean."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from gateway.errors import InvalidRequest, TooManyTokens
+from gateway.wire import Decoder, WireLimits, inputs_of
+
+LIMITS = WireLimits(inputs_max=2048, input_ids_max=8192, chars_max=100)
+OURS_AND_OPENAIS = {
+    "model": "small",
+    "input": ["a"],
+    "encoding_format": "base64",
+    "dimensions": 4,
+    "user": "somebody",
+    "truncate": "left",
+    "input_type": "query",
+    "partial": True,
+}
+
+
+def decode(body, strict=False):
+    """Return the request that a body means."""
+    return Decoder(strict).decode(json.dumps(body).encode())
+
+
+def inputs(given):
+    """Return the inputs that ``input`` means."""
+    return inputs_of(decode({"model": "small", "input": given}), LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("given", "means"),
+    [
+        ("a", ["a"]),
+        (["a"], ["a"]),
+        (["a", "b"], ["a", "b"]),
+        ([1, 2, 3], [[1, 2, 3]]),
+        ([[1, 2], [3]], [[1, 2], [3]]),
+        ([0], [[0]]),
+        (" ", [" "]),
+        ("\u0000", ["\u0000"]),
+    ],
+)
+def test_kinds_of_input(given, means):
+    """A string, strings, ids and lists of ids all become a list of inputs."""
+    assert inputs(given) == means
+
+
+def test_largest_request():
+    """2048 inputs, 8192 ids in one array and the longest text allowed are taken."""
+    assert len(inputs(["a"] * 2048)) == 2048
+    assert len(inputs([[1]] * 2048)) == 2048
+    assert inputs([1] * 8192) == [[1] * 8192]
+    assert inputs("a" * 100) == ["a" * 100]
+
+
+@pytest.mark.parametrize(
+    ("given", "param"),
+    [
+        ([], "input"),
+        ("", "input"),
+        ([""], "input[0]"),
+        (["a", ""], "input[1]"),
+        ([[]], "input[0]"),
+        ([[1], []], "input[1]"),
+        (["a"] * 2049, "input"),
+        ([[1]] * 2049, "input"),
+        ("a" * 101, "input"),
+        (["a", "a" * 101], "input[1]"),
+        (["a", 1], "input[1]"),
+        (["a", [1]], "input[1]"),
+        ([1, "a"], "input[1]"),
+        ([1, [1]], "input[1]"),
+        ([[1], "a"], "input[1]"),
+        ([[1], 1], "input[1]"),
+        (["a", "b", "c", 7], "input[3]"),
+    ],
+)
+def test_refused_inputs(given, param):
+    """No input, an empty one, too many, too long ones and mixed kinds are refused by name."""
+    with pytest.raises(InvalidRequest) as refusal:
+        inputs(given)
+    assert type(refusal.value) is InvalidRequest
+    assert refusal.value.param == param
+
+
+def test_too_many_ids():
+    """More ids in one flat array than allowed are too many tokens."""
+    with pytest.raises(TooManyTokens) as refusal:
+        inputs([1] * 8193)
+    assert refusal.value.param == "input"
+
+
+def test_every_field():
+    """Every field that is known is read, in strict mode too."""
+    for strict in (False, True):
+        request = decode(OURS_AND_OPENAIS, strict)
+        assert {key: getattr(request, key) for key in OURS_AND_OPENAIS} == OURS_AND_OPENAIS
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_nulls(strict):
+    """Every optional field may be null, which means that it is not there."""
+    optional = dict.fromkeys(OURS_AND_OPENAIS.keys() - {"model", "input"})
+    plain = {"model": "small", "input": ["a"]}
+    assert decode(plain | optional, strict) == decode(plain, strict)
+
+
+def test_unknown_fields():
+    """A field that is not known is ignored, whatever it holds; in strict mode it is refused by name."""
+    body = OURS_AND_OPENAIS | {"extra_headers": {"a": [1, None, {"b": 2.5}]}}
+    assert decode(body) == decode(OURS_AND_OPENAIS)
+    with pytest.raises(InvalidRequest) as refusal:
+        decode(body, strict=True)
+    assert refusal.value.param == "extra_headers"

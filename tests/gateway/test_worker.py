@@ -1,0 +1,231 @@
+"""The worker process, from its gateway's end of the socket."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from backends.fake import fake_vector
+from backends.protocol import (
+    HEADER,
+    Embed,
+    Embedded,
+    Failed,
+    PackedIds,
+    Ping,
+    Pong,
+    Ready,
+    Refused,
+    Start,
+    Tokenize,
+    Tokens,
+    decode_from_worker,
+    encode_frame,
+)
+from backends.spec import FakeSpec
+from tests.gateway.processes import SECONDS_MAX
+
+SECRET = "words that nobody else may read"
+AS_SHIPPED = "from backends.worker import main; main()"
+RAISING = """
+from backends.base import EmbedError
+from backends.fake import FakeBackend
+from backends.worker import main
+
+def embed(self, batch):
+    raise ValueError(bytes(batch[0][1:-1].tolist()).decode())
+
+def tokenize(self, texts):
+    if texts[0] == "engine":
+        raise EmbedError("the engine is out of memory")
+    raise KeyError(texts[0])
+
+FakeBackend.embed, FakeBackend.tokenize = embed, tokenize
+main()
+"""
+STUCK = """
+import threading
+from backends.fake import FakeBackend
+from backends.worker import main
+
+FakeBackend.embed = lambda self, batch: threading.Event().wait()
+main()
+"""
+
+
+class Peer:
+    """A worker process and the gateway's end of its socket."""
+
+    def __init__(self, program=AS_SHIPPED):
+        self.socket, theirs = socket.socketpair()
+        self.socket.settimeout(SECONDS_MAX)
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", program, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+
+    def ask(self, message):
+        """Send a message and return the next answer."""
+        self.socket.sendall(encode_frame(message))
+        return self.receive()
+
+    def receive(self):
+        """Return the next message."""
+        (length,) = HEADER.unpack(self._read(HEADER.size))
+        return decode_from_worker(self._read(length))
+
+    def _read(self, size):
+        return self.socket.recv(size, socket.MSG_WAITALL)
+
+    def ended(self):
+        """Wait until the process ends by itself; return its exit status and what it said."""
+        _, said = self.process.communicate(timeout=SECONDS_MAX)
+        return self.process.returncode, said
+
+
+@pytest.fixture
+def start():
+    """Return a function that starts a worker and lets it load the fake backend."""
+    peers = []
+
+    def started(program=AS_SHIPPED, spec=None):
+        peers.append(Peer(program))
+        peers[-1].first = peers[-1].ask(Start(spec or FakeSpec(width=4)))
+        return peers[-1]
+
+    yield started
+    for peer in peers:
+        peer.process.kill()
+        peer.process.communicate()
+        peer.socket.close()
+
+
+def packed(text):
+    """Return a batch of one input whose ids stand for the text."""
+    return PackedIds.of([np.array([256, *text.encode(), 257], np.int32)])
+
+
+def test_answers(start):
+    """A worker states its facts, tokenizes, embeds and answers pings, each by the id of its call."""
+    peer = start()
+    assert isinstance(peer.first, Ready)
+    assert peer.first.info.dimensions == 4
+    tokens = peer.ask(Tokenize(11, ["ab", "ü"]))
+    assert isinstance(tokens, Tokens)
+    assert (tokens.id, [ids.tolist() for ids in tokens.inputs.unpack()]) == (
+        11,
+        [[256, 97, 98, 257], [256, 195, 188, 257]],
+    )
+    embedded = peer.ask(Embed(12, tokens.inputs))
+    assert isinstance(embedded, Embedded)
+    expected = np.stack([fake_vector(ids, 4) for ids in tokens.inputs.unpack()])
+    assert embedded.id == 12
+    assert np.array_equal(embedded.unpack(), expected)
+    pong = peer.ask(Ping(13))
+    assert isinstance(pong, Pong)
+    assert pong.id == 13
+
+
+def test_refusal(start):
+    """A worker whose model cannot be served says why, and ends."""
+    peer = start(spec=FakeSpec(width=4, dimensions=(16,)))
+    assert isinstance(peer.first, Refused)
+    assert "16" in peer.first.reason
+    assert peer.ended() == (0, "")
+
+
+def test_raising_backend(start):
+    """A backend that raises fails that call alone, and nothing that a user sent is repeated anywhere."""
+    peer = start(RAISING)
+    assert peer.ask(Embed(1, packed(SECRET))) == Failed(1, "ValueError")
+    assert peer.ask(Tokenize(2, [SECRET])) == Failed(2, "KeyError")
+    assert isinstance(peer.ask(Ping(3)), Pong)
+    peer.socket.close()
+    status, said = peer.ended()
+    assert status == 0
+    assert "ValueError" in said
+    assert SECRET not in said
+
+
+def test_backends_own_error(start):
+    """What a backend says in an error of its own is told, since it promises to hold no text."""
+    assert start(RAISING).ask(Tokenize(1, ["engine"])) == Failed(1, "the engine is out of memory")
+
+
+def test_alive_while_it_computes(start):
+    """Pings and texts are answered while a batch is computed, and a ping says how long it has been."""
+    peer = start(STUCK)
+    peer.socket.sendall(encode_frame(Embed(1, packed("a"))))
+    while (pong := peer.ask(Ping(2))).busy_seconds == 0:
+        pass
+    assert isinstance(pong, Pong)
+    assert isinstance(peer.ask(Tokenize(3, ["a"])), Tokens)
+
+
+@pytest.mark.parametrize("program", [AS_SHIPPED, STUCK], ids=["idle", "computing"])
+def test_gateway_gone(start, program):
+    """A worker ends when its gateway's end of the socket closes, even in the midst of a batch."""
+    peer = start(program)
+    if program is STUCK:
+        peer.socket.sendall(encode_frame(Embed(1, packed("a"))))
+    peer.socket.close()
+    assert peer.ended()[0] == 0
+
+
+def test_gateway_gone_without_reading(start):
+    """A worker ends as well when the gateway goes without having read its answers."""
+    peer = start()
+    peer.socket.sendall(encode_frame(Ping(1)) * 3)
+    peer.socket.recv(1, socket.MSG_PEEK)
+    peer.socket.close()
+    status, said = peer.ended()
+    assert status in (0, 1)
+    assert "backends/fake" not in said
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        HEADER.pack(3) + b"\xc1\xc1\xc1",
+        HEADER.pack(2**32 - 1),
+        encode_frame(Start(FakeSpec()))[:-1] + b"\xff",
+    ],
+    ids=["no message", "too large", "bent"],
+)
+def test_hostile_frame(start, frame):
+    """A worker ends on a frame that no gateway sends, instead of living on deaf."""
+    peer = start()
+    peer.socket.sendall(frame)
+    status, said = peer.ended()
+    assert status == 1
+    assert "ProtocolError" in said
+
+
+def test_gateway_gone_before_the_start():
+    """A worker that is never told its model ends."""
+    peer = Peer()
+    peer.socket.close()
+    assert peer.ended()[0] != 0
+
+
+def test_interrupt(start):
+    """Ctrl-C is the gateway's to handle: the worker goes on."""
+    peer = start()
+    peer.process.send_signal(signal.SIGINT)
+    assert peer.ask(Ping(1)) == Pong(1, 0.0)
+
+
+def test_no_core_file(start):
+    """A worker that crashes leaves no core file, which would hold users' texts."""
+    limits = Path(f"/proc/{start().process.pid}/limits").read_text()
+    (core,) = [line.split() for line in limits.splitlines() if line.startswith("Max core file size")]
+    assert core[4:6] == ["0", "0"]
