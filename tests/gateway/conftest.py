@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -10,9 +11,30 @@ from hypothesis import HealthCheck, settings
 from gateway.metrics import Metrics
 from tests.gateway.processes import children_of
 
+TEST_SECONDS_MAX = 120
+
 # nothing here judges time: the machine may be busy with something else
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
+
+
+def bounded(item):
+    """Fail a test that waits for ever, instead of waiting with it."""
+
+    def give_up(*_):
+        raise AssertionError(f"{item.name} waits in vain")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(TEST_SECONDS_MAX)
+    try:
+        return (yield)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+pytest_runtest_call = pytest.hookimpl(wrapper=True)(bounded)
+pytest_runtest_teardown = pytest.hookimpl(wrapper=True)(bounded)
 
 
 @pytest.fixture
