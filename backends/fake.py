@@ -25,6 +25,8 @@ class FakeBackend:
         offered = tuple(sorted({*(spec.dimensions or ()), spec.width}))
         if offered[-1] > spec.width:
             raise LoadError(f"dimensions offers {offered[-1]}, the model has {spec.width}: offer less")
+        if spec.max_tokens is not None and spec.max_tokens < 3:
+            raise LoadError("max_tokens has to leave room beside two special tokens: set 3 or more")
         self.info = ModelInfo(
             dimensions=spec.width,
             supported_dimensions=offered,

@@ -76,7 +76,7 @@ class Batcher:
 
     def discard(self, request: Request) -> None:
         """Forget the jobs of a request that still wait: nobody waits for them any more."""
-        self._queue.drop([job for job in self._queue if job.owner is request])
+        self._queue.forget(request)
         self._tell_depth()
 
     def step(self) -> None:

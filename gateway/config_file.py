@@ -106,8 +106,11 @@ def _convert(table: Mapping[str, Any], into: type[S], where: str) -> S:
         return msgspec.convert(table, into)
     except msgspec.ValidationError as error:
         said, _, path = str(error).partition(" - at `$")
-        key = path.strip("`.") or "a key"
-        raise ConfigError(f"{where}: {key}: {said}") from None
+        key = path.strip("`.")
+        missing = said.removeprefix("Object missing required field ").strip("`")
+        raise ConfigError(
+            f"{where}: {key}: {said}" if key else f"{where}: {missing} is missing: set it"
+        ) from None
 
 
 def _located(spec: Spec, directory: Path, where: str) -> Spec:

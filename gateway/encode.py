@@ -59,12 +59,16 @@ def cut(vectors: Vectors, dimensions: int | None, normalized: bool) -> Vectors:
         vectors: float32 ``[inputs, width]``.
         dimensions: columns to keep; ``None`` keeps all.
         normalized: whether the model's vectors have unit length.
+
+    Returns:
+        float32 ``[inputs, dimensions]``; a row of which nothing but zeros is left is NaN.
     """
     if dimensions is None or dimensions == vectors.shape[1]:
         return vectors
     kept = vectors[:, :dimensions]
     if normalized:
-        kept = kept / np.linalg.norm(kept, axis=1, keepdims=True)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            kept = kept / np.linalg.norm(kept, axis=1, keepdims=True)
     return np.ascontiguousarray(kept, dtype=np.float32)
 
 

@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable, Sequence
 
 import msgspec
+import numpy as np
 import structlog
 
-from backends.base import ModelInfo, TokenIds
+from backends.base import ModelInfo, TokenIds, Vectors
 from backends.spec import FakeSpec, Spec
 from gateway.ask import Answer, Ask
 from gateway.batcher import Batcher
@@ -34,6 +35,7 @@ from gateway.worker import CallFailed, WorkerLost
 
 RETRY_LOADING_S = 5
 RETRY_LOST_S = 1
+RETRY_FAILED_S = 60
 
 log = structlog.get_logger()
 
@@ -90,9 +92,9 @@ class Model:
         for worker in self.supervisors:
             worker.start()
 
-    async def settled(self) -> None:
-        """Wait until the first load of every replica has ended, well or badly."""
-        await asyncio.gather(*(worker.settled() for worker in self.supervisors))
+    async def attempted(self) -> None:
+        """Wait until the first attempt to load each replica has ended, well or badly."""
+        await asyncio.gather(*(worker.attempted() for worker in self.supervisors))
 
     async def stop(self) -> None:
         """End all replicas; what waits is told so."""
@@ -114,17 +116,28 @@ class Model:
                 await self._run(request)
         except TimeoutError:
             raise DeadlinePassed("The request was not done in time.") from None
+        vectors = cut(request.vectors, ask.dimensions, info.normalized)
+        self._refuse_nothing_left(vectors, request, ask.partial)
         self._metrics.inputs.inc(len(inputs) - len(request.errors))
         self._metrics.tokens.inc(request.tokens)
         self._metrics.truncated.inc(len(truncated))
         return Answer(
-            vectors=cut(request.vectors, ask.dimensions, info.normalized),
+            vectors=vectors,
             errors=request.errors,
             tokens=request.tokens,
             truncated=truncated,
             space=info.fingerprint,
             seconds={"tokenize": tokenized - began} | request.seconds(since=tokenized),
         )
+
+    def _refuse_nothing_left(self, vectors: Vectors, request: Request, partial: bool) -> None:
+        """Fail the inputs whose vector has nothing in the dimensions that were asked for."""
+        for index in np.flatnonzero(~np.isfinite(vectors).all(axis=1)).tolist():
+            if index not in request.errors:
+                error = InputFailed("The vector is zero in these dimensions.", f"input[{index}]")
+                if not partial:
+                    raise error
+                request.errors[index] = error
 
     async def ping(self) -> float:
         """Return how long the batch being computed has run, in seconds, of the replica that answers soonest.
@@ -139,7 +152,9 @@ class Model:
         info = self.info
         if info is None:
             message = f"The model is {self.state}: {self.reason}."
-            raise ModelUnavailable(message, "model", RETRY_LOADING_S if self.state == "loading" else None)
+            raise ModelUnavailable(
+                message, "model", RETRY_LOADING_S if self.state == "loading" else RETRY_FAILED_S
+            )
         if ask.space not in (None, info.fingerprint):
             raise SpaceMismatch(
                 f"The model's embedding space is {info.fingerprint}, the request expects another one.",

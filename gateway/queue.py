@@ -66,6 +66,11 @@ class Queue:
             if self._waiting[job.owner] == 0:
                 del self._waiting[job.owner]
 
+    def forget(self, request: Request) -> None:
+        """Take out what still waits of a request."""
+        if request in self._waiting:
+            self.drop([job for job in self._jobs if job.owner is request])
+
     def clear(self) -> list[Job]:
         """Take all jobs out and return them."""
         jobs = self._jobs

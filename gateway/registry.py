@@ -62,6 +62,6 @@ class Registry:
             raise ModelNotFound("There is no model of that name. GET /v1/models lists them.", "model")
         return model
 
-    async def settled(self) -> None:
-        """Wait until no model is being loaded for the first time: each is ready or has failed."""
-        await asyncio.gather(*(model.settled() for model in self.models))
+    async def attempted(self) -> None:
+        """Wait until the first attempt to load each model has ended, well or badly."""
+        await asyncio.gather(*(model.attempted() for model in self.models))

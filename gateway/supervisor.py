@@ -62,7 +62,7 @@ class Supervisor:
         self._echo = echo
         self._connection: Connection | None = None
         self._running: asyncio.Task[None] | None = None
-        self._settled = asyncio.Event()
+        self._attempted = asyncio.Event()
 
     def __repr__(self) -> str:
         return f"<Supervisor {self._model} {self.state}>"
@@ -76,9 +76,9 @@ class Supervisor:
         """Begin to load the model; :attr:`state` tells how it goes."""
         self._running = asyncio.get_running_loop().create_task(self._run())
 
-    async def settled(self) -> None:
+    async def attempted(self) -> None:
         """Wait until the first attempt to load the model has ended, well or badly."""
-        await self._settled.wait()
+        await self._attempted.wait()
 
     async def stop(self) -> None:
         """End the worker and do not start it again."""
@@ -133,7 +133,7 @@ class Supervisor:
         except WorkerLost as error:
             log.error("worker died while loading", model=self._model, how=str(error))
             self._to("loading", "the worker died while it loaded the model and is started again")
-            self._settled.set()
+            self._attempted.set()
             return False
         try:
             return await self._serve(connection)
@@ -158,5 +158,5 @@ class Supervisor:
     def _to(self, state: State, reason: str) -> None:
         self.state, self.reason = state, reason
         if state != "loading":
-            self._settled.set()
+            self._attempted.set()
         self._changed()

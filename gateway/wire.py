@@ -88,7 +88,7 @@ class Decoder:
             InvalidRequest: a field is missing, of the wrong type or out of range.
         """
         try:
-            return self._decoder.decode(body)
+            return self._decoder.decode(body.decode())  # msgspec would not look into fields it skips
         except msgspec.ValidationError as error:
             _refuse(str(error))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -41,7 +41,7 @@ class Found(NamedTuple):
 def check(config: ConfigPath = None) -> None:
     """Load every configured model, embed probe texts and show what was found; status 1 if it is wrong."""
     settings = load_config(config)
-    log.configure("console", "error")
+    log.configure("console", "critical")  # what fails is told once, below
     found = asyncio.run(probe_all(settings))
     out.print(table(found, settings.source))
     wrong = [one for one in found if one.wrong]
@@ -55,7 +55,7 @@ async def probe_all(config: Config) -> list[Found]:
     """Load all models and probe each of them."""
     async with Registry(config, Metrics()) as registry:
         with err.status("Loading models"):
-            await registry.settled()
+            await registry.attempted()
         return [await probe(model) for model in registry.models]
 
 

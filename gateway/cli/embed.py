@@ -49,7 +49,7 @@ def embed(
 ) -> None:
     """Embed texts, or the lines of a file, without a server."""
     settings = load_config(config)
-    log.configure("console", "error")
+    log.configure("console", "critical")  # what fails is told once, below
     inputs = texts_of(texts or [], file)
     form = form or ("npy" if output and output.suffix == ".npy" else "jsonl")
     if form == "npy" and output is None:
@@ -84,12 +84,13 @@ def texts_of(texts: Sequence[str], file: Path | None) -> list[str]:
 
 
 def lines_of(file: Path) -> list[str]:
-    """Return the lines of a file; only a line feed ends a line."""
+    """Return the lines of a file; a line feed ends a line, or both characters of Windows."""
     try:
         content = (sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()).decode()
     except (OSError, UnicodeDecodeError) as error:
         fail(f"{file} cannot be read: {error}")
-    return content.removesuffix("\n").split("\n") if content else []
+    lines = content.removesuffix("\n").split("\n") if content else []
+    return [line.removesuffix("\r") for line in lines]
 
 
 async def embed_all(config: Config, name: str, ask: Ask) -> Vectors:
@@ -100,7 +101,7 @@ async def embed_all(config: Config, name: str, ask: Ask) -> Vectors:
     """
     async with Registry(config, Metrics(), sys.stderr.buffer.write if err.is_terminal else None) as registry:
         model = registry[name]
-        await model.settled()
+        await model.attempted()
         if model.info is None:
             raise ModelUnavailable(f"{name} is {model.state}: {model.reason}")
         columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -86,7 +86,7 @@ async def announce(server: Server, registry: Registry, source: str) -> bool:
     await server.listening.wait()
     names = ", ".join(model.name for model in registry.models)
     out.print(f"Listening on {server.url}. Loading {names}, as {source} says.", markup=False)
-    await registry.settled()
+    await registry.attempted()
     for model in registry.models:
         if model.state in ("loading", "failed"):
             err.print(f"{model.name} is {model.state}: {model.reason}", style="red", markup=False)

@@ -47,7 +47,7 @@ async def running(config: str, name: str) -> AsyncIterator[Running]:
     server = Server(uvicorn.Config(create_app(settings, registry, metrics), port=0, log_config=None))
     serving = asyncio.create_task(server.serve())
     await server.listening.wait()
-    await registry.settled()
+    await registry.attempted()
     host, port = server.servers[0].sockets[0].getsockname()
     yield Running(host, port, registry[name], metrics)
     server.should_exit = True

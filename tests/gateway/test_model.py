@@ -46,7 +46,7 @@ async def start(metrics):
         model = Model("m", config, metrics.model("m"), cl100k=Cl100k(), request_tokens_max=1000)
         started.append(model)
         model.start()
-        await model.settled()
+        await model.attempted()
         return model
 
     yield ready

@@ -81,7 +81,7 @@ async def test_loading_and_ready(watched):
     assert supervisor.reason
     with pytest.raises(WorkerLost):
         await supervisor.ping()
-    await supervisor.settled()
+    await supervisor.attempted()
     assert (supervisor.state, supervisor.reason) == ("ready", "")
     assert supervisor.info.dimensions == 4
     assert repr(supervisor) == "<Supervisor m ready>"
@@ -113,7 +113,7 @@ async def test_killed_worker(watched, metrics, own_child):
 async def test_refused_model(watched, metrics, own_child):
     """A model that cannot be served has failed, says why, and is not tried again."""
     supervisor = watched(FakeSpec(dimensions=(16,))).one
-    await supervisor.settled()
+    await supervisor.attempted()
     assert supervisor.state == "failed"
     assert "the model has 8" in supervisor.reason
     assert own_child() is None
@@ -125,7 +125,7 @@ async def test_death_while_loading(watched, metrics, monkeypatch, tmp_path):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (tmp_path / "sitecustomize.py").write_text("import os; os._exit(3)")
     watching = watched()
-    await watching.one.settled()
+    await watching.one.attempted()
     assert watching.one.state == "loading"
     assert "died" in watching.one.reason
     (tmp_path / "sitecustomize.py").unlink()
@@ -138,7 +138,7 @@ async def test_no_process_to_be_had(watched, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(sys, "executable", "/nowhere/python")
         watching = watched()
-        await watching.one.settled()
+        await watching.one.attempted()
         assert watching.one.state == "loading"
     await watching.until("ready")
 
