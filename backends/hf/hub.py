@@ -2,12 +2,12 @@
 
 ``HF_ENDPOINT``, ``HF_HOME``, ``HF_TOKEN`` and ``HF_HUB_OFFLINE`` mean what they mean to huggingface_hub. It
 also continues a file where a connection broke, and after a restart fetches only the files that are missing.
+Progress is written to standard error, whatever that is: the gateway passes it on to a terminal.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
@@ -17,7 +17,6 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils.tqdm import tqdm
 
 from backends.base import LoadError
 
@@ -25,13 +24,6 @@ from backends.base import LoadError
 WANTED = ["*.safetensors", "*.json", "*.txt", "*.model"]
 # Settings of other runtimes, which nothing here reads.
 UNWANTED = ["onnx/*", "openvino/*"]
-
-
-class _Progress(tqdm):
-    """A bar where stderr is a terminal, nothing elsewhere: a log is no place for it."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"disable": None, **kwargs})  # type: ignore[no-untyped-call]
 
 
 def download(repository: str, revision: str | None) -> Path:
@@ -50,7 +42,6 @@ def download(repository: str, revision: str | None) -> Path:
                 revision=revision,
                 allow_patterns=WANTED,
                 ignore_patterns=UNWANTED,
-                tqdm_class=_Progress,
             )
         )
     except HFValidationError as error:

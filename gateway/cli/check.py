@@ -13,7 +13,7 @@ from rich.table import Table
 from backends.base import ModelInfo
 from gateway import log
 from gateway.ask import Ask
-from gateway.cli.options import ConfigPath, err, load_config, out, rich_escaped
+from gateway.cli.options import ConfigPath, echo, err, load_config, out, rich_escaped
 from gateway.config import Config
 from gateway.errors import GatewayError
 from gateway.metrics import Metrics
@@ -53,9 +53,8 @@ def check(config: ConfigPath = None) -> None:
 
 async def probe_all(config: Config) -> list[Found]:
     """Load all models and probe each of them."""
-    async with Registry(config, Metrics()) as registry:
-        with err.status("Loading models"):
-            await registry.attempted()
+    async with Registry(config, Metrics(), echo()) as registry:
+        await registry.attempted()
         return [await probe(model) for model in registry.models]
 
 

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from backends.base import Vectors
 from gateway import log
 from gateway.ask import Ask
-from gateway.cli.options import ConfigPath, err, fail, load_config
+from gateway.cli.options import ConfigPath, echo, err, fail, load_config
 from gateway.config import Config
 from gateway.errors import GatewayError, ModelUnavailable
 from gateway.metrics import Metrics
@@ -99,7 +99,7 @@ async def embed_all(config: Config, name: str, ask: Ask) -> Vectors:
     Raises:
         GatewayError: an input cannot be embedded; ``param`` says which, counted from 1.
     """
-    async with Registry(config, Metrics(), sys.stderr.buffer.write if err.is_terminal else None) as registry:
+    async with Registry(config, Metrics(), echo()) as registry:
         model = registry[name]
         await model.attempted()
         if model.info is None:

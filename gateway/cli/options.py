@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -35,6 +37,16 @@ def load_config(path: Path | None) -> Config:
         return read_config(path)
     except ConfigError as error:
         fail(str(error))
+
+
+def echo() -> Callable[[bytes], object] | None:
+    """Return what passes on a worker's words, such as a download's progress: on a terminal only."""
+    return _to_terminal if err.is_terminal else None
+
+
+def _to_terminal(said: bytes) -> None:
+    sys.stderr.buffer.write(said)
+    sys.stderr.buffer.flush()
 
 
 def fail(reason: str) -> NoReturn:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import signal
 import socket
-import sys
 from collections.abc import Iterator
 from typing import Annotated
 
@@ -17,7 +16,7 @@ import uvloop
 
 from gateway import log
 from gateway.app import create_app
-from gateway.cli.options import ConfigPath, err, fail, load_config, out
+from gateway.cli.options import ConfigPath, echo, err, fail, load_config, out
 from gateway.config import Config
 from gateway.metrics import Metrics
 from gateway.registry import Registry
@@ -56,7 +55,7 @@ async def run(config: Config) -> bool:
         CannotListen: the address is not to be had.
     """
     metrics = Metrics()
-    registry = Registry(config, metrics, sys.stderr.buffer.write if sys.stderr.isatty() else None)
+    registry = Registry(config, metrics, echo())
     server = Server(
         uvicorn.Config(
             create_app(config, registry, metrics),

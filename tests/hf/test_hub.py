@@ -80,8 +80,10 @@ def run(hub, tmp_path):
 
 
 def test_model_of_the_hub(run):
-    """A hub id is downloaded and served, without a word on a stderr that is no terminal."""
-    assert run(script=EMBED) == {"rows": 1, "stderr": ""}
+    """A hub id is downloaded and served, and tells its progress."""
+    done = run(script=EMBED)
+    assert done["rows"] == 1
+    assert "100%" in done["stderr"]
 
 
 def test_only_what_is_wanted_is_downloaded(hub, run):
