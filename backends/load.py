@@ -30,5 +30,5 @@ def load(spec: Spec) -> Backend:
         extra = spec.__struct_config__.tag
         raise LoadError(
             f"backend {extra!r} needs a package that cannot be imported ({error.name}): "
-            f"pip install 'embeddings-gateway[{extra}]'"
+            f"install the extra {extra!r}, as the README says"
         ) from error

@@ -15,7 +15,7 @@ from litestar.types import ASGIApp
 from gateway import status
 from gateway.config import Config
 from gateway.envelope import RECORD, Envelope
-from gateway.errors import GatewayError
+from gateway.errors import ClientGone, GatewayError
 from gateway.metrics import Metrics
 from gateway.record import Record
 from gateway.registry import Registry
@@ -23,6 +23,8 @@ from gateway.routes.documents import assets_route, describe, openapi_config
 from gateway.routes.embeddings import embeddings_route
 from gateway.routes.health import health_routes
 from gateway.routes.models import model_routes
+
+CLIENT_GONE = 499  # nobody reads it; it is for log and metrics
 
 log = structlog.get_logger()
 
@@ -59,6 +61,8 @@ def create_litestar(config: Config, registry: Registry, metrics: Metrics) -> Lit
 
 def tell(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """Answer a request that ended with an exception."""
+    if isinstance(error, ClientGone):
+        return Response(b"", status_code=CLIENT_GONE)
     if not isinstance(error, GatewayError | HTTPException):
         log.error("request failed", exc_info=error)
     told = status.answer(error)

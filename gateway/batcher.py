@@ -131,8 +131,9 @@ class Batcher:
         except Exception:
             log.exception("batch failed", inputs=len(jobs))
             answers = [InternalError() for _ in jobs]
+        finally:
+            self._in_flight[worker] -= 1
         settle(zip(jobs, answers, strict=True))
-        self._in_flight[worker] -= 1
         self.step()
 
     async def _answers(self, worker: Worker, jobs: list[Job]) -> Sequence[Outcome | GatewayError]:

@@ -17,7 +17,7 @@ from gateway.errors import InvalidTokenIds
 RETRY_S = 60.0
 REMEDY = (
     "This model does not take token ids. Send texts (in LangChain: check_embedding_ctx_length=False), or "
-    "have the operator install embeddings-gateway[cl100k] or set token_ids for the model."
+    "have the operator install the extra cl100k or set token_ids for the model."
 )
 
 log = structlog.get_logger()

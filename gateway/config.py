@@ -31,6 +31,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         body_bytes_max: bytes of a request's body.
         body_timeout_s: seconds in which a body has to arrive.
         request_timeout_s: seconds in which a request has to be done.
+        shutdown_timeout_s: seconds in which accepted requests are finished when the gateway is asked to end.
     """
 
     host: str = "127.0.0.1"
@@ -45,6 +46,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     body_bytes_max: Positive = 32 << 20
     body_timeout_s: Seconds = 30
     request_timeout_s: Seconds = 600
+    shutdown_timeout_s: Positive = 30
 
 
 class ServingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -58,7 +60,7 @@ class ServingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         queue_tokens: tokens that may wait for the model.
     """
 
-    aliases: tuple[str, ...] = ()
+    aliases: tuple[Annotated[str, msgspec.Meta(min_length=1)], ...] = ()
     replicas: Positive = 1
     truncate: Truncate = "error"
     token_ids: TokenIdPolicy = "auto"

@@ -36,7 +36,7 @@ def read_config(path: Path | None) -> Config:
     file = path or DEFAULT
     source = str(path) if path else "the built-in default"
     try:
-        return parse(tomllib.loads(file.read_text()), file.resolve().parent, source)
+        return parse(tomllib.loads(file.read_text("utf-8-sig")), file.resolve().parent, source)
     except OSError as error:
         raise ConfigError(f"{source}: cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -55,7 +55,7 @@ def parse(document: Mapping[str, Any], directory: Path, source: str) -> Config:
     _refuse_unknown(_table(document, "server"), set(ServerConfig.__struct_fields__), "server")
     server = _convert(_table(document, "server"), ServerConfig, "server")
     models = {
-        name: _model(name, _table(_table(document, "models"), name), directory)
+        name: _model(name, _table(_table(document, "models"), name, f"models.{name}"), directory)
         for name in _table(document, "models")
     }
     if not models:
@@ -64,10 +64,10 @@ def parse(document: Mapping[str, Any], directory: Path, source: str) -> Config:
     return Config(server=server, models=models, source=source)
 
 
-def _table(parent: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+def _table(parent: Mapping[str, Any], key: str, path: str = "") -> Mapping[str, Any]:
     value = parent.get(key, {})
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{key} is not a table: write [{key}]")
+        raise ConfigError(f"{path or key} is not a table: write [{path or key}]")
     return value
 
 

@@ -43,7 +43,13 @@ class LoadRefused(Exception):
 
 
 class Connection:
-    """A worker process whose model is loaded. Made by :func:`connect`; belongs to one event loop."""
+    """A worker process whose model is loaded. Made by :func:`connect`; belongs to one event loop.
+
+    Attributes:
+        info: the facts of its model.
+        load_seconds: how long it took to load.
+        lost: whether there is nobody to answer a call any more.
+    """
 
     def __init__(self, process: WorkerProcess, ready: Ready) -> None:
         self.info: ModelInfo = ready.info
@@ -51,8 +57,13 @@ class Connection:
         self._process = process
         self._ids = itertools.count()
         self._calls: dict[int, asyncio.Future[Answer]] = {}
-        self._lost = False
+        self.lost = False
         self._receiving = asyncio.get_running_loop().create_task(self._receive())
+
+    @property
+    def calls(self) -> int:
+        """How many calls are open."""
+        return len(self._calls)
 
     async def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
         """See :class:`gateway.worker.Worker`."""
@@ -89,7 +100,7 @@ class Connection:
         await asyncio.wait([self._receiving])
 
     async def _call(self, make: Callable[[int], Call]) -> Answer:
-        if self._lost:
+        if self.lost:
             raise WorkerLost
         call_id = next(self._ids)
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
@@ -111,7 +122,7 @@ class Connection:
         except (WorkerLost, ProtocolError) as error:
             log.debug("worker lost", reason=str(error))
         finally:
-            self._lost = True
+            self.lost = True
             for call in self._calls.values():
                 if not call.done():
                     call.set_exception(WorkerLost())

@@ -6,6 +6,7 @@ error where the application fails in a way that nothing inside caught.
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 import uuid
@@ -15,12 +16,14 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import status
-from gateway.errors import InternalError
+from gateway.errors import GatewayError, InternalError, ModelUnavailable
 from gateway.metrics import PHASES, Metrics
 from gateway.record import Record
 
 SANE_ID = re.compile(rb"^[\w.:-]{1,128}$")
 RECORD = "gateway.record"
+EMBEDDINGS = "/v1/embeddings"
+RETRY_S = 5
 QUIET = frozenset({"/livez", "/readyz", "/health", "/metrics"})
 
 log = structlog.get_logger()
@@ -49,16 +52,18 @@ class Envelope:
 
         try:
             await self._app(scope, receive, tell)
+        except asyncio.CancelledError:  # the server's grace is over; nothing else cancels a request here
+            record.code = await _tell_error(tell, ModelUnavailable("The gateway is stopping.", None, RETRY_S))
         except Exception:
             log.exception("request failed", id=record.id)
             if not record.status:
-                await _tell_internal_error(tell)
+                record.code = await _tell_error(tell, InternalError())
         finally:
             self._finish(record)
 
     def _finish(self, record: Record) -> None:
         """Count and log."""
-        if record.path == "/v1/embeddings":
+        if record.path.rstrip("/") == EMBEDDINGS:
             self._metrics.request(record.model, record.status, record.code, record.seconds)
         emit = log.debug if record.path in QUIET else log.info
         emit(
@@ -84,8 +89,12 @@ def _request_id(scope: Scope) -> str:
     return f"req_{uuid.uuid4().hex}"
 
 
-async def _tell_internal_error(send: Send) -> None:
-    told = status.answer(InternalError())
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(told.body)).encode())]
+async def _tell_error(send: Send, error: GatewayError) -> str:
+    """Answer with an error, and return its code."""
+    told = status.answer(error)
+    own = [(name.encode(), value.encode()) for name, value in told.headers.items()]
+    length = str(len(told.body)).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", length), *own]
     await send({"type": "http.response.start", "status": told.status, "headers": headers})
     await send({"type": "http.response.body", "body": told.body, "more_body": False})
+    return told.code

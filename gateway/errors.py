@@ -95,6 +95,10 @@ class ModelUnavailable(GatewayError):
     """The model is loading, has failed, or is stopping."""
 
 
+class ClientGone(Exception):
+    """The client went away: there is nobody to tell anything. Not a GatewayError."""
+
+
 class InternalError(GatewayError):
     """Anything unforeseen. The trace is in the log, the client reads a fixed sentence."""
 

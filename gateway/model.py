@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -64,7 +63,6 @@ class Model:
             for _ in range(config.serving.replicas)
         ]
         self.batcher = Batcher(self.supervisors, config.serving.queue_tokens, metrics)
-        self._turns = itertools.count()
         self._space: str | None = None
 
     def __repr__(self) -> str:
@@ -139,22 +137,24 @@ class Model:
                     raise error
                 request.errors[index] = error
 
-    async def ping(self) -> float:
-        """Return how long the batch being computed has run, in seconds, of the replica that answers soonest.
+    async def answering(self, seconds_max: float) -> float:
+        """Return how long the longest-running batch has run, in seconds, 0 if there is none.
 
         Raises:
-            WorkerLost: none answers.
+            TimeoutError, WorkerLost: a replica that should be able to take a call does not answer in time.
         """
-        return await self._worker().ping()
+        ready = self._ready()
+        if not ready:
+            raise WorkerLost
+        async with asyncio.timeout(seconds_max):
+            return max(await asyncio.gather(*(worker.ping() for worker in ready)))
 
     def _info_for(self, ask: Ask) -> ModelInfo:
         """Return the model's facts, after checking what needs nothing else."""
         info = self.info
-        if info is None:
-            message = f"The model is {self.state}: {self.reason}."
-            raise ModelUnavailable(
-                message, "model", RETRY_LOADING_S if self.state == "loading" else RETRY_FAILED_S
-            )
+        if info is None:  # the reason may hold paths of this machine: it is for the operator
+            retry_s = RETRY_FAILED_S if self.state == "failed" else RETRY_LOADING_S
+            raise ModelUnavailable("The model cannot take a request now; /readyz says why.", "model", retry_s)
         if ask.space not in (None, info.fingerprint):
             raise SpaceMismatch(
                 f"The model's embedding space is {info.fingerprint}, the request expects another one.",
@@ -187,12 +187,19 @@ class Model:
             half = len(texts) // 2
             return [*await self._tokenize(texts[:half]), *await self._tokenize(texts[half:])]
 
+    def _ready(self) -> list[Supervisor]:
+        return [worker for worker in self.supervisors if worker.info is not None]
+
     def _worker(self) -> Supervisor:
-        """Return a replica that can take a call, each in its turn."""
-        ready = [worker for worker in self.supervisors if worker.info is not None]
+        """Return the replica with the fewest open calls: one that has stopped answering gets no more.
+
+        Raises:
+            WorkerLost: there is none.
+        """
+        ready = self._ready()
         if not ready:
             raise WorkerLost
-        return ready[next(self._turns) % len(ready)]
+        return min(ready, key=lambda worker: worker.calls)
 
     def _accepts(self, info: ModelInfo) -> bool:
         """Tell whether a replica makes vectors of the space that this model has had from the beginning."""
@@ -201,7 +208,7 @@ class Model:
 
     def _changed(self) -> None:
         """Note that a replica has become ready, or has stopped being so."""
-        ready = sum(worker.info is not None for worker in self.supervisors)
+        ready = len(self._ready())
         self._metrics.workers_ready.set(ready)
         if ready:
             self.batcher.step()

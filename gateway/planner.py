@@ -42,7 +42,7 @@ class Limits(NamedTuple):
         cost: ``padded`` is the longest job times the count, ``packed`` the sum of lengths.
         batch_tokens: the largest cost of a batch; one job alone may exceed it.
         batch_inputs: the largest number of jobs in a batch.
-        window_batches: how many batches' worth of tokens are looked at, from the head of the queue.
+        window_batches: how many batches' worth of jobs are looked at, from the head of the queue.
         overtakes_max: how many batches may overtake a job.
     """
 
@@ -110,7 +110,10 @@ def _window(queue: Iterable[J], limits: Limits, now: float) -> tuple[list[J], li
             continue
         window.append(job)
         tokens += job.tokens
-        if tokens >= limits.window_batches * limits.batch_tokens:
+        if (
+            tokens >= limits.window_batches * limits.batch_tokens
+            or len(window) >= limits.window_batches * limits.batch_inputs
+        ):
             break
     return window, drop
 

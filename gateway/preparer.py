@@ -71,6 +71,8 @@ class Preparer:
     async def _ids(self, ask: Ask, info: ModelInfo) -> Sequence[TokenIds | GatewayError]:
         if are_texts(ask.inputs):
             return await self._tokenize(prompted(ask.inputs, info, ask.role))
+        if sum(map(len, ask.inputs)) > self._tokens_max:  # before any work on each of them
+            raise TooManyTokens(f"A request has at most {self._tokens_max} token ids.", "input")
         match self._serving.token_ids:
             case "native":
                 return [tokens.native(ids, info) for ids in ask.inputs]

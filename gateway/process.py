@@ -104,8 +104,7 @@ class WorkerProcess:
             self._process.kill()
         code = await self._process.wait()
         await asyncio.wait([self._listening], timeout=LAST_WORDS_S)
-        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-        return f"{how}\n{self._stderr.decode(errors='replace')}".strip()
+        return f"{_cause(code)}\n{self._stderr.decode(errors='replace')}".strip()
 
     async def _listen(self, echo: Callable[[bytes], object] | None) -> None:
         """Keep the end of what the process says; the pipe must never fill up."""
@@ -114,7 +113,16 @@ class WorkerProcess:
         while said := await self._process.stderr.read(READ_BYTES):
             self._stderr = (self._stderr + said)[-STDERR_BYTES_KEPT:]
             if echo is not None:
-                echo(said)
+                with suppress(OSError):  # the terminal may have gone
+                    echo(said)
+
+
+def _cause(code: int) -> str:
+    """Say how a process ended; a signal by its name, where it has one."""
+    if code >= 0:
+        return f"exit status {code}"
+    names = {number.value: number.name for number in signal.Signals}
+    return f"signal {names.get(-code, -code)}"
 
 
 def _environment(threads: int | None) -> dict[str, str]:

@@ -70,7 +70,12 @@ class Supervisor:
     @property
     def info(self) -> ModelInfo | None:
         """The facts of the model, or ``None`` while no worker can take a call."""
-        return self._connection.info if self._connection else None
+        return self._connection.info if self._connection and not self._connection.lost else None
+
+    @property
+    def calls(self) -> int:
+        """How many calls it has not answered yet."""
+        return self._connection.calls if self._connection else 0
 
     def start(self) -> None:
         """Begin to load the model; :attr:`state` tells how it goes."""
@@ -114,10 +119,10 @@ class Supervisor:
                 log.error("model refused", model=self._model, reason=str(error))
                 self._to("failed", str(error))
                 return
-            except Exception:  # a mistake of ours: what nobody supervises must not look ready
+            except Exception:  # a mistake of ours, which must not leave a model that nobody supervises
                 log.exception("supervisor failed", model=self._model)
-                self._to("failed", "the gateway failed to supervise its worker")
-                return
+                self._to("loading", "the worker was lost and is started again")
+                steady = False
             backoff = BACKOFF_S_MIN if steady else min(BACKOFF_S_MAX, 2 * backoff)
             self._metrics.worker_restarts.inc()
             await asyncio.sleep(backoff * random.uniform(0.5, 1))  # noqa: S311 - jitter, not a secret

@@ -96,16 +96,20 @@ class Decoder:
 
 
 _AT_PATH = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
-_FIELD = re.compile(r"field `(?P<name>[^`]*)`")
+_MISSING = re.compile(r"^Object missing required field `(?P<name>\w+)`$")
+_EXPECTED = re.compile(r"^Expected [^'\"]*$")
 
 
 def _refuse(said: str) -> NoReturn:
-    """Raise what msgspec said of a body, with the field as ``param``."""
+    """Raise what msgspec said of a body: with the field as ``param``, never with a value that was sent."""
     path = _AT_PATH.search(said)
-    name = _FIELD.search(said)
-    param = path["path"] if path else name["name"] if name else None
-    without_value = _AT_PATH.sub("", said).partition(" '")[0]  # the value may be a text, in a wrong field
-    raise InvalidRequest(f"{without_value}.", param or None)
+    what = _AT_PATH.sub("", said)
+    if missing := _MISSING.match(what):
+        raise InvalidRequest("The field is missing.", missing["name"])
+    if what.startswith("Object contains unknown field"):
+        raise InvalidRequest("There is a field that is not known, and the gateway is strict.")
+    told = what if _EXPECTED.match(what) else "The value is none that this field takes; /docs lists them"
+    raise InvalidRequest(f"{told}.", path["path"] if path else None)
 
 
 def inputs_of(request: EmbeddingRequest, limits: WireLimits) -> Texts | IdLists:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ from gateway import log
 from gateway.ask import Ask
 from gateway.cli.options import ConfigPath, echo, err, fail, load_config
 from gateway.config import Config
-from gateway.errors import GatewayError, ModelUnavailable
+from gateway.errors import GatewayError, ModelUnavailable, TooManyTokens
 from gateway.metrics import Metrics
 from gateway.model import Model
 from gateway.registry import Registry
@@ -58,7 +59,9 @@ def embed(
     if model is None and len(settings.models) > 1:
         fail(f"--model is one of {', '.join(settings.models)}")
     try:
-        vectors = asyncio.run(embed_all(settings, name, Ask(inputs, dimensions, truncate)))
+        vectors = asyncio.run(
+            embed_all(settings, name, Ask(inputs, dimensions, truncate, seconds_max=math.inf))
+        )
     except GatewayError as error:
         fail(f"{error.param}: {error.message}" if error.param else error.message)
     try:
@@ -86,7 +89,7 @@ def texts_of(texts: Sequence[str], file: Path | None) -> list[str]:
 def lines_of(file: Path) -> list[str]:
     """Return the lines of a file; a line feed ends a line, or both characters of Windows."""
     try:
-        content = (sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()).decode()
+        content = (sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         fail(f"{file} cannot be read: {error}")
     lines = content.removesuffix("\n").split("\n") if content else []
@@ -114,20 +117,27 @@ async def in_chunks(model: Model, ask: Ask, advance: Callable[[int], None]) -> V
     """Embed a few chunks at a time: enough to keep the workers busy, little enough to show progress."""
     gate = asyncio.Semaphore(CHUNKS_AT_ONCE)
 
-    async def one(start: int) -> Vectors:
-        part = ask._replace(inputs=ask.inputs[start : start + CHUNK])
-        async with gate:
-            try:
-                answer = await model.embed(part)
-            except GatewayError as error:
-                error.param = counted_from(start, error.param)
+    async def one(start: int, end: int) -> Vectors:
+        try:
+            async with gate:
+                answer = await model.embed(ask._replace(inputs=ask.inputs[start:end]))
+        except TooManyTokens:
+            if end - start == 1:
                 raise
+            middle = (start + end) // 2
+            return np.concatenate([await one(start, middle), await one(middle, end)])
+        except GatewayError as error:
+            error.param = counted_from(start, error.param)
+            raise
         for index in answer.truncated:
             err.print(f"input {start + index + 1} was cut to what the model takes", markup=False)
-        advance(len(part.inputs))
+        advance(end - start)
         return answer.vectors
 
-    return np.concatenate(await asyncio.gather(*(one(s) for s in range(0, len(ask.inputs), CHUNK))))
+    count = len(ask.inputs)
+    return np.concatenate(
+        await asyncio.gather(*(one(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)))
+    )
 
 
 def counted_from(start: int, param: str | None) -> str | None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import signal
 import socket
+import sys
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import msgspec
 import typer
@@ -16,18 +18,18 @@ import uvloop
 
 from gateway import log
 from gateway.app import create_app
-from gateway.cli.options import ConfigPath, echo, err, fail, load_config, out
+from gateway.cli.options import ConfigPath, echo, fail, load_config
 from gateway.config import Config
 from gateway.metrics import Metrics
 from gateway.registry import Registry
-
-GRACE_S = 30
 
 
 def serve(
     config: ConfigPath = None,
     host: Annotated[str | None, typer.Option(help="Where to listen; else server.host.")] = None,
-    port: Annotated[int | None, typer.Option(help="The port to listen on; else server.port.")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="The port to listen on; else server.port.", min=0, max=65535)
+    ] = None,
 ) -> None:
     """Serve the configured models over HTTP."""
     settings = load_config(config)
@@ -35,6 +37,7 @@ def serve(
     server = msgspec.structs.replace(settings.server, **given)
     settings = msgspec.structs.replace(settings, server=server)
     log.configure(server.log_format, server.log_level)
+    allow_many_connections()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
             served = runner.run(run(settings))
@@ -42,6 +45,12 @@ def serve(
             fail(f"cannot listen on {server.host} port {server.port}")
         if not served:
             fail("no model can be served")
+
+
+def allow_many_connections() -> None:
+    """Raise the limit of open files, often 1024, as far as the system lets: each connection is one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class CannotListen(Exception):
@@ -61,12 +70,12 @@ async def run(config: Config) -> bool:
             create_app(config, registry, metrics),
             host=config.server.host,
             port=config.server.port,
-            http="httptools",
+            http="h11",  # httptools loses the body of a request that offers an upgrade, as Java's clients do
             lifespan="on",
             log_config=None,
             access_log=False,
             server_header=False,
-            timeout_graceful_shutdown=GRACE_S,
+            timeout_graceful_shutdown=config.server.shutdown_timeout_s,
         )
     )
     serving = asyncio.create_task(server.serve())
@@ -84,20 +93,25 @@ async def announce(server: Server, registry: Registry, source: str) -> bool:
     """Say what is served and how to call it, once it is; return whether anything can be."""
     await server.listening.wait()
     names = ", ".join(model.name for model in registry.models)
-    out.print(f"Listening on {server.url}. Loading {names}, as {source} says.", markup=False)
+    say(f"Listening on {server.url}. Loading {names}, as {source} says.")
     await registry.attempted()
     for model in registry.models:
         if model.state in ("loading", "failed"):
-            err.print(f"{model.name} is {model.state}: {model.reason}", style="red", markup=False)
+            say(f"{model.name} is {model.state}: {model.reason}", sys.stderr)
     ready = next((model for model in registry.models if model.state == "ready"), None)
     if ready is not None:
-        out.print(f"Serving on {server.url}/v1 (the API is described at {server.url}/docs). Try:")
-        out.print(
+        say(f"Serving on {server.url}/v1 (the API is described at {server.url}/docs). Try:")
+        say(
             f"curl {server.url}/v1/embeddings -H 'Content-Type: application/json' "
             f"""-d '{{"model": "{ready.name}", "input": "Hello, world"}}'""",
-            markup=False,
         )
     return any(model.state != "failed" for model in registry.models)
+
+
+def say(words: str, to: TextIO = sys.stdout) -> None:
+    """Print for whoever started the server; if nobody reads any more, it serves all the same."""
+    with contextlib.suppress(OSError):
+        print(words, file=to, flush=True)
 
 
 class Server(uvicorn.Server):

@@ -6,8 +6,9 @@ import asyncio
 from typing import Any
 
 from litestar import Request
+from litestar.exceptions import InternalServerException
 
-from gateway.errors import BodyTimeout, BodyTooLarge, WrongContentType
+from gateway.errors import BodyTimeout, BodyTooLarge, ClientGone, WrongContentType
 
 
 async def read_body(request: Request[Any, Any, Any], bytes_max: int, seconds_max: float) -> bytes:
@@ -16,6 +17,7 @@ async def read_body(request: Request[Any, Any, Any], bytes_max: int, seconds_max
     Raises:
         WrongContentType: it is not declared as plain application/json.
         BodyTooLarge, BodyTimeout: it is more, or takes longer, than it may.
+        ClientGone: the client went away before it was whole.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise WrongContentType("The body has to be application/json; say so in Content-Type.")
@@ -33,4 +35,6 @@ async def read_body(request: Request[Any, Any, Any], bytes_max: int, seconds_max
                     raise too_large
     except TimeoutError:
         raise BodyTimeout("The body was not received in time.") from None
+    except InternalServerException:  # litestar's word for it
+        raise ClientGone from None
     return bytes(body)

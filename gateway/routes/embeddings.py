@@ -16,13 +16,12 @@ from gateway.ask import Answer, Ask
 from gateway.config import ServerConfig
 from gateway.encode import encode_response
 from gateway.envelope import RECORD
+from gateway.errors import ClientGone
 from gateway.record import Record
 from gateway.registry import Registry
 from gateway.routes.body import read_body
 from gateway.routes.documents import EmbeddingsOperation
 from gateway.wire import Decoder, EmbeddingRequest, WireLimits, inputs_of
-
-CLIENT_GONE = 499
 
 T = TypeVar("T")
 
@@ -46,8 +45,6 @@ def embeddings_route(registry: Registry, server: ServerConfig) -> HTTPRouteHandl
         ask = ask_for(asked, limits, request.headers.get("x-expected-space"), server.request_timeout_s)
         record.inputs = len(ask.inputs)
         answer = await unless_gone(request, model.embed(ask))
-        if answer is None:
-            return Response(b"", status_code=CLIENT_GONE)
         note(record, answer)
         began = time.monotonic()
         body = encode_answer(answer, model.name, ask, asked)
@@ -93,13 +90,19 @@ def note(record: Record, answer: Answer) -> None:
     record.seconds = dict(answer.seconds)
 
 
-async def unless_gone(request: Request[Any, Any, Any], work: Coroutine[Any, Any, T]) -> T | None:
-    """Await ``work``, or cancel it and return ``None`` as soon as the client goes away."""
+async def unless_gone(request: Request[Any, Any, Any], work: Coroutine[Any, Any, T]) -> T:
+    """Await ``work``, or cancel it as soon as the client goes away.
+
+    Raises:
+        ClientGone: it did.
+    """
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_gone(request))
     try:
         await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        return working.result() if working.done() else None
+        if not working.done():
+            raise ClientGone
+        return working.result()
     finally:
         leaving.cancel()
         working.cancel()

@@ -68,13 +68,13 @@ def health_routes(registry: Registry, metrics: Metrics) -> list[HTTPRouteHandler
 
 
 async def health(model: Model) -> ModelHealth:
-    """Ask the model's worker whether it is alive and moving."""
+    """Ask the model's workers whether they are alive and moving; one that is started again is not asked."""
     if model.state != "ready":
         return ModelHealth(False, model.state, model.reason)
     try:
-        busy = await asyncio.wait_for(model.ping(), PING_S)
+        busy = await model.answering(PING_S)
     except (TimeoutError, WorkerLost, CallFailed):
-        return ModelHealth(False, model.state, f"no worker answered within {PING_S:g} s")
+        return ModelHealth(False, model.state, f"a worker did not answer within {PING_S:g} s")
     if busy > STALLED_S:
         return ModelHealth(False, model.state, f"one batch has been computed for {busy:.0f} s")
     return ModelHealth(True, model.state, "")

@@ -207,8 +207,94 @@ def test_a_request_that_is_not_done_in_time(stopped):
     assert_error(post(stopped, GOOD), 504, "server_error", code="timeout")
     answer = httpx.get(f"{stopped.url}/readyz", timeout=60)
     assert answer.status_code == 503
-    assert "no worker answered" in answer.json()["models"]["fake"]["reason"]
+    assert "did not answer" in answer.json()["models"]["fake"]["reason"]
     assert httpx.get(f"{stopped.url}/livez").status_code == 200
+
+
+SECRET = 'It\'s my "secret" `text`'
+
+
+@pytest.mark.parametrize(
+    "field", ["encoding_format", "truncate", "input_type", "dimensions", "partial", SECRET]
+)
+def test_an_error_does_not_repeat_what_was_sent(strict, field):
+    """A text in the wrong place, or as a field's name, is not in the answer."""
+    answer = post(strict, GOOD | {field: SECRET})
+    assert answer.status_code == 400
+    assert "secret" not in answer.text
+
+
+@pytest.fixture(scope="module")
+def strict(tmp_path_factory):
+    """Return a gateway that refuses fields that it does not know."""
+    config = '[server]\nstrict = true\n[models.fake]\nbackend = "fake"\n'
+    with serving(tmp_path_factory.mktemp("strict"), config) as running:
+        yield running
+
+
+def test_a_client_that_offers_an_upgrade(server):
+    """A request that offers HTTP/2 or a web socket, as Java's clients do, is answered all the same."""
+    for protocol in ("h2c", "websocket"):
+        headers = {"connection": "Upgrade, HTTP2-Settings", "upgrade": protocol, "http2-settings": "AAMAAABk"}
+        assert post(server, GOOD, **headers).status_code == 200
+
+
+def test_a_client_that_leaves_in_the_middle_of_its_body(tmp_path):
+    """It is counted as a client that went away, not as an error of the gateway."""
+    with serving(tmp_path, SLOW.replace("0.2", "60")) as server:
+        where = urllib.parse.urlsplit(server.url)
+        with socket.create_connection((where.hostname, where.port), timeout=60) as link:
+            link.sendall(
+                b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+                b"content-length: 100\r\n\r\n{"
+            )
+        gone = 'embeddings_gateway_requests_total{model="",status="499"} 1.0'
+        eventually(lambda: gone in httpx.get(f"{server.url}/metrics").text)
+
+
+def test_what_was_accepted_is_answered_when_the_server_ends(tmp_path):
+    """A request that cannot be finished before the server ends is told so, in the form of every error."""
+    body = json.dumps(GOOD).encode()
+    with serving(tmp_path, SLOW.replace("request_timeout_s = 2", "shutdown_timeout_s = 1")) as server:
+        os.kill(server.worker(), signal.SIGSTOP)
+        where = urllib.parse.urlsplit(server.url)
+        with socket.create_connection((where.hostname, where.port), timeout=60) as link:
+            link.sendall(
+                b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+                b"expect: 100-continue\r\ncontent-length: %d\r\n\r\n" % len(body)
+            )
+            answer = link.makefile("rb")
+            assert answer.readline().split()[1] == b"100"  # so it is accepted
+            link.sendall(body)
+            os.kill(server.pid, signal.SIGTERM)
+            told = answer.read().partition(b"HTTP/1.1 ")[2]
+    assert told.startswith(b"503")
+    assert b"retry-after" in told
+    assert b'"code":"model_unavailable"' in told
+
+
+TWO = '[models.fake]\nbackend = "fake"\nreplicas = 2\n'
+
+
+def test_a_replica_that_has_stopped(tmp_path):
+    """While one of two replicas does not move the gateway is not ready, each time it is asked."""
+    with serving(tmp_path, TWO) as server:
+        eventually(lambda: 'workers_ready{model="fake"} 2.0' in httpx.get(f"{server.url}/metrics").text)
+        worker = server.worker(1)
+        os.kill(worker, signal.SIGSTOP)
+        assert [httpx.get(f"{server.url}/readyz", timeout=60).status_code for _ in range(4)] == [503] * 4
+        os.kill(worker, signal.SIGCONT)
+        eventually(lambda: httpx.get(f"{server.url}/readyz").status_code == 200)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGRTMIN + 1])
+def test_a_worker_that_dies_of_any_signal_is_started_again(tmp_path, number):
+    """Whatever ends a worker, there is another one soon."""
+    with serving(tmp_path, '[models.fake]\nbackend = "fake"\n') as server:
+        os.kill(server.worker(), number)
+        once = 'worker_restarts_total{model="fake"} 1.0'
+        eventually(lambda: once in httpx.get(f"{server.url}/metrics").text)
+        eventually(lambda: post(server, GOOD).status_code == 200)
 
 
 MISSING = """

@@ -134,11 +134,13 @@ async def test_queue_bounds_a_request(start):
 
 
 async def test_failed_model(start):
-    """A model that cannot be served refuses with the reason."""
+    """A model that cannot be served refuses, and keeps the reason for the operator."""
     model = await start(FakeSpec(dimensions=(16,)))
     assert model.state == "failed"
-    with pytest.raises(ModelUnavailable, match="the model has 8"):
+    with pytest.raises(ModelUnavailable, match="cannot take a request") as refusal:
         await model.embed(Ask(["a"]))
+    assert refusal.value.retry_after
+    assert "the model has 8" in model.reason
 
 
 async def test_replica_with_another_space(start, monkeypatch, tmp_path):

@@ -134,11 +134,14 @@ def test_purity(queue, bounds):
 
 @given(fresh, limits)
 def test_window(queue, bounds):
-    """Only the first few batches' worth of tokens are looked at."""
+    """Only the first few batches' worth of tokens, or of jobs, are looked at."""
     seen = []
     planned = plan((seen.append(job) or job for job in queue), bounds, NOW)
     enough = bounds.window_batches * bounds.batch_tokens
-    within = list(takewhile(lambda n: sum(job.tokens for job in queue[:n]) < enough, range(len(queue))))
+    many = bounds.window_batches * bounds.batch_inputs
+    within = list(
+        takewhile(lambda n: sum(job.tokens for job in queue[:n]) < enough and n < many, range(len(queue)))
+    )
     assert len(seen) == len(within)
     assert all(job in seen for job in planned.run)
 
