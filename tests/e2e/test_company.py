@@ -10,6 +10,7 @@ import openai
 import pytest
 
 from tests.cosine import lowest_cosine
+from tests.e2e.minilm import MINILM_PATH  # noqa: F401 - skips where the model is not installed
 from tests.texts import WORDS, varied_texts
 
 ALIKE = 0.99999

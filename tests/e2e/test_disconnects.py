@@ -23,6 +23,7 @@ from gateway.model import Model
 from gateway.registry import Registry
 from tests.cosine import lowest_cosine
 from tests.e2e.conftest import MINILM
+from tests.e2e.minilm import MINILM_PATH  # noqa: F401 - skips where the model is not installed
 from tests.texts import WORDS
 
 CLIENTS = 64

@@ -8,11 +8,12 @@ import base64
 import numpy as np
 import openai
 import pytest
-from tokenizers import Tokenizer
 
 from tests.cosine import lowest_cosine
 from tests.e2e.minilm import MINILM_PATH
 from tests.texts import varied_texts
+
+tokenizers = pytest.importorskip("tokenizers")
 
 
 def vectors(answer) -> np.ndarray:
@@ -52,7 +53,7 @@ def test_base64_and_float_are_equal_bit_for_bit(client, model):
 
 def test_token_ids_give_the_vector_of_their_text(client, model):
     """Native token ids, in one array or in several, without special tokens or with them, are that text."""
-    tokenizer = Tokenizer.from_file(str(MINILM_PATH / "tokenizer.json"))
+    tokenizer = tokenizers.Tokenizer.from_file(str(MINILM_PATH / "tokenizer.json"))
     tokenizer.no_padding()
     texts = ["the quick brown fox", "jumps over the lazy dog"]
     bare = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
