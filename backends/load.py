@@ -27,7 +27,7 @@ def load(spec: Spec) -> Backend:
 
                 return FakeBackend(spec)
     except ImportError as error:
-        extra = spec.__struct_config__.tag
+        extra = spec.kind
         raise LoadError(
             f"backend {extra!r} needs a package that cannot be imported ({error.name}): "
             f"install the extra {extra!r}, as the README says"

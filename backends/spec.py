@@ -24,11 +24,18 @@ class BackendSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         max_tokens: a lower limit than the model's own, in tokens, special tokens included.
         batch_tokens: the largest cost of one batch, in tokens; ``None`` leaves it to the backend.
         dimensions: the Matryoshka sizes offered, where the model's own files do not say.
+        threads: processor threads of the engine; ``None`` is this replica's share of the cores.
     """
 
     max_tokens: Positive | None = None
     batch_tokens: Positive | None = None
     dimensions: tuple[Positive, ...] | None = None
+    threads: Positive | None = None
+
+    @property
+    def kind(self) -> str:
+        """The value of ``backend`` that chooses it."""
+        return str(self.__struct_config__.tag)
 
 
 class HfSpec(BackendSpec, frozen=True, kw_only=True, tag="hf"):
@@ -41,7 +48,6 @@ class HfSpec(BackendSpec, frozen=True, kw_only=True, tag="hf"):
         sha256: the sum of the weights file, or a table of file name -> sum.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         dtype: of the weights; ``auto`` is fp32 on a processor and bf16 on a GPU that has it.
-        threads: processor threads of the engine; ``None`` is this replica's share of the cores.
         pooling: overrides what the model's files say.
         normalize: whether vectors get unit length; ``None`` is yes, unless the model says that it is
             compared by dot product.
@@ -52,7 +58,6 @@ class HfSpec(BackendSpec, frozen=True, kw_only=True, tag="hf"):
     sha256: str | dict[str, str] | None = None
     device: Annotated[str, msgspec.Meta(pattern=r"^(auto|cpu|cuda|cuda:\d+)$")] = "auto"
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
-    threads: Positive | None = None
     pooling: Pooling | None = None
     normalize: bool | None = None
 
@@ -63,7 +68,6 @@ class GgufSpec(BackendSpec, frozen=True, kw_only=True, tag="gguf"):
     Attributes:
         path: an absolute file.
         sha256: the sum of the file.
-        threads: processor threads of the engine; ``None`` is this replica's share of the cores.
         pooling: overrides what the file says.
         normalize: whether vectors get unit length; ``None`` is yes.
         n_gpu_layers: layers put on the GPU; -1 is all of them.
@@ -71,7 +75,6 @@ class GgufSpec(BackendSpec, frozen=True, kw_only=True, tag="gguf"):
 
     path: str
     sha256: str | dict[str, str] | None = None
-    threads: Positive | None = None
     pooling: Literal["cls", "mean", "last"] | None = None
     normalize: bool | None = None
     n_gpu_layers: Annotated[int, msgspec.Meta(ge=-1)] = 0

@@ -31,6 +31,7 @@ from backends.protocol import (
     PackedIds,
     Ping,
     Pong,
+    ProtocolError,
     Ready,
     Refused,
     Start,
@@ -61,8 +62,10 @@ class Worker:
         """Load the model, then compute batches until the process ends."""
         frames = self._channel.makefile("rb")
         start = receive(frames)
+        if start is None:
+            return
         if not isinstance(start, Start):
-            raise TypeError("the first frame is not a Start")
+            raise ProtocolError("the first frame is not a Start")
         began = time.perf_counter()
         try:
             backend = load(start.spec)
@@ -119,7 +122,11 @@ class Worker:
 
 
 def receive(frames: IO[bytes]) -> ToWorker | None:
-    """Read one message, or ``None`` when the gateway has gone."""
+    """Read one message, or ``None`` when the gateway has gone.
+
+    Raises:
+        ProtocolError: what came is not a message.
+    """
     header = frames.read(HEADER.size)
     if len(header) < HEADER.size:
         return None

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
+
+from typing_extensions import TypeIs
 
 from backends.base import Vectors
 from gateway.errors import GatewayError
-from gateway.wire import IdLists, Role, Texts, Truncate
+
+Truncate = Literal["error", "right", "left"]
+Role = Literal["query", "document"]
+Texts = list[str]
+IdLists = list[list[int]]
+
+
+def are_texts(inputs: Texts | IdLists) -> TypeIs[Texts]:
+    """Tell texts from lists of token ids."""
+    return isinstance(inputs[0], str)
 
 
 class Ask(NamedTuple):
@@ -29,7 +41,7 @@ class Ask(NamedTuple):
     role: Role | None = None
     partial: bool = False
     space: str | None = None
-    seconds_max: float = 600.0
+    seconds_max: float = math.inf
 
 
 class Answer(NamedTuple):

@@ -36,13 +36,21 @@ RETRY_AFTER_S_MAX = 60
 RETRY_LOST_S = 1
 SPEED_MEMORY = 0.9
 
-log = structlog.get_logger()
-
 
 class Batcher:
-    """Runs the jobs of one model on its workers. Belongs to one event loop."""
+    """Runs the jobs of one model on its workers. Belongs to one event loop.
 
-    def __init__(self, workers: Sequence[Worker], queue_tokens_max: int, metrics: ModelMetrics) -> None:
+    Args:
+        model: its name, for the log.
+        workers: its replicas.
+        queue_tokens_max: tokens that may wait.
+        metrics: where batches are counted.
+    """
+
+    def __init__(
+        self, model: str, workers: Sequence[Worker], queue_tokens_max: int, metrics: ModelMetrics
+    ) -> None:
+        self._log = structlog.get_logger().bind(model=model)
         self._queue_tokens_max = queue_tokens_max
         self._metrics = metrics
         self._queue = Queue()
@@ -129,7 +137,7 @@ class Batcher:
         try:
             answers = await self._answers(worker, jobs)
         except Exception:
-            log.exception("batch failed", inputs=len(jobs))
+            self._log.exception("batch failed", inputs=len(jobs))
             answers = [InternalError() for _ in jobs]
         finally:
             self._in_flight[worker] -= 1
@@ -147,7 +155,7 @@ class Batcher:
         except WorkerLost:
             return [ModelUnavailable("The model's worker went away.", "model", RETRY_LOST_S) for _ in jobs]
         except (CallFailed, WrongAnswer) as error:
-            log.warning("batch failed", inputs=len(jobs), reason=str(error))
+            self._log.warning("batch failed", inputs=len(jobs), reason=str(error))
             if len(jobs) == 1:
                 return [InputFailed("The model fails on this input.")]
             half = len(jobs) // 2

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from backends.spec import Positive, Spec
-from gateway.wire import Truncate
+from gateway.ask import Truncate
 
 TokenIdPolicy = Literal["auto", "native", "cl100k", "reject"]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]

@@ -8,15 +8,15 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import msgspec
 
-from backends.spec import FakeSpec, GgufSpec, HfSpec, Spec
+from backends.spec import FakeSpec, HfSpec, Spec
 from gateway.config import Config, ModelConfig, ServerConfig, ServingConfig
 
 DEFAULT = Path(__file__).with_name("default.toml")
-BACKENDS: dict[str, type[Spec]] = {"hf": HfSpec, "gguf": GgufSpec, "fake": FakeSpec}
+BACKENDS: dict[str, type[Spec]] = {str(spec.__struct_config__.tag): spec for spec in get_args(Spec)}
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 SHA256 = re.compile(r"^[0-9a-f]{64}$")
 

@@ -140,7 +140,7 @@ async def connect(spec: Spec, echo: Callable[[bytes], object] | None = None) -> 
         WorkerLost: the process ended first; the message says how.
     """
     try:
-        process = await WorkerProcess.start(getattr(spec, "threads", None), echo)
+        process = await WorkerProcess.start(spec.threads, echo)
     except OSError as error:  # no more processes, descriptors or memory: it may be so for a while only
         raise WorkerLost(f"it cannot be started: {error.strerror}") from None
     try:

@@ -52,26 +52,6 @@ class EmbeddingResponse(msgspec.Struct, frozen=True, tag_field="object", tag="li
     usage: Usage
 
 
-def cut(vectors: Vectors, dimensions: int | None, normalized: bool) -> Vectors:
-    """Return the first ``dimensions`` columns, renormalised where the model's vectors have unit length.
-
-    Args:
-        vectors: float32 ``[inputs, width]``.
-        dimensions: columns to keep; ``None`` keeps all.
-        normalized: whether the model's vectors have unit length.
-
-    Returns:
-        float32 ``[inputs, dimensions]``; a row of which nothing but zeros is left is NaN.
-    """
-    if dimensions is None or dimensions == vectors.shape[1]:
-        return vectors
-    kept = vectors[:, :dimensions]
-    if normalized:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            kept = kept / np.linalg.norm(kept, axis=1, keepdims=True)
-    return np.ascontiguousarray(kept, dtype=np.float32)
-
-
 def encode_response(
     vectors: Vectors,
     errors: Mapping[int, ErrorDetail],

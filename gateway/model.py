@@ -12,12 +12,12 @@ import numpy as np
 import structlog
 
 from backends.base import ModelInfo, TokenIds, Vectors
-from backends.spec import FakeSpec, Spec
+from backends.spec import Spec
 from gateway.ask import Answer, Ask
 from gateway.batcher import Batcher
 from gateway.cl100k import Cl100k
 from gateway.config import ModelConfig
-from gateway.encode import cut
+from gateway.dimensions import cut
 from gateway.errors import (
     DeadlinePassed,
     GatewayError,
@@ -62,7 +62,7 @@ class Model:
             Supervisor(name, spec, metrics, accepts=self._accepts, changed=self._changed, echo=echo)
             for _ in range(config.serving.replicas)
         ]
-        self.batcher = Batcher(self.supervisors, config.serving.queue_tokens, metrics)
+        self.batcher = Batcher(name, self.supervisors, config.serving.queue_tokens, metrics)
         self._space: str | None = None
 
     def __repr__(self) -> str:
@@ -220,7 +220,7 @@ class Model:
 
 def with_threads(spec: Spec, replicas: int) -> Spec:
     """Return the spec with the threads of one replica: an equal share of the cores, unless it says."""
-    if isinstance(spec, FakeSpec) or spec.threads is not None:
+    if spec.threads is not None:
         return spec
     return msgspec.structs.replace(spec, threads=max(1, cores() // replicas))
 

@@ -7,12 +7,11 @@ from typing import NamedTuple
 
 from backends.base import ModelInfo, TokenIds
 from gateway import tokens
-from gateway.ask import Ask
+from gateway.ask import Ask, Role, Truncate, are_texts
 from gateway.cl100k import REMEDY, Cl100k
 from gateway.config import ServingConfig
 from gateway.errors import GatewayError, InvalidRequest, InvalidTokenIds, TooManyTokens
 from gateway.tokens import Fitted
-from gateway.wire import Role, Truncate, are_texts
 
 Tokenize = Callable[[Sequence[str]], Awaitable[Sequence[TokenIds | GatewayError]]]
 

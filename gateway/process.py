@@ -70,11 +70,6 @@ class WorkerProcess:
         reader, writer = await asyncio.open_unix_connection(sock=ours, limit=READ_BYTES)
         return cls(process, reader, writer, echo)
 
-    @property
-    def pid(self) -> int:
-        """The process's id."""
-        return self._process.pid
-
     def send(self, message: ToWorker) -> None:
         """Write a frame. What cannot be delivered is noticed by :meth:`receive`."""
         self._writer.write(encode_frame(message))

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from backends.base import ModelInfo, TokenIds
+from gateway.ask import Truncate
 from gateway.errors import ContextLengthExceeded, InvalidRequest, InvalidTokenIds
-from gateway.wire import Truncate
 
 
 class Fitted(NamedTuple):

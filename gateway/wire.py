@@ -9,12 +9,9 @@ import re
 from typing import Annotated, Literal, NoReturn, cast
 
 import msgspec
-from typing_extensions import TypeIs
 
+from gateway.ask import IdLists, Role, Texts, Truncate
 from gateway.errors import InvalidJson, InvalidRequest, TooManyTokens
-
-Truncate = Literal["error", "right", "left"]
-Role = Literal["query", "document"]
 
 
 class EmbeddingRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,15 +43,6 @@ class WireLimits(msgspec.Struct, frozen=True):
     inputs_max: int
     input_ids_max: int
     chars_max: int
-
-
-Texts = list[str]
-IdLists = list[list[int]]
-
-
-def are_texts(inputs: Texts | IdLists) -> TypeIs[Texts]:
-    """Tell texts from lists of token ids."""
-    return isinstance(inputs[0], str)
 
 
 class ErrorDetail(msgspec.Struct, frozen=True):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -17,14 +16,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 
 from backends.base import Vectors
 from gateway import log
-from gateway.ask import Ask
+from gateway.ask import Ask, Truncate
 from gateway.cli.options import ConfigPath, echo, err, fail, load_config
 from gateway.config import Config
 from gateway.errors import GatewayError, ModelUnavailable, TooManyTokens
 from gateway.metrics import Metrics
 from gateway.model import Model
 from gateway.registry import Registry
-from gateway.wire import Truncate
 
 CHUNK = 256
 CHUNKS_AT_ONCE = 4
@@ -59,9 +57,7 @@ def embed(
     if model is None and len(settings.models) > 1:
         fail(f"--model is one of {', '.join(settings.models)}")
     try:
-        vectors = asyncio.run(
-            embed_all(settings, name, Ask(inputs, dimensions, truncate, seconds_max=math.inf))
-        )
+        vectors = asyncio.run(embed_all(settings, name, Ask(inputs, dimensions, truncate)))
     except GatewayError as error:
         fail(f"{error.param}: {error.message}" if error.param else error.message)
     try:

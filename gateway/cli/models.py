@@ -15,7 +15,7 @@ def models(config: ConfigPath = None) -> None:
         spec, serving = model.spec, model.serving
         table.add_row(
             name,
-            str(spec.__struct_config__.tag),
+            spec.kind,
             getattr(spec, "path", ""),
             ", ".join(serving.aliases),
             str(serving.replicas),

@@ -19,23 +19,23 @@ from litestar.openapi.spec import OpenAPIMediaType, OpenAPIResponse, Operation, 
 from litestar.static_files import create_static_files_router
 
 from gateway.encode import EmbeddingResponse
+from gateway.status import TABLE
 from gateway.wire import EmbeddingRequest, ErrorBody
 
 DOCS = "/docs"
 ASSETS = "/docs/assets"
 STRUCTS = (EmbeddingRequest, EmbeddingResponse, ErrorBody)
-ERRORS = {
-    400: "The request is not one that this model can answer.",
-    404: "No such model.",
-    408: "The body was not received in time.",
-    412: "The model's embedding space is not the expected one.",
-    413: "The body is too large.",
-    415: "The body is not application/json.",
-    429: "The model's queue is full; Retry-After says when to try again.",
-    500: "The model fails on an input, or the gateway failed.",
-    503: "The model is loading, has failed, or is stopping.",
-    504: "The request was not done in time.",
-}
+
+
+def _errors() -> dict[int, str]:
+    """Return what each status means: what the errors that have it say of themselves."""
+    meanings: dict[int, list[str]] = {}
+    for error, told in TABLE.items():
+        meanings.setdefault(told.http, []).append((error.__doc__ or "").partition("\n")[0])
+    return {http: " ".join(says) for http, says in sorted(meanings.items())}
+
+
+ERRORS = _errors()
 
 
 def _content(struct: type[msgspec.Struct]) -> dict[str, OpenAPIMediaType]:

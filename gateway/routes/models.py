@@ -64,7 +64,7 @@ def card(model: Model) -> ModelCard:
         owned_by="embeddings-gateway",
         aliases=model.config.serving.aliases,
         state=model.state,
-        backend=str(model.config.spec.__struct_config__.tag),
+        backend=model.config.spec.kind,
         **facts,
     )
 

@@ -18,7 +18,7 @@ FULL = 16
 
 def make_batcher(metrics, *workers, queue_tokens_max=100_000):
     """Return a batcher over these workers."""
-    return Batcher(workers, queue_tokens_max, metrics.model("m"))
+    return Batcher("m", workers, queue_tokens_max, metrics.model("m"))
 
 
 async def test_leaves_at_once(metrics):

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from gateway.encode import cut, encode_response
+from gateway.dimensions import cut
+from gateway.encode import encode_response
 from gateway.wire import ErrorDetail
 
 FINITE = arrays(

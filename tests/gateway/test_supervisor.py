@@ -46,10 +46,6 @@ class Watched:
         while await self.states.get() != state:
             pass
 
-    def _accepts(self, info):
-        self.accepted.append(info.fingerprint)
-        return len(set(self.accepted)) == 1
-
     def _changed(self):
         self.states.put_nowait(self.one.state)
 

@@ -1,0 +1,27 @@
+"""PURE: the head of a vector, for models whose vectors may be cut (Matryoshka embeddings)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from backends.base import Vectors
+
+
+def cut(vectors: Vectors, dimensions: int | None, normalized: bool) -> Vectors:
+    """Return the first ``dimensions`` columns, renormalised where the model's vectors have unit length.
+
+    Args:
+        vectors: float32 ``[inputs, width]``.
+        dimensions: columns to keep; ``None`` keeps all.
+        normalized: whether the model's vectors have unit length.
+
+    Returns:
+        float32 ``[inputs, dimensions]``; a row of which nothing but zeros is left is NaN.
+    """
+    if dimensions is None or dimensions == vectors.shape[1]:
+        return vectors
+    kept = vectors[:, :dimensions]
+    if normalized:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            kept = kept / np.linalg.norm(kept, axis=1, keepdims=True)
+    return np.ascontiguousarray(kept, dtype=np.float32)
