@@ -12,17 +12,17 @@ from litestar.enums import MediaType
 from litestar.exceptions import HTTPException
 from litestar.types import ASGIApp
 
-from gateway import status
 from gateway.config import Config
-from gateway.envelope import RECORD, Envelope
 from gateway.errors import ClientGone, GatewayError
+from gateway.http import status
+from gateway.http.documents import assets_route, describe, openapi_config
+from gateway.http.embeddings import embeddings_route
+from gateway.http.envelope import RECORD, Envelope
+from gateway.http.health import health_routes
+from gateway.http.models import model_routes
+from gateway.http.record import Record
 from gateway.metrics import Metrics
-from gateway.record import Record
-from gateway.registry import Registry
-from gateway.routes.documents import assets_route, describe, openapi_config
-from gateway.routes.embeddings import embeddings_route
-from gateway.routes.health import health_routes
-from gateway.routes.models import model_routes
+from gateway.serving.registry import Registry
 
 CLIENT_GONE = 499  # nobody reads it; it is for log and metrics
 

@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 import msgspec
 
 from backends.spec import Positive, Spec
-from gateway.ask import Truncate
 
+Truncate = Literal["error", "right", "left"]
 TokenIdPolicy = Literal["auto", "native", "cl100k", "reject"]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 

@@ -12,13 +12,13 @@ from rich.table import Table
 
 from backends.base import ModelInfo
 from gateway import log
-from gateway.ask import Ask
 from gateway.cli.options import ConfigPath, echo, err, load_config, out, rich_escaped
 from gateway.config import Config
 from gateway.errors import GatewayError
 from gateway.metrics import Metrics
-from gateway.model import Model
-from gateway.registry import Registry
+from gateway.serving.ask import Ask
+from gateway.serving.model import Model
+from gateway.serving.registry import Registry
 
 PROBES = [
     "A probe.",

@@ -16,13 +16,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 
 from backends.base import Vectors
 from gateway import log
-from gateway.ask import Ask, Truncate
 from gateway.cli.options import ConfigPath, echo, err, fail, load_config
-from gateway.config import Config
+from gateway.config import Config, Truncate
 from gateway.errors import GatewayError, ModelUnavailable, TooManyTokens
 from gateway.metrics import Metrics
-from gateway.model import Model
-from gateway.registry import Registry
+from gateway.serving.ask import Ask
+from gateway.serving.model import Model
+from gateway.serving.registry import Registry
 
 CHUNK = 256
 CHUNKS_AT_ONCE = 4

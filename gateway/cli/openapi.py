@@ -12,7 +12,7 @@ from gateway.app import create_litestar
 from gateway.cli.options import out
 from gateway.config_file import read_config
 from gateway.metrics import Metrics
-from gateway.registry import Registry
+from gateway.serving.registry import Registry
 
 
 def openapi(

@@ -21,7 +21,7 @@ from gateway.app import create_app
 from gateway.cli.options import ConfigPath, echo, fail, load_config
 from gateway.config import Config
 from gateway.metrics import Metrics
-from gateway.registry import Registry
+from gateway.serving.registry import Registry
 
 
 def serve(

@@ -19,8 +19,8 @@ from gateway.app import create_app
 from gateway.cli.serve import Server
 from gateway.config_file import parse
 from gateway.metrics import Metrics
-from gateway.model import Model
-from gateway.registry import Registry
+from gateway.serving.model import Model
+from gateway.serving.registry import Registry
 from tests.cosine import lowest_cosine
 from tests.e2e.conftest import MINILM
 from tests.e2e.minilm import MINILM_PATH  # noqa: F401 - skips where the model is not installed

@@ -13,8 +13,8 @@ import numpy as np
 from backends.base import ModelInfo, TokenIds, Vectors
 from backends.fake import FakeBackend, fake_vector
 from backends.spec import FakeSpec
-from gateway.job import Request
-from gateway.worker import Timed
+from gateway.batching.job import Request
+from gateway.workers.worker import Timed
 
 WIDTH = 8
 _numbers = itertools.count(1000)
@@ -80,11 +80,11 @@ class HeldWorker:
         self.running: list[Running] = []
 
     async def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
-        """See :class:`gateway.worker.Worker`."""
+        """See :class:`gateway.workers.worker.Worker`."""
         raise NotImplementedError
 
     async def embed(self, batch: Sequence[TokenIds]) -> Timed:
-        """See :class:`gateway.worker.Worker`."""
+        """See :class:`gateway.workers.worker.Worker`."""
         one = Running(batch)
         self.running.append(one)
         try:
@@ -93,7 +93,7 @@ class HeldWorker:
             self.running.remove(one)
 
     async def ping(self) -> float:
-        """See :class:`gateway.worker.Worker`."""
+        """See :class:`gateway.workers.worker.Worker`."""
         raise NotImplementedError
 
 
@@ -112,6 +112,6 @@ class AnsweringWorker(HeldWorker):
         self._answer = answer
 
     async def embed(self, batch: Sequence[TokenIds]) -> Timed:
-        """See :class:`gateway.worker.Worker`."""
+        """See :class:`gateway.workers.worker.Worker`."""
         self.batches.append(batch)
         return Timed(self._answer(batch), 1.0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gateway.errors import InputFailed, InternalError, ModelUnavailable
-from gateway.worker import CallFailed, WorkerLost
+from gateway.workers.worker import CallFailed, WorkerLost
 from tests.gateway.fakes import (
     AnsweringWorker,
     HeldWorker,

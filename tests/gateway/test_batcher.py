@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from gateway.batcher import Batcher
+from gateway.batching.batcher import Batcher
 from tests.gateway.fakes import HeldWorker, all_quiet, expected, make_info, make_request
 
 pytestmark = pytest.mark.anyio

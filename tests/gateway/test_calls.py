@@ -19,8 +19,8 @@ from backends.protocol import (
     Tokenize,
     Tokens,
 )
-from gateway.connection import Connection
-from gateway.worker import CallFailed, WorkerLost
+from gateway.workers.connection import Connection
+from gateway.workers.worker import CallFailed, WorkerLost
 from tests.gateway.fakes import all_quiet, make_ids, make_info, right_vectors
 
 pytestmark = pytest.mark.anyio
@@ -39,18 +39,18 @@ class Wire:
         self.coming = asyncio.Queue()
 
     def send(self, message):
-        """See :class:`gateway.process.WorkerProcess`."""
+        """See :class:`gateway.workers.process.WorkerProcess`."""
         self.sent.append(message)
 
     async def receive(self):
-        """See :class:`gateway.process.WorkerProcess`."""
+        """See :class:`gateway.workers.process.WorkerProcess`."""
         message = await self.coming.get()
         if isinstance(message, Exception):
             raise message
         return message
 
     async def end(self):
-        """See :class:`gateway.process.WorkerProcess`."""
+        """See :class:`gateway.workers.process.WorkerProcess`."""
         self.coming.put_nowait(WorkerLost())
         return "ended"
 

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from gateway.cl100k import Cl100k
 from gateway.errors import InvalidTokenIds
+from gateway.serving.cl100k import Cl100k
 
 pytestmark = pytest.mark.anyio
 
@@ -90,7 +90,7 @@ async def test_failed_load():
 
 async def test_tried_again(monkeypatch):
     """When the minute is over, it is tried again."""
-    monkeypatch.setattr("gateway.cl100k.RETRY_S", 0.0)
+    monkeypatch.setattr("gateway.serving.cl100k.RETRY_S", 0.0)
     loader = Loader(failures=1)
     cl100k = Cl100k(loader)
     with pytest.raises(InvalidTokenIds):

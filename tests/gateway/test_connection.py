@@ -13,8 +13,8 @@ import pytest
 
 from backends.fake import fake_vector
 from backends.spec import FakeSpec
-from gateway.connection import LoadRefused, connect
-from gateway.worker import WorkerLost
+from gateway.workers.connection import LoadRefused, connect
+from gateway.workers.worker import WorkerLost
 from tests.gateway.fakes import all_quiet, make_ids
 from tests.gateway.processes import Watch, freeze, only_child_of
 
@@ -107,7 +107,7 @@ async def test_working_directory(monkeypatch, tmp_path):
 PARENT = """
 import asyncio
 from backends.spec import FakeSpec
-from gateway.connection import connect
+from gateway.workers.connection import connect
 
 async def main():
     connection = await connect(FakeSpec())

@@ -14,8 +14,8 @@ import msgspec
 from backends.protocol import FromWorker, ToWorker
 from backends.spec import Spec
 from gateway.config import Config
-from gateway.encode import EmbeddingResponse
-from gateway.wire import EmbeddingRequest, ErrorBody, StrictEmbeddingRequest
+from gateway.http.encode import EmbeddingResponse
+from gateway.http.wire import EmbeddingRequest, ErrorBody, StrictEmbeddingRequest
 
 types = [ToWorker, FromWorker, Spec, Config, EmbeddingRequest, StrictEmbeddingRequest, ErrorBody]
 decoders = [module.Decoder(one) for one in types for module in (msgspec.json, msgspec.msgpack)]

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from gateway.dimensions import cut
-from gateway.encode import encode_response
-from gateway.wire import ErrorDetail
+from gateway.http.encode import encode_response
+from gateway.http.wire import ErrorDetail
+from gateway.serving.dimensions import cut
 
 FINITE = arrays(
     np.float32,

@@ -7,8 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
+from gateway.batching.job import Request
 from gateway.errors import InputFailed, InvalidRequest, ModelUnavailable
-from gateway.job import Request
 from tests.gateway.fakes import WIDTH, expected, make_ids, make_request
 
 pytestmark = pytest.mark.anyio

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import GatewayError, InvalidJson, InvalidRequest
-from gateway.wire import Decoder, WireLimits, inputs_of
+from gateway.http.wire import Decoder, WireLimits, inputs_of
 
 LIMITS = WireLimits(inputs_max=2048, input_ids_max=8192, chars_max=100)
 DECODERS = {"lenient": Decoder(False), "strict": Decoder(True)}

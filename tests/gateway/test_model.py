@@ -11,8 +11,6 @@ import pytest
 
 from backends.fake import BEGIN, END, fake_vector
 from backends.spec import FakeSpec
-from gateway.ask import Ask
-from gateway.cl100k import Cl100k
 from gateway.config import ModelConfig, ServingConfig
 from gateway.errors import (
     ContextLengthExceeded,
@@ -22,7 +20,9 @@ from gateway.errors import (
     SpaceMismatch,
     TooManyTokens,
 )
-from gateway.model import Model
+from gateway.serving.ask import Ask
+from gateway.serving.cl100k import Cl100k
+from gateway.serving.model import Model
 from tests.gateway.fakes import all_quiet
 from tests.gateway.processes import children_of, freeze
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from gateway.batching.outcome import WrongAnswer, outcomes
 from gateway.errors import InputFailed
-from gateway.outcome import WrongAnswer, outcomes
 from tests.gateway.fakes import WIDTH, make_ids, make_info, right_vectors
 
 BATCH = [make_ids(3), make_ids(4), make_ids(5)]

@@ -9,7 +9,7 @@ from itertools import takewhile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.planner import Limits, cost, plan
+from gateway.batching.planner import Limits, cost, plan
 
 NOW = 100.0
 

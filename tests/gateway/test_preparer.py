@@ -7,11 +7,11 @@ import pytest
 
 from backends.fake import FakeBackend
 from backends.spec import FakeSpec
-from gateway.ask import Ask
-from gateway.cl100k import Cl100k
 from gateway.config import ServingConfig
 from gateway.errors import ContextLengthExceeded, InputFailed, InvalidRequest, InvalidTokenIds, TooManyTokens
-from gateway.preparer import Preparer
+from gateway.serving.ask import Ask
+from gateway.serving.cl100k import Cl100k
+from gateway.serving.preparer import Preparer
 from tests.gateway.fakes import make_info
 
 pytestmark = pytest.mark.anyio
@@ -24,7 +24,7 @@ class Bytes:
     """A vocabulary as cl100k's: every byte is its own id, and no other id is known."""
 
     def decode_bytes(self, tokens):
-        """See :class:`gateway.cl100k.Encoding`."""
+        """See :class:`gateway.serving.cl100k.Encoding`."""
         return b"".join({number: bytes([number]) for number in range(256)}[token] for token in tokens)
 
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.batching.job import Request
+from gateway.batching.queue import Queue
 from gateway.errors import InvalidRequest
-from gateway.job import Request
-from gateway.queue import Queue
 from tests.gateway.fakes import WIDTH, make_request
 
 pytestmark = pytest.mark.anyio

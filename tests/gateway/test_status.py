@@ -13,7 +13,7 @@ from litestar.exceptions import (
 
 from gateway import errors
 from gateway.errors import GatewayError
-from gateway.status import TABLE, answer, detail
+from gateway.http.status import TABLE, answer, detail
 
 INVALID = "invalid_request_error"
 ROWS = [

@@ -12,8 +12,8 @@ import pytest
 
 from backends.fake import fake_vector
 from backends.spec import FakeSpec
-from gateway.supervisor import Supervisor
-from gateway.worker import WorkerLost
+from gateway.workers.supervisor import Supervisor
+from gateway.workers.worker import WorkerLost
 from tests.gateway.fakes import all_quiet, make_ids
 from tests.gateway.processes import Watch, freeze
 

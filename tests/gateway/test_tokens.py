@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import ContextLengthExceeded, InvalidRequest, InvalidTokenIds
-from gateway.tokens import fit, native
+from gateway.serving.tokens import fit, native
 from tests.gateway.fakes import make_info
 
 INFO = make_info(prefix=(256, 9), suffix=(257,), max_tokens=8)

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from gateway.errors import InvalidRequest, TooManyTokens
-from gateway.wire import Decoder, WireLimits, inputs_of
+from gateway.http.wire import Decoder, WireLimits, inputs_of
 
 LIMITS = WireLimits(inputs_max=2048, input_ids_max=8192, chars_max=100)
 OURS_AND_OPENAIS = {

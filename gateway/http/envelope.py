@@ -15,13 +15,13 @@ import structlog
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway import status
 from gateway.errors import GatewayError, InternalError, ModelUnavailable
+from gateway.http import status
+from gateway.http.record import Record
 from gateway.metrics import PHASES, Metrics
-from gateway.record import Record
 
 SANE_ID = re.compile(rb"^[\w.:-]{1,128}$")
-RECORD = "gateway.record"
+RECORD = "gateway.http.record"
 EMBEDDINGS = "/v1/embeddings"
 RETRY_S = 5
 QUIET = frozenset({"/livez", "/readyz", "/health", "/metrics"})

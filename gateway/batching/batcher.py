@@ -16,6 +16,10 @@ from operator import itemgetter
 import structlog
 
 from backends.base import ModelInfo
+from gateway.batching.job import Job, Request
+from gateway.batching.outcome import Outcome, WrongAnswer, outcomes
+from gateway.batching.planner import Limits, plan
+from gateway.batching.queue import Queue
 from gateway.errors import (
     DeadlinePassed,
     GatewayError,
@@ -24,12 +28,8 @@ from gateway.errors import (
     ModelUnavailable,
     Overloaded,
 )
-from gateway.job import Job, Request
 from gateway.metrics import ModelMetrics
-from gateway.outcome import Outcome, WrongAnswer, outcomes
-from gateway.planner import Limits, plan
-from gateway.queue import Queue
-from gateway.worker import CallFailed, Worker, WorkerLost
+from gateway.workers.worker import CallFailed, Worker, WorkerLost
 
 IN_FLIGHT_MAX = 2
 RETRY_AFTER_S_MAX = 60

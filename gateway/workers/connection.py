@@ -30,8 +30,8 @@ from backends.protocol import (
     Tokens,
 )
 from backends.spec import Spec
-from gateway.process import WorkerProcess
-from gateway.worker import CallFailed, Timed, WorkerLost
+from gateway.workers.process import WorkerProcess
+from gateway.workers.worker import CallFailed, Timed, WorkerLost
 
 T = TypeVar("T")
 
@@ -66,7 +66,7 @@ class Connection:
         return len(self._calls)
 
     async def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
-        """See :class:`gateway.worker.Worker`."""
+        """See :class:`gateway.workers.worker.Worker`."""
         match await self._call(lambda call_id: Tokenize(call_id, list(texts))):
             case Tokens(inputs=packed):
                 return _unpacked(packed.unpack)
@@ -74,7 +74,7 @@ class Connection:
                 raise CallFailed(_told(answer))
 
     async def embed(self, batch: Sequence[TokenIds]) -> Timed:
-        """See :class:`gateway.worker.Worker`."""
+        """See :class:`gateway.workers.worker.Worker`."""
         match await self._call(lambda call_id: Embed(call_id, PackedIds.of(batch))):
             case Embedded() as answer:
                 return Timed(_unpacked(answer.unpack), answer.seconds)
@@ -82,7 +82,7 @@ class Connection:
                 raise CallFailed(_told(answer))
 
     async def ping(self) -> float:
-        """See :class:`gateway.worker.Worker`."""
+        """See :class:`gateway.workers.worker.Worker`."""
         match await self._call(Ping):
             case Pong(busy_seconds=busy):
                 return busy

@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Callable
 from types import TracebackType
 
-from gateway.cl100k import Cl100k
 from gateway.config import Config
 from gateway.errors import ModelNotFound
 from gateway.metrics import Metrics
-from gateway.model import Model
+from gateway.serving.cl100k import Cl100k
+from gateway.serving.model import Model
 
 
 class Registry:

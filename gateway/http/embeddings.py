@@ -11,17 +11,17 @@ from litestar import Request, Response, post
 from litestar.enums import MediaType
 from litestar.handlers import HTTPRouteHandler
 
-from gateway import status
-from gateway.ask import Answer, Ask
 from gateway.config import ServerConfig
-from gateway.encode import encode_response
-from gateway.envelope import RECORD
 from gateway.errors import ClientGone
-from gateway.record import Record
-from gateway.registry import Registry
-from gateway.routes.body import read_body
-from gateway.routes.documents import EmbeddingsOperation
-from gateway.wire import Decoder, EmbeddingRequest, WireLimits, inputs_of
+from gateway.http import status
+from gateway.http.body import read_body
+from gateway.http.documents import EmbeddingsOperation
+from gateway.http.encode import encode_response
+from gateway.http.envelope import RECORD
+from gateway.http.record import Record
+from gateway.http.wire import Decoder, EmbeddingRequest, WireLimits, inputs_of
+from gateway.serving.ask import Answer, Ask
+from gateway.serving.registry import Registry
 
 T = TypeVar("T")
 

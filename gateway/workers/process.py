@@ -22,7 +22,7 @@ from backends.protocol import (
     encode_frame,
     payload_length,
 )
-from gateway.worker import WorkerLost
+from gateway.workers.worker import WorkerLost
 
 STDERR_BYTES_KEPT = 4096
 READ_BYTES = 1 << 16

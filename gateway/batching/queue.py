@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from operator import attrgetter
 
-from gateway.job import Job, Request
+from gateway.batching.job import Job, Request
 
 _turn = attrgetter("turn")
 

@@ -12,9 +12,9 @@ import structlog
 
 from backends.base import ModelInfo, TokenIds
 from backends.spec import Spec
-from gateway.connection import Connection, LoadRefused, connect
 from gateway.metrics import ModelMetrics
-from gateway.worker import Timed, WorkerLost
+from gateway.workers.connection import Connection, LoadRefused, connect
+from gateway.workers.worker import Timed, WorkerLost
 
 State = Literal["loading", "ready", "failed", "stopped"]
 
@@ -26,7 +26,7 @@ log = structlog.get_logger()
 
 
 class Supervisor:
-    """A worker on this machine, as :class:`gateway.worker.Worker`. Belongs to one event loop.
+    """A worker on this machine, as :class:`gateway.workers.worker.Worker`. Belongs to one event loop.
 
     Args:
         model: its name, for people.
@@ -93,15 +93,15 @@ class Supervisor:
         self._to("stopped", "the gateway is stopping")
 
     async def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
-        """See :class:`gateway.worker.Worker`."""
+        """See :class:`gateway.workers.worker.Worker`."""
         return await self._live().tokenize(texts)
 
     async def embed(self, batch: Sequence[TokenIds]) -> Timed:
-        """See :class:`gateway.worker.Worker`."""
+        """See :class:`gateway.workers.worker.Worker`."""
         return await self._live().embed(batch)
 
     async def ping(self) -> float:
-        """See :class:`gateway.worker.Worker`."""
+        """See :class:`gateway.workers.worker.Worker`."""
         return await self._live().ping()
 
     def _live(self) -> Connection:

@@ -10,8 +10,9 @@ from typing import Annotated, Literal, NoReturn, cast
 
 import msgspec
 
-from gateway.ask import IdLists, Role, Texts, Truncate
+from gateway.config import Truncate
 from gateway.errors import InvalidJson, InvalidRequest, TooManyTokens
+from gateway.serving.ask import IdLists, Role, Texts
 
 
 class EmbeddingRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,12 +11,8 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import ResponseSpec
 
 from gateway.metrics import Metrics
-from gateway.model import Model
-from gateway.registry import Registry
-from gateway.worker import CallFailed, WorkerLost
-
-PING_S = 1.0
-STALLED_S = 60.0
+from gateway.serving.model import Model
+from gateway.serving.registry import Registry
 
 
 class ModelHealth(msgspec.Struct, frozen=True):
@@ -68,13 +64,6 @@ def health_routes(registry: Registry, metrics: Metrics) -> list[HTTPRouteHandler
 
 
 async def health(model: Model) -> ModelHealth:
-    """Ask the model's workers whether they are alive and moving; one that is started again is not asked."""
-    if model.state != "ready":
-        return ModelHealth(False, model.state, model.reason)
-    try:
-        busy = await model.answering(PING_S)
-    except (TimeoutError, WorkerLost, CallFailed):
-        return ModelHealth(False, model.state, f"a worker did not answer within {PING_S:g} s")
-    if busy > STALLED_S:
-        return ModelHealth(False, model.state, f"one batch has been computed for {busy:.0f} s")
-    return ModelHealth(True, model.state, "")
+    """Return whether the model can take a request now, asked of its workers."""
+    wrong = await model.unready()
+    return ModelHealth(not wrong, model.state, wrong)

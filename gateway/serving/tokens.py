@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from backends.base import ModelInfo, TokenIds
-from gateway.ask import Truncate
+from gateway.config import Truncate
 from gateway.errors import ContextLengthExceeded, InvalidRequest, InvalidTokenIds
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 
 from backends.base import Vectors
-from gateway.wire import ErrorDetail
+from gateway.http.wire import ErrorDetail
 
 EncodingFormat = Literal["float", "base64"]
 

@@ -9,9 +9,9 @@ from typing import Literal, NamedTuple
 from typing_extensions import TypeIs
 
 from backends.base import Vectors
+from gateway.config import Truncate
 from gateway.errors import GatewayError
 
-Truncate = Literal["error", "right", "left"]
 Role = Literal["query", "document"]
 Texts = list[str]
 IdLists = list[list[int]]

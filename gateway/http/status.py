@@ -12,7 +12,7 @@ from litestar.exceptions import HTTPException
 
 from gateway import errors
 from gateway.errors import GatewayError
-from gateway.wire import ErrorBody, ErrorDetail
+from gateway.http.wire import ErrorBody, ErrorDetail
 
 
 class Status(NamedTuple):

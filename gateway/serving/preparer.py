@@ -6,12 +6,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 from backends.base import ModelInfo, TokenIds
-from gateway import tokens
-from gateway.ask import Ask, Role, Truncate, are_texts
-from gateway.cl100k import REMEDY, Cl100k
-from gateway.config import ServingConfig
+from gateway.config import ServingConfig, Truncate
 from gateway.errors import GatewayError, InvalidRequest, InvalidTokenIds, TooManyTokens
-from gateway.tokens import Fitted
+from gateway.serving import tokens
+from gateway.serving.ask import Ask, Role, are_texts
+from gateway.serving.cl100k import REMEDY, Cl100k
+from gateway.serving.tokens import Fitted
 
 Tokenize = Callable[[Sequence[str]], Awaitable[Sequence[TokenIds | GatewayError]]]
 

@@ -13,11 +13,9 @@ import structlog
 
 from backends.base import ModelInfo, TokenIds, Vectors
 from backends.spec import Spec
-from gateway.ask import Answer, Ask
-from gateway.batcher import Batcher
-from gateway.cl100k import Cl100k
+from gateway.batching.batcher import Batcher
+from gateway.batching.job import Request
 from gateway.config import ModelConfig
-from gateway.dimensions import cut
 from gateway.errors import (
     DeadlinePassed,
     GatewayError,
@@ -26,12 +24,16 @@ from gateway.errors import (
     ModelUnavailable,
     SpaceMismatch,
 )
-from gateway.job import Request
 from gateway.metrics import ModelMetrics
-from gateway.preparer import Preparer
-from gateway.supervisor import State, Supervisor
-from gateway.worker import CallFailed, WorkerLost
+from gateway.serving.ask import Answer, Ask
+from gateway.serving.cl100k import Cl100k
+from gateway.serving.dimensions import cut
+from gateway.serving.preparer import Preparer
+from gateway.workers.supervisor import State, Supervisor
+from gateway.workers.worker import CallFailed, WorkerLost
 
+PING_S = 1.0
+STALLED_S = 60.0
 RETRY_LOADING_S = 5
 RETRY_LOST_S = 1
 RETRY_FAILED_S = 60
@@ -137,17 +139,20 @@ class Model:
                     raise error
                 request.errors[index] = error
 
-    async def answering(self, seconds_max: float) -> float:
-        """Return how long the longest-running batch has run, in seconds, 0 if there is none.
+    async def unready(self) -> str:
+        """Ask the workers whether they are alive and moving; return what is wrong, empty if nothing is.
 
-        Raises:
-            TimeoutError, WorkerLost: a replica that should be able to take a call does not answer in time.
+        A replica that is being started again is not asked, as long as there is another one.
         """
         ready = self._ready()
         if not ready:
-            raise WorkerLost
-        async with asyncio.timeout(seconds_max):
-            return max(await asyncio.gather(*(worker.ping() for worker in ready)))
+            return self.reason or "its worker has just died"
+        try:
+            async with asyncio.timeout(PING_S):
+                busy = max(await asyncio.gather(*(worker.ping() for worker in ready)))
+        except (TimeoutError, WorkerLost, CallFailed):
+            return f"a worker did not answer within {PING_S:g} s"
+        return f"one batch has been computed for {busy:.0f} s" if busy > STALLED_S else ""
 
     def _info_for(self, ask: Ask) -> ModelInfo:
         """Return the model's facts, after checking what needs nothing else."""

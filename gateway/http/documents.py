@@ -18,9 +18,9 @@ from litestar.openapi.plugins import SwaggerRenderPlugin
 from litestar.openapi.spec import OpenAPIMediaType, OpenAPIResponse, Operation, RequestBody
 from litestar.static_files import create_static_files_router
 
-from gateway.encode import EmbeddingResponse
-from gateway.status import TABLE
-from gateway.wire import EmbeddingRequest, ErrorBody
+from gateway.http.encode import EmbeddingResponse
+from gateway.http.status import TABLE
+from gateway.http.wire import EmbeddingRequest, ErrorBody
 
 DOCS = "/docs"
 ASSETS = "/docs/assets"

@@ -1,0 +1,1 @@
+"""From waiting jobs to batches, and from what came back to each job."""

@@ -1,0 +1,1 @@
+"""HTTP: handlers, and the shapes and bytes that they read and write."""

@@ -1,0 +1,1 @@
+"""Served models: what is asked of one, made ready for it, and answered."""

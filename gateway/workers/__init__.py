@@ -1,0 +1,1 @@
+"""Worker processes: started, called, watched, started again."""
