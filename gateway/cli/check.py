@@ -60,9 +60,9 @@ async def probe_all(config: Config) -> list[Found]:
 
 async def probe(model: Model) -> Found:
     """Embed the probe texts alone and together, which must not make a difference."""
-    info = model.info
+    info = model.replicas.info
     if info is None:
-        return Found(model.name, info, 0.0, f"{model.state}: {model.reason}")
+        return Found(model.name, info, 0.0, f"{model.replicas.state}: {model.replicas.reason}")
     try:
         together = (await model.embed(Ask(PROBES))).vectors
         alone = np.concatenate([(await model.embed(Ask([text]))).vectors for text in PROBES])

@@ -100,9 +100,9 @@ async def embed_all(config: Config, name: str, ask: Ask) -> Vectors:
     """
     async with Registry(config, Metrics(), echo()) as registry:
         model = registry[name]
-        await model.attempted()
-        if model.info is None:
-            raise ModelUnavailable(f"{name} is {model.state}: {model.reason}")
+        await model.replicas.attempted()
+        if model.replicas.info is None:
+            raise ModelUnavailable(f"{name} is {model.replicas.state}: {model.replicas.reason}")
         columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=err, disable=not err.is_terminal, transient=True) as progress:
             bar = progress.add_task("", total=len(ask.inputs))

@@ -96,16 +96,16 @@ async def announce(server: Server, registry: Registry, source: str) -> bool:
     say(f"Listening on {server.url}. Loading {names}, as {source} says.")
     await registry.attempted()
     for model in registry.models:
-        if model.state in ("loading", "failed"):
-            say(f"{model.name} is {model.state}: {model.reason}", sys.stderr)
-    ready = next((model for model in registry.models if model.state == "ready"), None)
+        if model.replicas.state in ("loading", "failed"):
+            say(f"{model.name} is {model.replicas.state}: {model.replicas.reason}", sys.stderr)
+    ready = next((model for model in registry.models if model.replicas.state == "ready"), None)
     if ready is not None:
         say(f"Serving on {server.url}/v1 (the API is described at {server.url}/docs). Try:")
         say(
             f"curl {server.url}/v1/embeddings -H 'Content-Type: application/json' "
             f"""-d '{{"model": "{ready.name}", "input": "Hello, world"}}'""",
         )
-    return any(model.state != "failed" for model in registry.models)
+    return any(model.replicas.state != "failed" for model in registry.models)
 
 
 def say(words: str, to: TextIO = sys.stdout) -> None:

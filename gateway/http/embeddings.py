@@ -41,7 +41,8 @@ def embeddings_route(registry: Registry, server: ServerConfig) -> HTTPRouteHandl
         asked = decoder.decode(await read_body(request, server.body_bytes_max, server.body_timeout_s))
         model = registry[asked.model]
         record.model = model.name
-        record.space = model.info.fingerprint if model.info else ""
+        info = model.replicas.info
+        record.space = info.fingerprint if info else ""
         ask = ask_for(asked, limits, request.headers.get("x-expected-space"), server.request_timeout_s)
         record.inputs = len(ask.inputs)
         answer = await unless_gone(request, model.embed(ask))

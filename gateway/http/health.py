@@ -65,5 +65,5 @@ def health_routes(registry: Registry, metrics: Metrics) -> list[HTTPRouteHandler
 
 async def health(model: Model) -> ModelHealth:
     """Return whether the model can take a request now, asked of its workers."""
-    wrong = await model.unready()
-    return ModelHealth(not wrong, model.state, wrong)
+    wrong = await model.replicas.unready()
+    return ModelHealth(not wrong, model.replicas.state, wrong)

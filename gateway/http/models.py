@@ -56,14 +56,14 @@ def model_routes(registry: Registry) -> list[HTTPRouteHandler]:
 
 def card(model: Model) -> ModelCard:
     """Return what is told of a model."""
-    info = model.info
+    info = model.replicas.info
     facts = {} if info is None else {key: getattr(info, key) for key in FACTS}
     return ModelCard(
         id=model.name,
         created=0 if info is None else info.created,
         owned_by="embeddings-gateway",
         aliases=model.config.serving.aliases,
-        state=model.state,
+        state=model.replicas.state,
         backend=model.config.spec.kind,
         **facts,
     )

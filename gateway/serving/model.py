@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -29,11 +30,10 @@ from gateway.serving.ask import Answer, Ask
 from gateway.serving.cl100k import Cl100k
 from gateway.serving.dimensions import cut
 from gateway.serving.preparer import Preparer
-from gateway.workers.supervisor import State, Supervisor
+from gateway.workers.replicas import Replicas
+from gateway.workers.supervisor import Supervisor
 from gateway.workers.worker import CallFailed, WorkerLost
 
-PING_S = 1.0
-STALLED_S = 60.0
 RETRY_LOADING_S = 5
 RETRY_LOST_S = 1
 RETRY_FAILED_S = 60
@@ -60,45 +60,12 @@ class Model:
         tokens_max = min(request_tokens_max, config.serving.queue_tokens)
         self._preparer = Preparer(config.serving, tokens_max, self._tokenize, cl100k)
         spec = with_threads(config.spec, config.serving.replicas)
-        self.supervisors = [
-            Supervisor(name, spec, metrics, accepts=self._accepts, changed=self._changed, echo=echo)
-            for _ in range(config.serving.replicas)
-        ]
-        self.batcher = Batcher(name, self.supervisors, config.serving.queue_tokens, metrics)
-        self._space: str | None = None
+        make = functools.partial(Supervisor, name, spec, metrics, echo=echo)
+        self.replicas = Replicas(make, config.serving.replicas, self._changed)
+        self.batcher = Batcher(name, self.replicas.workers, config.serving.queue_tokens, metrics)
 
     def __repr__(self) -> str:
-        return f"<Model {self.name} {self.state} {self.batcher!r}>"
-
-    @property
-    def info(self) -> ModelInfo | None:
-        """The model's facts, or ``None`` while no worker can take a call."""
-        return next((worker.info for worker in self.supervisors if worker.info is not None), None)
-
-    @property
-    def state(self) -> State:
-        """``ready`` if any replica is; ``failed`` if all have."""
-        states = [worker.state for worker in self.supervisors]
-        order: tuple[State, ...] = ("ready", "loading", "failed", "stopped")
-        return next(state for state in order if state in states)
-
-    @property
-    def reason(self) -> str:
-        """Why it is not ready; empty if it is."""
-        return "" if self.state == "ready" else next(w.reason for w in self.supervisors if w.reason)
-
-    def start(self) -> None:
-        """Begin to load all replicas."""
-        for worker in self.supervisors:
-            worker.start()
-
-    async def attempted(self) -> None:
-        """Wait until the first attempt to load each replica has ended, well or badly."""
-        await asyncio.gather(*(worker.attempted() for worker in self.supervisors))
-
-    async def stop(self) -> None:
-        """End all replicas; what waits is told so."""
-        await asyncio.gather(*(worker.stop() for worker in self.supervisors))
+        return f"<Model {self.name} {self.replicas.state} {self.batcher!r}>"
 
     async def embed(self, ask: Ask) -> Answer:
         """Embed every input of ``ask``.
@@ -139,26 +106,11 @@ class Model:
                     raise error
                 request.errors[index] = error
 
-    async def unready(self) -> str:
-        """Ask the workers whether they are alive and moving; return what is wrong, empty if nothing is.
-
-        A replica that is being started again is not asked, as long as there is another one.
-        """
-        ready = self._ready()
-        if not ready:
-            return self.reason or "its worker has just died"
-        try:
-            async with asyncio.timeout(PING_S):
-                busy = max(await asyncio.gather(*(worker.ping() for worker in ready)))
-        except (TimeoutError, WorkerLost, CallFailed):
-            return f"a worker did not answer within {PING_S:g} s"
-        return f"one batch has been computed for {busy:.0f} s" if busy > STALLED_S else ""
-
     def _info_for(self, ask: Ask) -> ModelInfo:
         """Return the model's facts, after checking what needs nothing else."""
-        info = self.info
+        info = self.replicas.info
         if info is None:  # the reason may hold paths of this machine: it is for the operator
-            retry_s = RETRY_FAILED_S if self.state == "failed" else RETRY_LOADING_S
+            retry_s = RETRY_FAILED_S if self.replicas.state == "failed" else RETRY_LOADING_S
             raise ModelUnavailable("The model cannot take a request now; /readyz says why.", "model", retry_s)
         if ask.space not in (None, info.fingerprint):
             raise SpaceMismatch(
@@ -182,7 +134,7 @@ class Model:
     async def _tokenize(self, texts: Sequence[str]) -> Sequence[TokenIds | GatewayError]:
         """Return the ids of each text. A call that fails is halved until only the guilty texts fail."""
         try:
-            return await self._worker().tokenize(texts)
+            return await self.replicas.least_busy().tokenize(texts)
         except WorkerLost:
             raise ModelUnavailable("The model's worker went away.", "model", RETRY_LOST_S) from None
         except CallFailed as error:
@@ -192,34 +144,15 @@ class Model:
             half = len(texts) // 2
             return [*await self._tokenize(texts[:half]), *await self._tokenize(texts[half:])]
 
-    def _ready(self) -> list[Supervisor]:
-        return [worker for worker in self.supervisors if worker.info is not None]
-
-    def _worker(self) -> Supervisor:
-        """Return the replica with the fewest open calls: one that has stopped answering gets no more.
-
-        Raises:
-            WorkerLost: there is none.
-        """
-        ready = self._ready()
-        if not ready:
-            raise WorkerLost
-        return min(ready, key=lambda worker: worker.calls)
-
-    def _accepts(self, info: ModelInfo) -> bool:
-        """Tell whether a replica makes vectors of the space that this model has had from the beginning."""
-        self._space = self._space or info.fingerprint
-        return info.fingerprint == self._space
-
     def _changed(self) -> None:
         """Note that a replica has become ready, or has stopped being so."""
-        ready = len(self._ready())
+        ready = len(self.replicas.ready)
         self._metrics.workers_ready.set(ready)
         if ready:
             self.batcher.step()
         else:
             self.batcher.fail_waiting(
-                lambda: ModelUnavailable(f"The model is {self.state}.", "model", RETRY_LOADING_S)
+                lambda: ModelUnavailable(f"The model is {self.replicas.state}.", "model", RETRY_LOADING_S)
             )
 
 

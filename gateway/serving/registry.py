@@ -43,13 +43,13 @@ class Registry:
 
     async def __aenter__(self) -> Registry:
         for model in self.models:
-            model.start()
+            model.replicas.start()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await asyncio.gather(*(model.stop() for model in self.models))
+        await asyncio.gather(*(model.replicas.stop() for model in self.models))
 
     def __getitem__(self, name: str) -> Model:
         """Return the model of that name or alias.
@@ -64,4 +64,4 @@ class Registry:
 
     async def attempted(self) -> None:
         """Wait until the first attempt to load each model has ended, well or badly."""
-        await asyncio.gather(*(model.attempted() for model in self.models))
+        await asyncio.gather(*(model.replicas.attempted() for model in self.models))

@@ -6,7 +6,6 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import structlog
 
@@ -14,9 +13,7 @@ from backends.base import ModelInfo, TokenIds
 from backends.spec import Spec
 from gateway.metrics import ModelMetrics
 from gateway.workers.connection import Connection, LoadRefused, connect
-from gateway.workers.worker import Timed, WorkerLost
-
-State = Literal["loading", "ready", "failed", "stopped"]
+from gateway.workers.worker import State, Timed, WorkerLost
 
 BACKOFF_S_MIN = 0.25
 BACKOFF_S_MAX = 30.0

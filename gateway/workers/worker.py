@@ -1,14 +1,16 @@
-"""What the batcher and the model know of a worker: a protocol, so that it may be anywhere.
+"""What is known of a worker: a protocol, so that it may be anywhere.
 
-``supervisor`` implements it for a process on this machine.
+``supervisor`` implements it for a process on this machine; ``replicas`` makes one of several.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from backends.base import ModelInfo, TokenIds, Vectors
+
+State = Literal["ready", "loading", "failed", "stopped"]
 
 
 class WorkerLost(Exception):
@@ -20,18 +22,39 @@ class CallFailed(Exception):
 
 
 class Timed(NamedTuple):
-    """Vectors, float32 ``[inputs, dimensions]``, and how long the engine took for them."""
+    """Vectors, float32 ``[inputs, dimensions]``, and how many seconds the engine took for them."""
 
     vectors: Vectors
     seconds: float
 
 
 class Worker(Protocol):
-    """One model replica, somewhere."""
+    """One model replica, somewhere. Belongs to one event loop."""
 
     @property
     def info(self) -> ModelInfo | None:
         """The facts of its model, or ``None`` while it cannot take a call."""
+
+    @property
+    def state(self) -> State:
+        """``loading`` until its model is loaded and again after a death; ``failed`` if that is hopeless."""
+
+    @property
+    def reason(self) -> str:
+        """Why it is not ready; empty if it is."""
+
+    @property
+    def calls(self) -> int:
+        """How many calls it has not answered yet."""
+
+    def start(self) -> None:
+        """Begin to load the model; :attr:`state` tells how it goes."""
+
+    async def attempted(self) -> None:
+        """Wait until the first attempt to load the model has ended, well or badly."""
+
+    async def stop(self) -> None:
+        """End, for good."""
 
     async def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
         """Turn each text into its ids.

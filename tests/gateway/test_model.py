@@ -45,13 +45,13 @@ async def start(metrics):
         config = ModelConfig(spec=spec, serving=ServingConfig(**serving))
         model = Model("m", config, metrics.model("m"), cl100k=Cl100k(), request_tokens_max=1000)
         started.append(model)
-        model.start()
-        await model.attempted()
+        model.replicas.start()
+        await model.replicas.attempted()
         return model
 
     yield ready
     for model in started:
-        await model.stop()
+        await model.replicas.stop()
 
 
 async def test_answer(start):
@@ -60,7 +60,7 @@ async def test_answer(start):
     answer = await model.embed(Ask(["a", "bc"]))
     assert np.array_equal(answer.vectors, [vector_of("a"), vector_of("bc")])
     assert answer.tokens == 3 + 4
-    assert answer.space == model.info.fingerprint
+    assert answer.space == model.replicas.info.fingerprint
     assert answer.seconds.keys() == {"tokenize", "queue", "infer"}
     assert min(answer.seconds.values()) >= 0
     await all_quiet()
@@ -80,7 +80,7 @@ async def test_dimensions(start):
 async def test_space(start):
     """The space that the model has may be pinned, another one may not."""
     model = await start()
-    await model.embed(Ask(["a"], space=model.info.fingerprint))
+    await model.embed(Ask(["a"], space=model.replicas.info.fingerprint))
     with pytest.raises(SpaceMismatch):
         await model.embed(Ask(["a"], space="another"))
 
@@ -110,7 +110,7 @@ async def test_deadline(start):
 async def test_client_gone(start, own_child):
     """What a client that went away had waiting leaves the queue."""
     model = await start()
-    ids = await model.supervisors[0].tokenize(["x" * 398] * 2)
+    ids = await model.replicas.workers[0].tokenize(["x" * 398] * 2)
     model._preparer._tokenize = lambda _: asyncio.sleep(0, ids)  # the worker answers nothing from here on
     freeze(own_child())
     asks = [asyncio.ensure_future(model.embed(Ask(["x" * 398] * 2))) for _ in range(3)]
@@ -119,7 +119,7 @@ async def test_client_gone(start, own_child):
     asks[2].cancel()
     await all_quiet()
     assert repr(model.batcher) == "<Batcher 2 jobs, 800 tokens, 2 running>"
-    await model.stop()
+    await model.replicas.stop()
     for ask in asks[:2]:
         with pytest.raises(ModelUnavailable):
             await ask
@@ -136,11 +136,11 @@ async def test_queue_bounds_a_request(start):
 async def test_failed_model(start):
     """A model that cannot be served refuses, and keeps the reason for the operator."""
     model = await start(FakeSpec(dimensions=(16,)))
-    assert model.state == "failed"
+    assert model.replicas.state == "failed"
     with pytest.raises(ModelUnavailable, match="cannot take a request") as refusal:
         await model.embed(Ask(["a"]))
     assert refusal.value.retry_after
-    assert "the model has 8" in model.reason
+    assert "the model has 8" in model.replicas.reason
 
 
 async def test_replica_with_another_space(start, monkeypatch, tmp_path):
@@ -150,9 +150,9 @@ async def test_replica_with_another_space(start, monkeypatch, tmp_path):
         "import os\nimport backends.fake\nbackends.fake.fingerprint = lambda facts: str(os.getpid())\n"
     )
     model = await start(replicas=2)
-    assert sorted(worker.state for worker in model.supervisors) == ["failed", "ready"]
-    assert model.state == "ready"
-    assert {(await model.embed(Ask(["a"]))).space for _ in range(4)} == {model.info.fingerprint}
+    assert sorted(worker.state for worker in model.replicas.workers) == ["failed", "ready"]
+    assert model.replicas.state == "ready"
+    assert {(await model.embed(Ask(["a"]))).space for _ in range(4)} == {model.replicas.info.fingerprint}
 
 
 async def test_lost_replica(start):
@@ -161,7 +161,7 @@ async def test_lost_replica(start):
     model = await start(replicas=2)
     one, _ = set(children_of(os.getpid())) - before
     os.kill(one, signal.SIGKILL)
-    while all(worker.info for worker in model.supervisors):
+    while all(worker.info for worker in model.replicas.workers):
         await asyncio.sleep(0)
     for text in "abcd":
         assert np.array_equal((await model.embed(Ask([text]))).vectors, [vector_of(text)])

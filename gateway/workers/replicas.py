@@ -1,0 +1,105 @@
+"""The workers of one model, seen as one: which to call, how they are, and that they make the same space."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from backends.base import ModelInfo
+from gateway.workers.worker import CallFailed, State, Worker, WorkerLost
+
+PING_S = 1.0
+STALLED_S = 60.0
+BEST_FIRST: Sequence[State] = ("ready", "loading", "failed", "stopped")
+
+
+class MakeWorker(Protocol):
+    """Makes one worker."""
+
+    def __call__(self, *, accepts: Callable[[ModelInfo], bool], changed: Callable[[], None]) -> Worker:
+        """Return a worker that asks ``accepts`` before it serves, and calls ``changed`` after each change."""
+
+
+class Replicas:
+    """All workers of one model. Belongs to one event loop.
+
+    Args:
+        make: makes a worker.
+        count: how many there are.
+        changed: is called after every change of a worker's state.
+
+    Attributes:
+        workers: all of them.
+    """
+
+    def __init__(self, make: MakeWorker, count: int, changed: Callable[[], None]) -> None:
+        self.workers = [make(accepts=self._accepts, changed=changed) for _ in range(count)]
+        self._space: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<Replicas {self.workers}>"
+
+    @property
+    def ready(self) -> list[Worker]:
+        """Those that can take a call."""
+        return [worker for worker in self.workers if worker.info is not None]
+
+    @property
+    def info(self) -> ModelInfo | None:
+        """The model's facts, or ``None`` while no worker can take a call."""
+        return next((worker.info for worker in self.ready), None)
+
+    @property
+    def state(self) -> State:
+        """The best state that any of them is in."""
+        states = {worker.state for worker in self.workers}
+        return next(state for state in BEST_FIRST if state in states)
+
+    @property
+    def reason(self) -> str:
+        """Why none is ready; empty if one is."""
+        return "" if self.state == "ready" else next(w.reason for w in self.workers if w.reason)
+
+    def least_busy(self) -> Worker:
+        """Return the one with the fewest open calls: one that has stopped answering gets no more.
+
+        Raises:
+            WorkerLost: none can take a call.
+        """
+        if not self.ready:
+            raise WorkerLost
+        return min(self.ready, key=lambda worker: worker.calls)
+
+    def start(self) -> None:
+        """Begin to load all of them."""
+        for worker in self.workers:
+            worker.start()
+
+    async def attempted(self) -> None:
+        """Wait until the first attempt to load each has ended, well or badly."""
+        await asyncio.gather(*(worker.attempted() for worker in self.workers))
+
+    async def stop(self) -> None:
+        """End all of them."""
+        await asyncio.gather(*(worker.stop() for worker in self.workers))
+
+    async def unready(self) -> str:
+        """Ask whether they are alive and moving; return what is wrong, empty if nothing is.
+
+        One that is being started again is not asked, as long as there is another one.
+        """
+        ready = self.ready
+        if not ready:
+            return self.reason or "the worker has just died"
+        try:
+            async with asyncio.timeout(PING_S):
+                busy = max(await asyncio.gather(*(worker.ping() for worker in ready)))
+        except (TimeoutError, WorkerLost, CallFailed):
+            return f"a worker did not answer within {PING_S:g} s"
+        return f"one batch has been computed for {busy:.0f} s" if busy > STALLED_S else ""
+
+    def _accepts(self, info: ModelInfo) -> bool:
+        """Tell whether a worker makes vectors of the space that this model has had from the beginning."""
+        self._space = self._space or info.fingerprint
+        return info.fingerprint == self._space
