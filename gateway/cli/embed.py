@@ -18,7 +18,7 @@ from backends.base import Vectors
 from gateway import log
 from gateway.cli.options import ConfigPath, echo, err, fail, load_config
 from gateway.config import Config, Truncate
-from gateway.errors import GatewayError, ModelUnavailable, TooManyTokens
+from gateway.errors import GatewayError, ModelUnavailable, Overloaded, TooManyTokens
 from gateway.metrics import Metrics
 from gateway.serving.ask import Ask
 from gateway.serving.model import Model
@@ -122,6 +122,9 @@ async def in_chunks(model: Model, ask: Ask, advance: Callable[[int], None]) -> V
                 raise
             middle = (start + end) // 2
             return np.concatenate([await one(start, middle), await one(middle, end)])
+        except Overloaded as error:  # a narrow queue_tokens: the chunk waits for its turn
+            await asyncio.sleep(error.retry_after or 1)
+            return await one(start, end)
         except GatewayError as error:
             error.param = counted_from(start, error.param)
             raise

@@ -46,6 +46,17 @@ def test_file_to_array(tmp_path):
     assert np.array_equal(array, vectors_of(lines))
 
 
+def test_narrow_limits(tmp_path, config_file):
+    """A file larger than a request or the queue may be is embedded all the same, piece by piece."""
+    narrow = "[server]\nrequest_tokens_max = 3000\n" + config_file.read_text() + "queue_tokens = 4000\n"
+    config_file.write_text(narrow)
+    lines = [f"line {number}" for number in range(2000)]
+    content = "\n".join(lines).encode()
+    ended = run("embed", "--file", "-", "--output", "vectors.npy", cwd=tmp_path, stdin=content)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert np.array_equal(np.load(tmp_path / "vectors.npy"), vectors_of(lines))
+
+
 ODD_LINES = ["a\rb", "c\r", "d\x0be\x0cf\x85g\u2028h", "\ufeffi", "j"]
 
 
