@@ -80,7 +80,7 @@ def table(found: Sequence[Found], source: str) -> Table:
     shown = Table("", *(one.name for one in found), title=f"Models of {source}")
     for name in FACTS:
         shown.add_row(name.replace("_", " "), *(fact(one.info, name) for one in found))
-    shown.add_row("alone = in company", *(f"{one.agreement:.6f}" for one in found))
+    shown.add_row("alone = in company", *(f"{one.agreement:.6f}" if one.info else "-" for one in found))
     shown.add_row("check", *("[red]wrong[/]" if one.wrong else "[green]right[/]" for one in found))
     return shown
 
