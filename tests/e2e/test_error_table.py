@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import urllib.parse
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -270,6 +271,29 @@ def test_what_was_accepted_is_answered_when_the_server_ends(tmp_path):
     assert told.startswith(b"503")
     assert b"retry-after" in told
     assert b'"code":"model_unavailable"' in told
+
+
+NARROW = """
+[models.fake]
+backend = "fake"
+token_ids = "native"
+queue_tokens = 1000
+"""
+
+
+def test_a_full_queue(tmp_path):
+    """What the queue cannot take as a whole is 429 with the seconds after which to try again."""
+    ids = [1] * 498  # 500 with the special tokens, so that two of them are in the worker and one waits
+    with serving(tmp_path, NARROW) as server, ThreadPoolExecutor() as pool:
+        worker = server.worker()
+        os.kill(worker, signal.SIGSTOP)
+        waiting = [pool.submit(post, server, GOOD | {"input": ids}) for _ in range(3)]
+        eventually(lambda: 'queue_tokens{model="fake"} 500.0' in httpx.get(f"{server.url}/metrics").text)
+        answer = post(server, GOOD | {"input": [ids, ids]})
+        assert_error(answer, 429, "overloaded_error", code="overloaded")
+        assert 1 <= int(answer.headers["retry-after"]) <= 120
+        os.kill(worker, signal.SIGCONT)
+        assert [request.result().status_code for request in waiting] == [200] * 3
 
 
 TWO = '[models.fake]\nbackend = "fake"\nreplicas = 2\n'
