@@ -53,6 +53,8 @@ class Envelope:
         try:
             await self._app(scope, receive, tell)
         except asyncio.CancelledError:  # the server's grace is over; nothing else cancels a request here
+            if record.status:
+                raise
             record.code = await _tell_error(tell, ModelUnavailable("The gateway is stopping.", None, RETRY_S))
         except Exception:
             log.exception("request failed", id=record.id)

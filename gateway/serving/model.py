@@ -134,7 +134,10 @@ class Model:
     async def _tokenize(self, texts: Sequence[str]) -> Sequence[TokenIds | GatewayError]:
         """Return the ids of each text. A call that fails is halved until only the guilty texts fail."""
         try:
-            return await self.replicas.least_busy().tokenize(texts)
+            ids = await self.replicas.least_busy().tokenize(texts)
+            if len(ids) != len(texts):
+                raise CallFailed(f"ids of {len(ids)} texts for {len(texts)}")
+            return ids
         except WorkerLost:
             raise ModelUnavailable("The model's worker went away.", "model", RETRY_LOST_S) from None
         except CallFailed as error:

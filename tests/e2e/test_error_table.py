@@ -296,6 +296,21 @@ def test_a_full_queue(tmp_path):
         assert [request.result().status_code for request in waiting] == [200] * 3
 
 
+def test_the_jobs_of_a_worker_that_dies(tmp_path):
+    """A request whose batch is in a worker that dies is 503, and told when to try again."""
+    with serving(tmp_path, NARROW) as server, ThreadPoolExecutor() as pool:
+        worker = server.worker()
+        os.kill(worker, signal.SIGSTOP)
+        asked = pool.submit(post, server, GOOD | {"input": [1, 2, 3]})
+        running = 'batch_inputs_count{model="fake"} 1.0'
+        eventually(lambda: running in httpx.get(f"{server.url}/metrics").text)
+        os.kill(worker, signal.SIGKILL)
+        answer = asked.result()
+        assert_error(answer, 503, "server_error", code="model_unavailable", param="model")
+        assert int(answer.headers["retry-after"]) >= 1
+        eventually(lambda: post(server, GOOD).status_code == 200)
+
+
 TWO = '[models.fake]\nbackend = "fake"\nreplicas = 2\n'
 
 

@@ -15,6 +15,7 @@ from gateway.config import ModelConfig, ServingConfig
 from gateway.errors import (
     ContextLengthExceeded,
     DeadlinePassed,
+    InputFailed,
     InvalidRequest,
     ModelUnavailable,
     SpaceMismatch,
@@ -123,6 +124,17 @@ async def test_client_gone(start, own_child):
     for ask in asks[:2]:
         with pytest.raises(ModelUnavailable):
             await ask
+
+
+@pytest.mark.parametrize("count", [0, 2, 4])
+async def test_a_tokenizer_that_loses_texts(start, count):
+    """Ids of fewer texts than were sent, or of more, are a failure, never a shorter answer."""
+    model = await start()
+    worker = model.replicas.workers[0]
+    ids = await worker.tokenize(["a"] * count)
+    worker.tokenize = lambda _: asyncio.sleep(0, ids)
+    with pytest.raises(InputFailed):
+        await model.embed(Ask(["a", "b", "c"]))
 
 
 async def test_queue_bounds_a_request(start):
