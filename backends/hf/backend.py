@@ -9,16 +9,19 @@ import numpy as np
 import torch
 
 from backends.base import EmbedError, LoadError, ModelInfo, TokenIds, Vectors
-from backends.hf import encoder, head, identity, layout, limits, location, torch_runtime, weights
-from backends.hf.batch import pad
-from backends.hf.encoder import Encoder
-from backends.hf.layout import Layout
-from backends.hf.network import Network
-from backends.hf.runtime import Runtime
-from backends.hf.tokenizer import HfTokenizer
-from backends.hf.torch_runtime import TorchRuntime
-from backends.hf.vocabulary import end_tokens, open_vocabulary
-from backends.hf.weights import Weights
+from backends.hf import identity, limits
+from backends.hf.files import layout, location, weights
+from backends.hf.files.layout import Layout
+from backends.hf.files.weights import Weights
+from backends.hf.network import encoder, head
+from backends.hf.network.encoder import Encoder
+from backends.hf.network.network import Network
+from backends.hf.runtimes import torch_runtime
+from backends.hf.runtimes.batch import pad
+from backends.hf.runtimes.runtime import Runtime
+from backends.hf.runtimes.torch_runtime import TorchRuntime
+from backends.hf.text.tokenizer import HfTokenizer
+from backends.hf.text.vocabulary import end_tokens, open_vocabulary
 from backends.spec import HfSpec, Pooling
 
 # Short inputs reach this before the token budget does; measured, more in one batch is no faster.

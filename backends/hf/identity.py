@@ -6,10 +6,10 @@ import msgspec
 
 from backends import checksum
 from backends.fingerprint import fingerprint
-from backends.hf.layout import Layout
-from backends.hf.runtime import Runtime
-from backends.hf.tokenizer import HfTokenizer
-from backends.hf.weights import Weights
+from backends.hf.files.layout import Layout
+from backends.hf.files.weights import Weights
+from backends.hf.runtimes.runtime import Runtime
+from backends.hf.text.tokenizer import HfTokenizer
 
 # Keys of config.json that say who saved the model, when and how, not what it computes.
 VOLATILE = {

@@ -10,7 +10,7 @@ pytest.importorskip("torch", reason="the hf extra is not installed")
 import torch
 
 from backends.hf.backend import HfBackend
-from backends.hf.encoder import load_encoder
+from backends.hf.network.encoder import load_encoder
 from backends.spec import HfSpec
 from tests.cosine import lowest_cosine
 from tests.hf.reference import POOLING, reference

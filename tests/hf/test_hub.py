@@ -24,7 +24,7 @@ WANTED = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_confi
 LOCATE = """
 import json, sys
 from backends.base import LoadError
-from backends.hf.location import locate
+from backends.hf.files.location import locate
 try:
     print(json.dumps({"directory": str(locate(*json.loads(sys.argv[1])))}))
 except LoadError as error:

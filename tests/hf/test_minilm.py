@@ -14,7 +14,7 @@ from sentence_transformers import SentenceTransformer
 
 from backends.base import LoadError
 from backends.hf.backend import HfBackend
-from backends.hf.location import locate
+from backends.hf.files.location import locate
 from backends.spec import HfSpec
 from tests.cosine import lowest_cosine
 from tests.texts import varied_texts

@@ -9,12 +9,12 @@ pytest.importorskip("torch", reason="the hf extra is not installed")
 
 import torch
 
-from backends.hf.batch import pad
-from backends.hf.encoder import load_encoder
-from backends.hf.network import Network
-from backends.hf.pooling import MODES, pool
-from backends.hf.tokenizer import HfTokenizer
-from backends.hf.vocabulary import EndTokens, open_vocabulary
+from backends.hf.network.encoder import load_encoder
+from backends.hf.network.network import Network
+from backends.hf.network.pooling import MODES, pool
+from backends.hf.runtimes.batch import pad
+from backends.hf.text.tokenizer import HfTokenizer
+from backends.hf.text.vocabulary import EndTokens, open_vocabulary
 from tests.cosine import lowest_cosine
 from tests.hf.reference import POOLING
 from tests.texts import varied_texts

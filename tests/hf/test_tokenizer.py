@@ -13,8 +13,8 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from backends.base import EmbedError, LoadError
-from backends.hf.tokenizer import HfTokenizer
-from backends.hf.vocabulary import end_tokens, open_vocabulary
+from backends.hf.text.tokenizer import HfTokenizer
+from backends.hf.text.vocabulary import end_tokens, open_vocabulary
 from tests.make_hf import FAMILIES, write_json
 from tests.texts import varied_texts
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from backends.base import EmbedError, LoadError, Vectors
-from backends.hf.network import Network
-from backends.hf.runtime import Padded
+from backends.hf.network.network import Network
+from backends.hf.runtimes.runtime import Padded
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # A processor is near its best from 512 tokens on (MiniLM on two cores, fp32, inputs of 14 to 256 tokens: at
@@ -48,7 +48,7 @@ def choose_dtype(wanted: str, device: torch.device) -> Literal["fp32", "bf16"]:
 
 
 class TorchRuntime:
-    """A Network on its device. See :class:`backends.hf.runtime.Runtime`."""
+    """A Network on its device. See :class:`backends.hf.runtimes.runtime.Runtime`."""
 
     name = "torch"
 

@@ -21,7 +21,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from backends.base import LoadError
-from backends.hf.quiet import quiet
+from backends.hf.network.quiet import quiet
 
 # Encoder-decoders whose encoder stands alone in transformers, by config.json's model_type.
 ENCODERS = {

@@ -6,7 +6,7 @@ import importlib.util
 from pathlib import Path
 
 from backends.base import LoadError
-from backends.hf import hub
+from backends.hf.files import hub
 
 PACKAGE = "package:"
 

@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from backends.base import LoadError
-from backends.hf.modules import Dense
-from backends.hf.weights import SINGLE
+from backends.hf.files.modules import Dense
+from backends.hf.files.weights import SINGLE
 
 
 class DenseLayer(nn.Module):

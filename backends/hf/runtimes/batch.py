@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from backends.base import TokenIds
-from backends.hf.runtime import Padded
+from backends.hf.runtimes.runtime import Padded
 
 
 def pad(batch: Sequence[TokenIds], pad_id: int) -> tuple[Padded, Padded]:

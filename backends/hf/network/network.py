@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional
 
-from backends.hf.pooling import pool
+from backends.hf.network.pooling import pool
 from backends.spec import Pooling
 
 

@@ -12,8 +12,8 @@ import msgspec
 
 from backends import checksum
 from backends.base import LoadError
-from backends.hf import json_file
-from backends.hf.layout import Layout
+from backends.hf.files import json_file
+from backends.hf.files.layout import Layout
 
 SINGLE = "model.safetensors"
 SHARDED = "model.safetensors.index.json"

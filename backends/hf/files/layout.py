@@ -12,8 +12,8 @@ from pathlib import Path
 import msgspec
 
 from backends.base import LoadError
-from backends.hf import json_file, modules, settings
-from backends.hf.modules import Dense
+from backends.hf.files import json_file, modules, settings
+from backends.hf.files.modules import Dense
 from backends.spec import Pooling
 
 

@@ -15,8 +15,8 @@ from tokenizers.normalizers import Lowercase, Normalizer, Sequence
 from transformers import AutoTokenizer
 
 from backends.base import LoadError
-from backends.hf import json_file
-from backends.hf.quiet import quiet
+from backends.hf.files import json_file
+from backends.hf.network.quiet import quiet
 
 
 class _Token(msgspec.Struct):

@@ -8,7 +8,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from backends.base import EmbedError, LoadError, TokenIds
-from backends.hf.vocabulary import EndTokens
+from backends.hf.text.vocabulary import EndTokens
 
 # Any word does: only what stands around its tokens is looked at. Several, as a vocabulary may lack some.
 PROBES = ("a", "hello", "1", "the")

@@ -12,7 +12,7 @@ from typing import get_args
 import msgspec
 
 from backends.base import LoadError
-from backends.hf import json_file
+from backends.hf.files import json_file
 from backends.spec import Pooling
 
 POOLING_NAMES: dict[str, Pooling] = {

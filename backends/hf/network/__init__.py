@@ -1,0 +1,1 @@
+"""The model as one torch module: transformer, pooling, the layers after it."""
