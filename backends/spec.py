@@ -39,15 +39,20 @@ class BackendSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class HfSpec(BackendSpec, frozen=True, kw_only=True, tag="hf"):
-    """A Hugging Face model directory, run by transformers and torch.
+    """A Hugging Face model directory, run by OpenVINO or torch.
 
     Attributes:
         path: an absolute directory, ``package:module/sub`` for one inside an installed Python package, or
             a hub id such as ``BAAI/bge-m3``.
         revision: commit, tag or branch of a hub id.
         sha256: the sum of the weights file, or a table of file name -> sum.
+        runtime: what computes the network; ``auto`` is OpenVINO on a processor and torch on a GPU.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        dtype: of the weights; ``auto`` is fp32 on a processor and bf16 on a GPU that has it.
+        dtype: of the arithmetic; ``auto`` is bf16 where the processor or GPU has it, else fp32, and fp32 for
+            torch on a processor. ``int8`` is quantised with NNCF, by OpenVINO alone.
+        calibration: a file of texts, one a line, that ``int8`` is calibrated with instead of our own.
+        cache_dir: where converted models are kept; ``None`` is ``embeddings-gateway`` in the user's cache
+            directory (``XDG_CACHE_HOME``).
         pooling: overrides what the model's files say.
         normalize: whether vectors get unit length; ``None`` is yes, unless the model says that it is
             compared by dot product.
@@ -56,8 +61,11 @@ class HfSpec(BackendSpec, frozen=True, kw_only=True, tag="hf"):
     path: str
     revision: str | None = None
     sha256: str | dict[str, str] | None = None
+    runtime: Literal["auto", "torch", "openvino"] = "auto"
     device: Annotated[str, msgspec.Meta(pattern=r"^(auto|cpu|cuda|cuda:\d+)$")] = "auto"
-    dtype: Literal["auto", "fp32", "bf16"] = "auto"
+    dtype: Literal["auto", "fp32", "bf16", "int8"] = "auto"
+    calibration: str | None = None
+    cache_dir: str | None = None
     pooling: Pooling | None = None
     normalize: bool | None = None
 

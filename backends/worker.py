@@ -7,7 +7,6 @@ The process ends when the socket does: it never outlives its gateway.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import queue
 import resource
@@ -22,6 +21,7 @@ from typing import IO
 
 from backends.base import Backend, BackendError, LoadError
 from backends.load import load
+from backends.parent import end_with_parent
 from backends.protocol import (
     HEADER,
     Embed,
@@ -45,7 +45,6 @@ from backends.protocol import (
 
 TOKENIZER_THREADS = 2
 STACK_BYTES = 16 << 20  # tokenizers that split by regular expressions recurse on long runs of characters
-PR_SET_PDEATHSIG = 1
 
 
 class Worker:
@@ -142,12 +141,6 @@ def reason(error: Exception) -> str:
     frames = "".join(traceback.format_tb(error.__traceback__))
     print(f"{type(error).__name__}\n{frames}", file=sys.stderr, flush=True)  # noqa: T201 - read by the gateway
     return type(error).__name__
-
-
-def end_with_parent() -> None:
-    """Ask Linux to kill this process with its parent; elsewhere the closed socket alone has to do."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def main() -> None:

@@ -114,15 +114,25 @@ def _convert(table: Mapping[str, Any], into: type[S], where: str) -> S:
 
 
 def _located(spec: Spec, directory: Path, where: str) -> Spec:
-    """Return the spec with a path that no longer depends on where the configuration lies."""
-    if isinstance(spec, FakeSpec) or (isinstance(spec, HfSpec) and spec.path.startswith("package:")):
+    """Return the spec with paths that no longer depend on where the configuration lies."""
+    if isinstance(spec, FakeSpec):
         return spec
-    path = os.path.realpath(directory / os.path.expanduser(spec.path))
+    if isinstance(spec, HfSpec):
+        named = {"calibration": spec.calibration, "cache_dir": spec.cache_dir}
+        files = {key: _absolute(directory, path) for key, path in named.items() if path is not None}
+        spec = msgspec.structs.replace(spec, **files)
+        if spec.path.startswith("package:"):
+            return spec
+    path = _absolute(directory, spec.path)
     if isinstance(spec, HfSpec) and not os.path.isdir(path):
         if HUB_ID.match(spec.path) and not spec.path.startswith("."):
             return spec
         raise ConfigError(f"{where}: path: there is no directory {path}, and it is no hub id like org/name")
     return msgspec.structs.replace(spec, path=path)
+
+
+def _absolute(directory: Path, path: str) -> str:
+    return os.path.realpath(directory / os.path.expanduser(path))
 
 
 def _refuse_wrong_sums(sums: str | Mapping[str, str] | None, where: str) -> None:

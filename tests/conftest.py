@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
 THREADS = 1  # more would wait for each other in spinning loops wherever the machine is busy
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as workers have it, for engines in this process
+
+# Conversions of models are made anew for every run of the tests, and not left behind.
+_cache = tempfile.TemporaryDirectory(prefix="embeddings-gateway-")
+os.environ["XDG_CACHE_HOME"] = _cache.name
 
 
 @pytest.fixture(scope="session")

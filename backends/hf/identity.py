@@ -39,7 +39,7 @@ def identify(
     return fingerprint(
         {
             "weights": weights.sums,
-            "vocabulary": _vocabulary(layout),
+            "vocabulary": vocabulary_sums(layout),
             "special_tokens": [tokenizer.prefix, tokenizer.suffix],
             "lower_case": layout.lower_case,
             "config": {key: value for key, value in layout.config.items() if key not in VOLATILE},
@@ -54,7 +54,7 @@ def identify(
     )
 
 
-def _vocabulary(layout: Layout) -> dict[str, str]:
+def vocabulary_sums(layout: Layout) -> dict[str, str]:
     """Return the vocabulary's sums: of ``tokenizer.json`` alone where it exists, since only it is read."""
     for pattern in VOCABULARIES[:1], VOCABULARIES[1:]:
         files = [file for name in pattern for file in sorted(layout.folder.glob(name))]

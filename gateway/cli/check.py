@@ -108,4 +108,5 @@ FACTS = (
     "batch_tokens",
     "batch_inputs",
     "fingerprint",
+    "notes",
 )

@@ -9,13 +9,14 @@ import pytest
 from backends.base import LoadError
 from backends.hf.backend import HfBackend
 from backends.spec import HfSpec
+from tests.hf.torch_settings import TORCH
 from tests.make_hf import write_json
 
 
 def refused(directory, **settings):
     """Return the message of the LoadError."""
     with pytest.raises(LoadError) as caught:
-        HfBackend(HfSpec(path=str(directory), threads=1, **settings))
+        HfBackend(HfSpec(path=str(directory), **{**TORCH, **settings}))
     return str(caught.value)
 
 

@@ -20,6 +20,7 @@ from backends.hf.backend import HfBackend
 from backends.spec import HfSpec
 from tests.cosine import lowest_cosine
 from tests.hf.reference import reference
+from tests.hf.torch_settings import TORCH
 from tests.make_hf import SIZES, VOCABULARY, write_json
 
 TEXTS = ["a river", "old stone bridges", "weather"]
@@ -27,7 +28,7 @@ TEXTS = ["a river", "old stone bridges", "weather"]
 
 def load(directory, **settings):
     """Load a directory."""
-    return HfBackend(HfSpec(path=str(directory), threads=1, **settings))
+    return HfBackend(HfSpec(path=str(directory), **{**TORCH, **settings}))
 
 
 def test_fingerprint_follows_the_vectors(own, tmp_path):

@@ -14,6 +14,7 @@ from backends.hf.network.encoder import load_encoder
 from backends.spec import HfSpec
 from tests.cosine import lowest_cosine
 from tests.hf.reference import POOLING, reference
+from tests.hf.torch_settings import TORCH
 from tests.make_hf import FAMILIES, POSITIONS
 from tests.texts import varied_texts
 
@@ -36,7 +37,7 @@ def family(request):
 
 def test_family_matches_transformers(tiny, family):
     """A batch of inputs of all lengths has the vectors that transformers gives each input alone."""
-    backend = HfBackend(HfSpec(path=str(tiny(family)), threads=1))
+    backend = HfBackend(HfSpec(path=str(tiny(family)), **TORCH))
     inputs = inputs_of(backend)
     pooling = DEFAULT_POOLING.get(family, "mean")
     assert backend.info.pooling == pooling
@@ -45,7 +46,7 @@ def test_family_matches_transformers(tiny, family):
 
 def test_company_does_not_matter(tiny, family):
     """An input has the same vector alone, beside one other, and in a shuffled batch."""
-    backend = HfBackend(HfSpec(path=str(tiny(family)), threads=1))
+    backend = HfBackend(HfSpec(path=str(tiny(family)), **TORCH))
     inputs = sorted(inputs_of(backend), key=len)
     alone = np.concatenate([backend.embed([ids]) for ids in inputs])
     beside = np.concatenate([backend.embed([ids, inputs[-1]])[:1] for ids in inputs])
@@ -57,7 +58,7 @@ def test_company_does_not_matter(tiny, family):
 
 def test_vectors_differ(tiny, family):
     """Different inputs have different vectors, so that the other tests could fail."""
-    backend = HfBackend(HfSpec(path=str(tiny(family)), threads=1))
+    backend = HfBackend(HfSpec(path=str(tiny(family)), **TORCH))
     vectors = backend.embed([np.unique(ids) for ids in inputs_of(backend) if len(ids) > 10])
     cosines = vectors @ vectors.T
     assert np.median(cosines) < 0.99
@@ -65,7 +66,7 @@ def test_vectors_differ(tiny, family):
 
 def test_longest_input(tiny, family):
     """An input of exactly the stated limit works, in every scheme of positions."""
-    backend = HfBackend(HfSpec(path=str(tiny(family)), threads=1))
+    backend = HfBackend(HfSpec(path=str(tiny(family)), **TORCH))
     offset = 2 if family in {"xlm-roberta", "mpnet"} else 0
     assert backend.info.max_tokens == POSITIONS - offset
     ids = np.full(backend.info.max_tokens, backend.info.suffix[0], dtype=np.int32)
@@ -74,28 +75,28 @@ def test_longest_input(tiny, family):
 
 def test_facts(tiny, family):
     """The stated facts are those of the files: width, vocabulary, special tokens, unit length."""
-    backend = HfBackend(HfSpec(path=str(tiny(family)), threads=1))
+    backend = HfBackend(HfSpec(path=str(tiny(family)), **TORCH))
     info, kind = backend.info, FAMILIES[family]
     assert (info.dimensions, info.supported_dimensions) == (32, (32,))
     assert info.prefix == (() if kind.before is None else (kind.tokens.index(kind.before),))
     assert info.suffix == (kind.tokens.index(kind.after),)
     assert max(ids.max() for ids in inputs_of(backend)) < info.vocabulary_size <= 600
     # A wrong padding id does not show in a vector, but RoBERTa's positions could run out of their table.
-    assert load_encoder(tiny(family), torch.float32).pad_id == kind.tokens.index(kind.pad)
+    assert load_encoder(tiny(family), torch.float32).facts.pad_id == kind.tokens.index(kind.pad)
     assert np.allclose(np.linalg.norm(backend.embed(inputs_of(backend)), axis=1), 1, atol=1e-6)
 
 
 @pytest.mark.parametrize("pooling", sorted(POOLING))
 def test_pooling_override(tiny, pooling):
     """Every pooling that can be configured matches its textbook formula."""
-    backend = HfBackend(HfSpec(path=str(tiny("bert")), threads=1, pooling=pooling))
+    backend = HfBackend(HfSpec(path=str(tiny("bert")), **TORCH, pooling=pooling))
     inputs = inputs_of(backend)
     assert lowest_cosine(backend.embed(inputs), reference(tiny("bert"), inputs, pooling)) >= SAME
 
 
 def test_bf16(tiny):
     """With bf16 weights a vector stays within the stated tolerance whatever stands beside it."""
-    backend = HfBackend(HfSpec(path=str(tiny("bert")), threads=1, dtype="bf16"))
+    backend = HfBackend(HfSpec(path=str(tiny("bert")), **{**TORCH, "dtype": "bf16"}))
     inputs = inputs_of(backend)
     alone = np.concatenate([backend.embed([ids]) for ids in inputs])
     assert backend.info.dtype == "bf16"

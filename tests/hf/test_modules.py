@@ -16,6 +16,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from backends.hf.backend import HfBackend
 from backends.spec import HfSpec
 from tests.cosine import lowest_cosine
+from tests.hf.torch_settings import TORCH
 from tests.make_hf import HIDDEN, add_modules, write_json
 from tests.texts import varied_texts
 
@@ -34,7 +35,7 @@ def saved(directory, tiny, *modules, **settings):
 
 def compare(directory, **settings):
     """Return the lowest cosine between our vectors and sentence-transformers'."""
-    backend = HfBackend(HfSpec(path=str(directory), threads=1, **settings))
+    backend = HfBackend(HfSpec(path=str(directory), **{**TORCH, **settings}))
     theirs = SentenceTransformer(str(directory), device="cpu").encode(TEXTS, show_progress_bar=False)
     ours = backend.embed(backend.tokenize(TEXTS))
     if not backend.info.normalized:
@@ -66,7 +67,7 @@ def test_pooling_of_today(tmp_path, tiny, mode):
 def test_pooling_of_old(own, flags, expected):
     """The booleans of older files are understood, with several joined and none meaning the mean."""
     directory = add_modules(own("bert"), ("Pooling", {"word_embedding_dimension": HIDDEN, **flags}))
-    assert HfBackend(HfSpec(path=str(directory), threads=1)).info.pooling == expected
+    assert HfBackend(HfSpec(path=str(directory), **TORCH)).info.pooling == expected
     assert compare(directory) >= SAME
 
 
@@ -77,7 +78,7 @@ def test_dense_and_normalize(tmp_path, tiny, activation, width, residual):
     dense = Dense(HIDDEN, width, activation_function=getattr(torch.nn, activation)(), use_residual=residual)
     directory = saved(tmp_path, tiny("bert"), Pooling(HIDDEN, "mean"), dense, Normalize())
     assert compare(directory) >= SAME
-    assert HfBackend(HfSpec(path=str(directory), threads=1)).info.dimensions == width
+    assert HfBackend(HfSpec(path=str(directory), **TORCH)).info.dimensions == width
 
 
 def test_two_dense_layers(tmp_path, tiny):
@@ -109,7 +110,7 @@ def test_transformer_in_a_subfolder(own, tmp_path):
     write_json(
         root / "0_Transformer/sentence_bert_config.json", {"max_seq_length": 24, "do_lower_case": False}
     )
-    backend = HfBackend(HfSpec(path=str(root), threads=1))
+    backend = HfBackend(HfSpec(path=str(root), **TORCH))
     assert (backend.info.pooling, backend.info.max_tokens) == ("cls", 24)
 
 
@@ -117,9 +118,9 @@ def test_lower_case(own):
     """With do_lower_case text is lower-cased first, as in the peer, though the tokenizer keeps case."""
     directory = add_modules(own("qwen3"), ("Pooling", {"pooling_mode_mean_tokens": True}))
     write_json(directory / "1_Pooling/config.json", {"embedding_dimension": HIDDEN, "pooling_mode": "mean"})
-    plain = HfBackend(HfSpec(path=str(directory), threads=1))
+    plain = HfBackend(HfSpec(path=str(directory), **TORCH))
     write_json(directory / "sentence_bert_config.json", {"do_lower_case": True})
-    lower = HfBackend(HfSpec(path=str(directory), threads=1))
+    lower = HfBackend(HfSpec(path=str(directory), **TORCH))
     upper, down = "THE Old Bridges", "the old bridges"
     assert not np.array_equal(plain.tokenize([upper])[0], plain.tokenize([down])[0])
     assert np.array_equal(lower.tokenize([upper])[0], plain.tokenize([down])[0])
@@ -137,10 +138,10 @@ def test_prompts_and_widths(own):
         "matryoshka_dims": [8, 32],
     }
     write_json(directory / "config_sentence_transformers.json", author)
-    info = HfBackend(HfSpec(path=str(directory), threads=1)).info
+    info = HfBackend(HfSpec(path=str(directory), **TORCH)).info
     assert info.prompts == {"query": "query: ", "document": ""}
     assert (info.default_prompt, info.supported_dimensions) == ("query", (8, 16, 32))
-    info = HfBackend(HfSpec(path=str(directory), threads=1, dimensions=(4,))).info
+    info = HfBackend(HfSpec(path=str(directory), **TORCH, dimensions=(4,))).info
     assert info.supported_dimensions == (4, 32)
 
 
@@ -160,7 +161,7 @@ def test_normalizing(own, similarity, module, override, expected):
     modules = [("Pooling", {"embedding_dimension": HIDDEN, "pooling_mode": "mean"})]
     directory = add_modules(own("bert"), *modules, *([("Normalize", {})] if module else []))
     write_json(directory / "config_sentence_transformers.json", {"similarity_fn_name": similarity})
-    backend = HfBackend(HfSpec(path=str(directory), threads=1, normalize=override))
+    backend = HfBackend(HfSpec(path=str(directory), **TORCH, normalize=override))
     lengths = np.linalg.norm(backend.embed(backend.tokenize(TEXTS)), axis=1)
     assert backend.info.normalized is expected
     assert np.allclose(lengths, 1, atol=1e-6) is expected

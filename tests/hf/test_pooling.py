@@ -67,7 +67,7 @@ def test_padding_on_the_left(tiny, family, mode):
     network = Network(encoder.model, [mode], [], normalize=True)
     tokenizer = HfTokenizer(open_vocabulary(tiny(family), lower_case=False), EndTokens())
     batch = [ids for ids in tokenizer.tokenize(varied_texts(40)) if len(ids) < 60]
-    ids, mask = (torch.from_numpy(array) for array in pad(batch, encoder.pad_id))
+    ids, mask = (torch.from_numpy(array) for array in pad(batch, encoder.facts.pad_id))
     shifts = mask.shape[1] - mask.sum(1)
     left = [torch.stack([row.roll(int(n)) for row, n in zip(t, shifts, strict=True)]) for t in (ids, mask)]
     with torch.inference_mode():

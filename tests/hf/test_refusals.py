@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from backends.hf.backend import HfBackend
 from backends.spec import HfSpec
 from tests.hf.refusal import change, refused
+from tests.hf.torch_settings import TORCH
 from tests.make_hf import write_json
 
 FILES = ["config.json", "model.safetensors", "tokenizer.json"]
@@ -136,4 +137,4 @@ def test_auto_map_beside_a_known_architecture(own):
     (directory / "modeling.py").write_text("raise SystemExit('foreign code ran')")
     change(directory / "config.json", auto_map={"AutoModel": "modeling.Model"})
     change(directory / "tokenizer_config.json", auto_map={"AutoTokenizer": ["modeling.T", "modeling.T"]})
-    HfBackend(HfSpec(path=str(directory), threads=1))
+    HfBackend(HfSpec(path=str(directory), **TORCH))

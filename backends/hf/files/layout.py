@@ -14,7 +14,7 @@ import msgspec
 from backends.base import LoadError
 from backends.hf.files import json_file, modules, settings
 from backends.hf.files.modules import Dense
-from backends.spec import Pooling
+from backends.spec import HfSpec, Pooling
 
 
 class Layout(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,6 +94,23 @@ def read(root: Path) -> Layout:
         default_prompt=author.default_prompt,
         dot_product=author.dot_product,
         dimensions=author.dimensions + settings.matryoshka(config),
+    )
+
+
+def settle(layout: Layout, spec: HfSpec, causal: bool) -> Layout:
+    """Decide what the files leave open or the configuration overrides: pooling and normalising.
+
+    Args:
+        layout: as read.
+        spec: how the model is configured.
+        causal: whether the transformer's tokens see only those before them.
+    """
+    by_architecture: tuple[Pooling, ...] = ("last",) if causal else ("mean",)
+    by_author = layout.normalize or not layout.dot_product
+    return msgspec.structs.replace(
+        layout,
+        pooling=(spec.pooling,) if spec.pooling else layout.pooling or by_architecture,
+        normalize=by_author if spec.normalize is None else spec.normalize,
     )
 
 

@@ -21,6 +21,8 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from backends.base import LoadError
+from backends.hf.facts import Facts
+from backends.hf.network.positions import offset_of
 from backends.hf.network.quiet import quiet
 
 # Encoder-decoders whose encoder stands alone in transformers, by config.json's model_type.
@@ -39,17 +41,11 @@ class Encoder:
 
     Attributes:
         model: maps ``input_ids`` and ``attention_mask`` to an output with ``last_hidden_state``.
-        pad_id: the id that fills rows; models that number positions by it (RoBERTa, MPNet) need the true one.
-        positions: the longest input that it has positions for; ``None`` without such a limit.
-        vocabulary: number of token embeddings.
-        causal: whether a token sees only those before it.
+        facts: what others need to know of it.
     """
 
     model: nn.Module
-    pad_id: int
-    positions: int | None
-    vocabulary: int
-    causal: bool
+    facts: Facts
 
 
 def load_encoder(folder: Path, dtype: torch.dtype) -> Encoder:
@@ -70,13 +66,13 @@ def load_encoder(folder: Path, dtype: torch.dtype) -> Encoder:
     _check(folder, model, report["missing_keys"], report["unexpected_keys"])
     text = config.get_text_config()
     pad_id = getattr(text, "pad_token_id", None)
-    return Encoder(
-        model=model,
+    facts = Facts(
         pad_id=pad_id if isinstance(pad_id, int) and pad_id >= 0 else 0,
         positions=_positions(model, text),
         vocabulary=model.get_input_embeddings().weight.shape[0],
         causal=_causal(text),
     )
+    return Encoder(model, facts)
 
 
 def _load(folder: Path, config: object, dtype: torch.dtype) -> tuple[Any, dict[str, Iterable[str]]]:
@@ -136,13 +132,8 @@ def _positions(model: nn.Module, config: object) -> int | None:
     limit = getattr(config, "max_position_embeddings", None)
     if not isinstance(limit, int) or limit <= 0:
         return None
-    # RoBERTa's descendants and MPNet number positions from padding_idx + 1. They are the only modules that
-    # have both a padding_idx and a table of positions.
-    for module in model.modules():
-        table, padding = getattr(module, "position_embeddings", None), getattr(module, "padding_idx", None)
-        if isinstance(table, nn.Embedding) and isinstance(padding, int):
-            return table.num_embeddings - padding - 1
-    return limit
+    offset = offset_of(model)
+    return limit if offset is None else offset.longest
 
 
 def _causal(config: object) -> bool:

@@ -10,7 +10,11 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional
 
+from backends.hf.files.layout import Layout
+from backends.hf.network import head, ragged
+from backends.hf.network.packed import Packed
 from backends.hf.network.pooling import pool
+from backends.hf.network.positions import number, offset_of
 from backends.spec import Pooling
 
 
@@ -25,6 +29,7 @@ class Network(nn.Module):
         self.modes = tuple(modes)
         self.dense = nn.Sequential(*dense)
         self.normalize = normalize
+        self.offset = offset_of(transformer)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Compute one vector per row.
@@ -37,5 +42,34 @@ class Network(nn.Module):
             fp32 ``[inputs, dimensions]``.
         """
         output = self.transformer(input_ids=input_ids, attention_mask=attention_mask)
-        vectors: Tensor = self.dense(pool(output.last_hidden_state, attention_mask, self.modes))
+        return self._finished(pool(output.last_hidden_state, attention_mask, self.modes))
+
+    def forward_packed(self, batch: Packed) -> Tensor:
+        """Compute one vector per input, where the transformer's attention is the packed one.
+
+        Returns:
+            fp32 ``[inputs, dimensions]``.
+        """
+        output = self.transformer(
+            input_ids=batch.ids[None],
+            position_ids=number(batch, self.offset)[None],
+            cu_seq_lens_q=batch.bounds,
+            cu_seq_lens_k=batch.bounds,
+            max_length_q=batch.longest,
+            max_length_k=batch.longest,
+        )
+        return self._finished(ragged.pool(output.last_hidden_state[0], batch, self.modes))
+
+    def _finished(self, pooled: Tensor) -> Tensor:
+        vectors: Tensor = self.dense(pooled)
         return functional.normalize(vectors, p=2.0, dim=-1) if self.normalize else vectors
+
+
+def build(layout: Layout, transformer: nn.Module) -> Network:
+    """Return the network of a model whose pooling and normalising are settled.
+
+    Raises:
+        LoadError: the weights of a layer after pooling do not fit it.
+    """
+    dense = [head.load_dense(layout.root, module) for module in layout.dense]
+    return Network(transformer, layout.pooling, dense, layout.normalize).eval()

@@ -1,13 +1,16 @@
-"""From inputs of different lengths to one padded array."""
+"""From inputs of different lengths to one array: padded, or laid end to end."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from backends.base import TokenIds
-from backends.hf.runtimes.runtime import Padded
+
+Padded = NDArray[np.int64]
+"""A batch as one array, shape ``[inputs, tokens]``, rows padded on the right."""
 
 
 def pad(batch: Sequence[TokenIds], pad_id: int) -> tuple[Padded, Padded]:
@@ -25,3 +28,14 @@ def pad(batch: Sequence[TokenIds], pad_id: int) -> tuple[Padded, Padded]:
     ids = np.full(present.shape, pad_id, np.int64)
     ids[present] = np.concatenate(batch)
     return ids, present.astype(np.int64)
+
+
+def join(batch: Sequence[TokenIds]) -> tuple[TokenIds, NDArray[np.int32]]:
+    """Lay the inputs end to end; return ids ``[tokens]`` and where inputs begin and end, ``[inputs + 1]``.
+
+    Args:
+        batch: at least one input, at least one token in each.
+    """
+    bounds = np.zeros(len(batch) + 1, np.int32)
+    np.cumsum([len(ids) for ids in batch], out=bounds[1:])
+    return np.concatenate(batch), bounds

@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from backends.base import Vectors
-
-Padded = NDArray[np.int64]
-"""A batch as one array, shape ``[inputs, tokens]``, rows padded on the right."""
+from backends.base import CostRule, TokenIds, Vectors
 
 
 class Runtime(Protocol):
     """An engine that holds one Network. Used by one thread.
 
     Attributes:
-        name: ``torch``, ...
+        name: ``torch`` or ``openvino``.
         dtype: of weights and arithmetic in the transformer, as users write it.
         device: where it runs, with its number where there may be several.
-        batch_tokens: the cost of a batch from which on it gets no faster, in tokens.
+        cost: what a batch costs: whether its inputs are padded to the longest or laid end to end.
     """
 
     name: str
     dtype: str
     device: str
-    batch_tokens: int
+    cost: CostRule
 
-    def run(self, ids: Padded, mask: Padded) -> Vectors:
-        """Compute one vector per row.
+    def run(self, batch: Sequence[TokenIds]) -> Vectors:
+        """Compute one vector per input: row ``i`` belongs to ``batch[i]``.
+
+        Args:
+            batch: at least one input, at least one token in each, every id one that the network knows.
 
         Raises:
             EmbedError: the engine failed. The message holds nothing of the input.

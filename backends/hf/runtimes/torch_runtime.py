@@ -3,89 +3,175 @@
 from __future__ import annotations
 
 import gc
-from typing import Literal
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from backends.base import EmbedError, LoadError, Vectors
-from backends.hf.network.network import Network
-from backends.hf.runtimes.runtime import Padded
+from backends.base import CostRule, EmbedError, LoadError, TokenIds, Vectors
+from backends.hf.facts import Facts
+from backends.hf.files.layout import Layout, settle
+from backends.hf.network import attention
+from backends.hf.network.encoder import load_encoder
+from backends.hf.network.network import Network, build
+from backends.hf.network.packed import Packed
+from backends.hf.runtimes import packing
+from backends.hf.runtimes.batch import join, pad
+from backends.hf.runtimes.choice import Choice, Dtype
+from backends.spec import HfSpec
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-# A processor is near its best from 512 tokens on (MiniLM on two cores, fp32, inputs of 14 to 256 tokens: at
-# 90 to 100 %), and a larger batch only makes the next one wait longer. A GPU wants thousands to be busy.
-BATCH_TOKENS = {"cpu": 512, "cuda": 16384}
 
 
-def choose_device(wanted: str) -> torch.device:
-    """Return the device that the configuration asks for; ``auto`` is a GPU where there is one.
+class Loaded(NamedTuple):
+    """A model in torch.
+
+    Attributes:
+        runtime: what computes it.
+        facts: of its transformer.
+        notes: what an operator should know.
+    """
+
+    runtime: TorchRuntime
+    facts: Facts
+    notes: tuple[str, ...]
+
+
+def load(spec: HfSpec, choice: Choice, layout: Layout, *, pack: bool | None = None) -> Loaded:
+    """Load the model's weights onto its device.
+
+    Args:
+        spec, choice: how it is configured, and computed.
+        layout: as read from the directory.
+        pack: whether to lay inputs end to end, if the model can; ``None`` is where there is a kernel for it.
 
     Raises:
-        LoadError: the configuration names a GPU that is not there.
+        LoadError: it cannot be loaded, or does not fit there.
     """
-    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    device = torch.device("cuda" if wanted == "auto" else wanted)
-    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    index = device.index or 0
-    if index >= found:
-        raise LoadError(f"device is {wanted!r}, but torch finds {found} GPUs here: use cpu or auto")
-    return torch.device("cuda", index)
-
-
-def choose_dtype(wanted: str, device: torch.device) -> Literal["fp32", "bf16"]:
-    """Return the dtype of the weights; ``auto`` is bf16 on a GPU that has it, else fp32.
-
-    Raises:
-        LoadError: the configuration asks for bf16 on a GPU without it.
-    """
-    able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    if wanted == "bf16" and device.type == "cuda" and not able:
-        raise LoadError(f"dtype is 'bf16', but {device} does not have it: use fp32 or auto")
-    return "bf16" if wanted == "bf16" or (wanted == "auto" and able) else "fp32"
+    if spec.threads is not None:
+        torch.set_num_threads(spec.threads)
+    transformer = load_encoder(layout.folder, DTYPES[choice.dtype])
+    facts = transformer.facts
+    whole = build(settle(layout, spec, facts.causal), transformer.model)
+    runtime = TorchRuntime(whole, torch.device(choice.device), choice.dtype, facts.pad_id)
+    if pack is None:
+        pack = choice.device != "cpu" and choice.dtype == "bf16"
+    if not pack:
+        return Loaded(runtime, facts, ())
+    known = (spec.max_tokens, layout.max_tokens, facts.positions, packing.TOKENS_MAX)
+    reason = runtime.pack(min(limit for limit in known if limit is not None), facts.vocabulary)
+    notes = (f"inputs are padded to the longest of their batch on {choice.device}: {reason}",)
+    return Loaded(runtime, facts, notes if reason else ())
 
 
 class TorchRuntime:
-    """A Network on its device. See :class:`backends.hf.runtimes.runtime.Runtime`."""
+    """A Network on its device. See :class:`backends.hf.runtimes.runtime.Runtime`.
+
+    Args:
+        network: on the processor.
+        device: where it shall run.
+        dtype: of its transformer.
+        pad_id: the model's own padding id.
+
+    Raises:
+        LoadError: it does not fit there.
+    """
 
     name = "torch"
 
-    def __init__(self, network: Network, device: torch.device, dtype: Literal["fp32", "bf16"]) -> None:
+    def __init__(self, network: Network, device: torch.device, dtype: Dtype, pad_id: int) -> None:
         self.dtype: str = dtype
         self.device = str(device)
-        self.batch_tokens = BATCH_TOKENS[device.type]
+        self.cost: CostRule = "padded"
+        self._near = packing.NEAR[dtype]
         self._device = device
+        self._pad_id = pad_id
         try:
             self._network: Network | None = network.eval().to(device)
         except RuntimeError as error:
             raise LoadError(f"the model does not fit on {device}: {type(error).__name__}") from error
 
-    @torch.inference_mode()
-    def run(self, ids: Padded, mask: Padded) -> Vectors:
-        """Compute one vector per row; one copy to the device and one back."""
-        if self._network is None:
-            raise EmbedError("the model is closed")
+    def pack(self, tokens_max: int, vocabulary: int) -> str:
+        """Lay the inputs of a batch end to end from now on, if that gives them the vectors they have alone.
+
+        Args:
+            tokens_max: the longest input that the model takes.
+            vocabulary: the number of its tokens.
+
+        Returns:
+            Why they are padded after all; empty if they are not.
+        """
+        transformer = self._open().transformer
+        padded = attention.name_of(transformer)
+        reason = self._shortfall(*(packing.probes(tokens_max, vocabulary, seed) for seed in (1, 2)))
+        if reason:
+            self.cost = "padded"
+            attention.choose(transformer, padded)
+            self._free()
+        return reason
+
+    def run(self, batch: Sequence[TokenIds]) -> Vectors:
+        """Compute one vector per input."""
+        network = self._open()
         try:
-            vectors = self._network(self._put(ids), self._put(mask)).cpu().numpy()
+            return self._vectors(network, batch)
         except torch.OutOfMemoryError as error:
-            torch.cuda.empty_cache()
+            self._free()
             raise EmbedError(f"{self.device} is out of memory") from error
         except Exception as error:
             # Only the kind: a message of torch may hold values of the input.
             raise EmbedError(f"torch failed on {self.device}: {type(error).__name__}") from None
-        return np.ascontiguousarray(vectors, dtype=np.float32)
 
     def close(self) -> None:
         """Give the memory back."""
         self._network = None
         gc.collect()
+        self._free()
+
+    def _open(self) -> Network:
+        if self._network is None:
+            raise EmbedError("the model is closed")
+        return self._network
+
+    def _shortfall(self, inputs: Sequence[TokenIds], others: Sequence[TokenIds]) -> str:
+        network = self._open()
+        try:
+            expected = np.concatenate([self._vectors(network, [ids]) for ids in inputs])
+            attention.choose(network.transformer, attention.PACKED)
+            self.cost = "packed"
+            packed = partial(self._vectors, network)
+            return packing.shortfall(packed, inputs, others, expected, self._near)
+        except attention.UnpackableError as error:
+            return str(error)
+        except Exception as error:  # the model's code was not made for this, nor the kernel for every device
+            return f"{type(error).__name__} on probes: {' '.join(str(error).split())[:200]}"
+
+    @torch.inference_mode()
+    def _vectors(self, network: Network, batch: Sequence[TokenIds]) -> Vectors:
+        """Compute; one copy back from the device."""
+        forward = self._packed if self.cost == "packed" else self._padded
+        return np.ascontiguousarray(forward(network, batch).cpu().numpy(), dtype=np.float32)
+
+    def _padded(self, network: Network, batch: Sequence[TokenIds]) -> Tensor:
+        ids, mask = pad(batch, self._pad_id)
+        out: Tensor = network(self._put(ids), self._put(mask))
+        return out
+
+    def _packed(self, network: Network, batch: Sequence[TokenIds]) -> Tensor:
+        ids, bounds = join(batch)
+        longest = max(map(len, batch))
+        return network.forward_packed(Packed(self._put(ids).long(), self._put(bounds), longest))
+
+    def _put(self, array: NDArray[np.integer]) -> Tensor:
+        tensor = torch.from_numpy(array)
+        if self._device.type == "cpu":
+            return tensor
+        return tensor.pin_memory().to(self._device, non_blocking=True)
+
+    def _free(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
-
-    def _put(self, array: Padded) -> Tensor:
-        tensor = torch.from_numpy(array)
-        return (
-            tensor if self._device.type == "cpu" else tensor.pin_memory().to(self._device, non_blocking=True)
-        )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from backends.base import EmbedError, LoadError, TokenIds
-from backends.hf.text.vocabulary import EndTokens
+from backends.hf.files.layout import Layout
+from backends.hf.text.vocabulary import EndTokens, end_tokens, open_vocabulary
 
 # Any word does: only what stands around its tokens is looked at. Several, as a vocabulary may lack some.
 PROBES = ("a", "hello", "1", "the")
@@ -44,6 +46,20 @@ class HfTokenizer:
             raise EmbedError(f"the tokenizer failed: {type(error).__name__}") from None
         first, last = list(self._first), list(self._last)
         return [np.array([*first, *encoding.ids, *last], dtype=np.int32) for encoding in encodings]
+
+
+def open_tokenizer(layout: Layout, kept: Path | None = None) -> HfTokenizer:
+    """Return the tokenizer of a model directory.
+
+    Args:
+        layout: as read from the directory.
+        kept: where its vocabulary was kept when it was converted, if it was.
+
+    Raises:
+        LoadError: there is no vocabulary, or it cannot be read.
+    """
+    opened = open_vocabulary(layout.folder, layout.lower_case, kept)
+    return HfTokenizer(opened, end_tokens(layout.folder, opened))
 
 
 def _around(vocabulary: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -12,11 +12,9 @@ from pathlib import Path
 import msgspec
 from tokenizers import Tokenizer
 from tokenizers.normalizers import Lowercase, Normalizer, Sequence
-from transformers import AutoTokenizer
 
 from backends.base import LoadError
 from backends.hf.files import json_file
-from backends.hf.network.quiet import quiet
 
 
 class _Token(msgspec.Struct):
@@ -42,8 +40,18 @@ class EndTokens(msgspec.Struct, frozen=True):
     last: int | None = None
 
 
-def open_vocabulary(folder: Path, lower_case: bool) -> Tokenizer:
+FILE = "tokenizer.json"
+
+
+def open_vocabulary(folder: Path, lower_case: bool, kept: Path | None = None) -> Tokenizer:
     """Return a tokenizer that neither pads nor cuts, shared with nobody.
+
+    transformers, which takes seconds to import, is imported only where there is no ``tokenizer.json``.
+
+    Args:
+        folder: the transformer's directory.
+        lower_case: whether text is lower-cased first.
+        kept: where :func:`keep` has kept the converted vocabulary, if it has.
 
     Text that looks like a special token (``[SEP]``) becomes that token, as in sentence-transformers:
     otherwise the same text would have another vector here.
@@ -51,9 +59,11 @@ def open_vocabulary(folder: Path, lower_case: bool) -> Tokenizer:
     Raises:
         LoadError: there is no vocabulary, or it cannot be read.
     """
-    file = folder / "tokenizer.json"
+    file = folder / FILE
+    if not file.is_file() and kept is not None:
+        file = kept / FILE
     try:
-        tokenizer = Tokenizer.from_file(str(file)) if file.is_file() else _converted(folder)
+        tokenizer = Tokenizer.from_file(str(file)) if file.is_file() else _legacy(folder)
     except LoadError:
         raise
     except Exception as error:  # the tokenizers library raises Exception itself
@@ -63,6 +73,16 @@ def open_vocabulary(folder: Path, lower_case: bool) -> Tokenizer:
     if lower_case:
         tokenizer.normalizer = _lower_casing(tokenizer.normalizer)
     return tokenizer
+
+
+def keep(folder: Path, into: Path) -> None:
+    """Write the vocabulary of a directory that has no ``tokenizer.json`` as one.
+
+    Raises:
+        LoadError: as :func:`open_vocabulary`.
+    """
+    if not (folder / FILE).is_file():
+        _legacy(folder).save(str(into / FILE))
 
 
 def end_tokens(folder: Path, tokenizer: Tokenizer) -> EndTokens:
@@ -94,14 +114,7 @@ def _lower_casing(normalizer: Normalizer | None) -> Normalizer:
     return Sequence([Lowercase()] if normalizer is None else [Lowercase(), normalizer])
 
 
-def _converted(folder: Path) -> Tokenizer:
-    try:
-        with quiet():
-            loaded = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        # A copy: the object inside a transformers tokenizer changes state while others use it.
-        return Tokenizer.from_str(loaded.backend_tokenizer.to_str())
-    except Exception as error:
-        raise LoadError(
-            f"{folder} has no tokenizer.json, and its vocabulary cannot be converted "
-            f"({type(error).__name__}: {error}): save one with AutoTokenizer's save_pretrained"
-        ) from error
+def _legacy(folder: Path) -> Tokenizer:
+    from backends.hf.text import legacy
+
+    return legacy.convert(folder)

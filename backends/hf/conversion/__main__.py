@@ -1,0 +1,37 @@
+"""The process that converts one model: an order on standard input, its outcome on standard output.
+
+A process of its own, because torch, transformers and the weights in fp32 would otherwise stay in the memory
+of a worker that needs none of them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import msgspec
+
+from backends.base import LoadError
+from backends.hf.conversion.make import make
+from backends.hf.conversion.record import Order, Outcome, Unservable
+from backends.hf.network.quiet import quiet
+from backends.parent import end_with_parent
+
+
+def main() -> None:
+    """Carry out one order."""
+    end_with_parent()
+    answer = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints is no part of the answer
+    order = msgspec.json.decode(sys.stdin.buffer.read(), type=Order)
+    try:
+        with quiet():
+            outcome: Outcome = make(order)
+    except LoadError as error:
+        outcome = Unservable(str(error))
+    with answer:
+        answer.write(msgspec.json.encode(outcome))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""From a torch module to a file that OpenVINO reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from backends.hf.runtimes.openvino_library import openvino
+
+# Two rows of unequal length: what depends on the mask must show while the module is traced.
+EXAMPLE_LENGTHS = (8, 5)
+
+
+def trace(network: nn.Module, token: int) -> openvino.Model:
+    """Return the network as OpenVINO's graph, for any number of inputs of any length.
+
+    Args:
+        network: maps ``input_ids`` and ``attention_mask``, int64 ``[inputs, tokens]``, to vectors.
+        token: any id of the vocabulary but that of padding.
+    """
+    longest = max(EXAMPLE_LENGTHS)
+    ids = torch.full((len(EXAMPLE_LENGTHS), longest), token)
+    mask = (torch.arange(longest) < torch.tensor(EXAMPLE_LENGTHS)[:, None]).long()
+    with torch.inference_mode():
+        model = openvino.convert_model(network, example_input={"input_ids": ids, "attention_mask": mask})
+    model.reshape({port: openvino.PartialShape([-1, -1]) for port in model.inputs})
+    return model
+
+
+def save(model: openvino.Model, path: Path, *, half: bool) -> None:
+    """Write the model as ``path`` (the graph) and beside it a ``.bin`` (the weights).
+
+    Args:
+        model: the graph.
+        path: ends in ``.xml``.
+        half: whether weights are stored as fp16, which has more digits than the bf16 they are used in.
+    """
+    openvino.save_model(model, path, compress_to_fp16=half)

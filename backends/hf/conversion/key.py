@@ -1,0 +1,59 @@
+"""The name under which a conversion is kept: it changes with everything that the conversion depends on."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+
+from backends import checksum
+from backends.base import LoadError
+from backends.hf import hardware
+from backends.hf.files.layout import Layout
+from backends.hf.files.weights import Weights
+from backends.hf.identity import vocabulary_sums
+from backends.hf.runtimes.choice import Dtype
+from backends.spec import HfSpec
+
+FORMAT = 1
+PACKAGES = ("openvino", "torch", "transformers")
+
+
+def of(spec: HfSpec, dtype: Dtype, layout: Layout, weights: Weights) -> str:
+    """Return the key, 32 hex digits. No library is imported to make it.
+
+    Args:
+        spec: how the model is configured.
+        dtype: of the arithmetic.
+        layout: as read from the directory.
+        weights: verified.
+
+    Raises:
+        LoadError: the configured calibration texts cannot be read.
+    """
+    packages = (*PACKAGES, "nncf") if dtype == "int8" else PACKAGES
+    facts = {
+        "format": FORMAT,
+        "weights": weights.sums,
+        "vocabulary": vocabulary_sums(layout),
+        "layout": msgspec.to_builtins(msgspec.structs.replace(layout, root=Path()), enc_hook=str),
+        "pooling": spec.pooling,
+        "normalize": spec.normalize,
+        "dtype": dtype,
+        "calibration": _calibration(spec) if dtype == "int8" else None,
+        # The judgement of a conversion, and its best batch, belong to the processor that they were found on.
+        "processor": hardware.processor(),
+        "packages": {name: version(name) for name in packages},
+    }
+    return hashlib.sha256(msgspec.json.encode(facts, order="deterministic")).hexdigest()[:32]
+
+
+def _calibration(spec: HfSpec) -> str | None:
+    if spec.calibration is None:
+        return None
+    try:
+        return checksum.sha256(Path(spec.calibration))
+    except OSError as error:
+        raise LoadError(f"calibration {spec.calibration!r} cannot be read: {error.strerror}") from error

@@ -1,0 +1,99 @@
+"""From a model to its conversion: the one that is kept, or one that a process of its own makes now."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from backends.base import LoadError
+from backends.hf.conversion import key
+from backends.hf.conversion.cache import Cache
+from backends.hf.conversion.record import Converted, Failed, Order, Outcome, Refused, Unservable
+from backends.hf.files.layout import Layout
+from backends.hf.files.weights import Weights
+from backends.hf.runtimes.choice import Dtype
+from backends.spec import HfSpec
+
+COMMAND = (sys.executable, "-P", "-m", "backends.hf.conversion")
+SECONDS_MAX = 3600
+
+
+class Conversion(NamedTuple):
+    """A conversion and where its files are."""
+
+    folder: Path
+    record: Converted
+
+
+class Source(NamedTuple):
+    """A model that can be converted.
+
+    Attributes:
+        spec: how it is configured.
+        dtype: of the arithmetic.
+        layout: as read from the directory.
+        weights: verified.
+    """
+
+    spec: HfSpec
+    dtype: Dtype
+    layout: Layout
+    weights: Weights
+
+
+def obtain(source: Source, *, anew: bool = False) -> Conversion | Refused | Failed:
+    """Return the model's conversion, or why there is none.
+
+    Args:
+        source: the model.
+        anew: whether one that is kept is thrown away first.
+
+    Raises:
+        LoadError: the model cannot be served by any runtime.
+    """
+    name = key.of(*source)
+    cache = Cache(source.spec.cache_dir)
+    if anew:
+        cache.discard(name)
+    kept = cache.read(name) or _made(source, name, cache)
+    return Conversion(cache.folder(name), kept) if isinstance(kept, Converted) else kept
+
+
+def _made(source: Source, name: str, cache: Cache) -> Converted | Refused | Failed:
+    try:
+        with cache.writing(name) as folder:
+            if (kept := cache.read(name)) is not None:  # somebody else was faster
+                return kept
+            # The worker has found the directory; nothing is to be fetched again.
+            spec = msgspec.structs.replace(source.spec, path=str(source.layout.root), revision=None)
+            made = _run(Order(spec=spec, dtype=source.dtype, key=name, folder=str(folder)))
+            if isinstance(made, Unservable):
+                raise LoadError(made.reason)
+            if not isinstance(made, Failed):
+                cache.keep(name, folder, made)
+            return made
+    except OSError as error:
+        return Failed(f"{cache!r} cannot be written: {error.strerror}; cache_dir names another place")
+
+
+def _run(order: Order) -> Outcome:
+    """Have a process carry out the order."""
+    said = msgspec.json.encode(order)
+    try:
+        done = subprocess.run(  # noqa: S603 - our own module
+            COMMAND, input=said, stdout=subprocess.PIPE, timeout=SECONDS_MAX, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return Failed(f"converting took longer than {SECONDS_MAX} s")
+    if done.returncode < 0:
+        return Failed(f"the converting process was ended by {signal.Signals(-done.returncode).name}")
+    try:
+        outcome: Outcome = msgspec.json.decode(done.stdout, type=Outcome)
+    except msgspec.DecodeError:
+        return Failed(f"the converting process ended with status {done.returncode}")
+    return outcome

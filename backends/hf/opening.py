@@ -1,0 +1,91 @@
+"""Opens a model in the runtime that was chosen for it. The only place that imports torch to serve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from backends.base import LoadError
+from backends.hf.conversion import agreement
+from backends.hf.conversion.obtain import Conversion, Source, obtain
+from backends.hf.conversion.record import GRAPH, Failed, Refused
+from backends.hf.facts import Facts
+from backends.hf.files.layout import Layout
+from backends.hf.files.weights import Weights
+from backends.hf.runtimes.choice import Choice, choose
+from backends.hf.runtimes.runtime import Runtime
+from backends.spec import HfSpec
+
+
+class Opened(NamedTuple):
+    """A model in a runtime.
+
+    Attributes:
+        runtime: what computes it.
+        facts: of its transformer.
+        kept: the directory of its conversion, if it runs from one.
+        batch_tokens: the cost of a batch from which on it gets no faster, if that is known.
+        notes: what an operator should know.
+    """
+
+    runtime: Runtime
+    facts: Facts
+    kept: Path | None
+    batch_tokens: int | None
+    notes: tuple[str, ...]
+
+
+def open_model(spec: HfSpec, choice: Choice, layout: Layout, weights: Weights) -> Opened:
+    """Load the model.
+
+    Raises:
+        LoadError: it cannot be served, or not the way that the configuration insists on.
+    """
+    if choice.runtime == "torch":
+        return _in_torch(spec, choice, layout, ())
+    opened = _in_openvino(Source(spec, choice.dtype, layout, weights))
+    if isinstance(opened, Opened):
+        return opened
+    if spec.runtime == "openvino" or choice.dtype == "int8":
+        raise LoadError(f"not served by OpenVINO in {choice.dtype}: {opened.reason}")
+    note = f"served by torch, since OpenVINO in {choice.dtype} is not to be had: {opened.reason}"
+    in_torch = choose(msgspec.structs.replace(spec, runtime="torch", device="cpu"))
+    return _in_torch(spec, in_torch, layout, (note,))
+
+
+def _in_openvino(source: Source) -> Opened | Refused | Failed:
+    """Load the conversion; one that no longer gives its golden vectors is made anew, once."""
+    for anew in (False, True):
+        found = obtain(source, anew=anew)
+        if not isinstance(found, Conversion):
+            return found
+        opened = _opened(source, found)
+        if opened is not None:
+            return opened
+    return Failed("its conversion does not give the vectors that it gave when it was made")
+
+
+def _opened(source: Source, found: Conversion) -> Opened | None:
+    from backends.hf.runtimes.openvino_runtime import OpenvinoRuntime
+
+    record = found.record
+    try:
+        runtime = OpenvinoRuntime(
+            found.folder / GRAPH, source.dtype, source.spec.threads, record.facts.pad_id
+        )
+    except LoadError:
+        return None
+    agreed = agreement.measure(runtime, *record.golden.unpack())
+    if not agreed.lowest >= agreement.SAME[source.dtype]:
+        runtime.close()
+        return None
+    return Opened(runtime, record.facts, found.folder, record.batch_tokens, ())
+
+
+def _in_torch(spec: HfSpec, choice: Choice, layout: Layout, notes: tuple[str, ...]) -> Opened:
+    from backends.hf.runtimes.torch_runtime import load
+
+    loaded = load(spec, choice, layout)
+    return Opened(loaded.runtime, loaded.facts, None, None, notes + loaded.notes)

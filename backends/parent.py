@@ -1,0 +1,18 @@
+"""A process that ends with the one that started it."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import sys
+
+PR_SET_PDEATHSIG = 1
+
+
+def end_with_parent() -> None:
+    """Ask Linux to kill this process with its parent; elsewhere a closed pipe or socket has to do.
+
+    The parent is the thread that started it: it has to live as long as the process may.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

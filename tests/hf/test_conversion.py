@@ -1,0 +1,212 @@
+"""What is kept of a conversion: when it is made, when it is thrown away, and what serves without it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="the hf extra is not installed")
+pytest.importorskip("openvino", reason="the openvino extra is not installed")
+
+from backends.base import LoadError
+from backends.hf.backend import HfBackend
+from backends.hf.conversion import agreement, obtain
+from backends.hf.conversion.cache import Cache
+from backends.hf.conversion.record import Failed, Refused
+from backends.spec import HfSpec
+from tests.cosine import lowest_cosine
+
+TEXTS = ["a river", "old stone bridges while people talk", "weather"]
+START = """
+import json, sys
+from backends.hf.backend import HfBackend
+from backends.spec import HfSpec
+backend = HfBackend(HfSpec(**json.loads(sys.argv[1])))
+print(json.dumps(backend.embed(backend.tokenize(["a river"])).tolist()))
+"""
+
+
+@pytest.fixture
+def settings(own, tmp_path):
+    """Return the settings of a model with a cache of its own."""
+    cache = str(tmp_path / "cache")
+    return {"path": str(own("bert")), "dtype": "fp32", "device": "cpu", "threads": 1, "cache_dir": cache}
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """Return the keys of the conversions that are made, as they are made."""
+    keys, run = [], obtain._run
+
+    def counted(order):
+        keys.append(order.key)
+        return run(order)
+
+    monkeypatch.setattr(obtain, "_run", counted)
+    return keys
+
+
+def load(settings, **changed):
+    """Load a model."""
+    return HfBackend(HfSpec(**{**settings, **changed}))
+
+
+def entry(settings) -> Path:
+    """Return the directory of the only conversion that is kept."""
+    (found,) = [path for path in Path(settings["cache_dir"], "openvino").iterdir() if path.is_dir()]
+    return found
+
+
+def embed(backend):
+    """Return the vectors of a few texts."""
+    return backend.embed(backend.tokenize(TEXTS))
+
+
+def test_made_once(settings, made):
+    """A model is converted once, and from then on the conversion is taken."""
+    first, second = load(settings), load(settings, threads=2, max_tokens=16)
+    assert len(made) == 1
+    assert lowest_cosine(embed(first), embed(second)) >= agreement.SAME["fp32"]
+    assert first.info.runtime == second.info.runtime == "openvino"
+
+
+def test_made_anew_for_what_moves_a_vector(settings, made):
+    """Other weights, another configuration, pooling or dtype: another conversion."""
+    load(settings)
+    load(settings, pooling="cls")
+    load(settings, dtype="bf16")
+    config = Path(settings["path"], "config.json")
+    config.write_text(json.dumps({**json.loads(config.read_text()), "layer_norm_eps": 1e-6}))
+    load(settings)
+    assert len(set(made)) == len(made) == 4
+
+
+@pytest.mark.parametrize(
+    ("file", "harm"), [("model.bin", "changed"), ("model.xml", "gone"), ("record.json", "cut")]
+)
+def test_a_harmed_conversion_is_made_anew(settings, made, file, harm):
+    """A kept file that is not what it was is never used."""
+    expected = embed(load(settings))
+    path = entry(settings) / file
+    whole = path.read_bytes()
+    if harm == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(
+            whole[: len(whole) // 2] + (b"" if harm == "cut" else b"x" + whole[len(whole) // 2 + 1 :])
+        )
+    assert lowest_cosine(embed(load(settings)), expected) >= agreement.SAME["fp32"]
+    assert len(made) == 2
+
+
+def test_golden_vectors_are_looked_at(settings, made):
+    """A conversion that no longer gives the vectors it gave when it was made is made anew."""
+    load(settings)
+    record = entry(settings) / "record.json"
+    kept = json.loads(record.read_text())
+    kept["golden"]["inputs"].reverse()
+    record.write_text(json.dumps(kept))
+    assert load(settings).info.runtime == "openvino"
+    assert len(made) == 2
+
+
+def test_two_processes_at_once(settings):
+    """Processes that start at the same time share one conversion, and leave nothing else behind."""
+    command = [sys.executable, "-c", START, json.dumps({**settings, "runtime": "openvino"})]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    vectors = [np.array(json.loads(process.communicate()[0])) for process in running]
+    assert all(lowest_cosine(each, vectors[0]) >= agreement.SAME["fp32"] for each in vectors)
+    names = sorted(path.suffix for path in entry(settings).parent.iterdir())
+    assert names == ["", ".lock"]
+
+
+def test_what_a_killed_process_left_is_cleared(settings):
+    """A conversion that was begun and never finished is neither used nor kept."""
+    load(settings)
+    folder = entry(settings)
+    left = folder.with_name(f"{folder.name}.left.tmp")
+    shutil.move(folder, left)
+    load(settings)
+    assert entry(settings) == folder
+    assert not left.exists()
+
+
+def test_disagreement_is_refused(settings, made, monkeypatch):
+    """A conversion that does not agree with torch is thrown away; torch serves, says why, and it stays so."""
+    refused = Refused("the lowest cosine to fp32 on probe texts is 0.12345")
+    monkeypatch.setattr(obtain, "_run", lambda order: made.append(order.key) or refused)
+    for _ in range(2):
+        info = load(settings).info
+        assert info.runtime == "torch"
+        assert "0.12345" in info.notes[0]
+    assert len(made) == 1
+    assert not list(entry(settings).glob("model.*"))
+    with pytest.raises(LoadError, match=r"0\.12345"):
+        load(settings, runtime="openvino")
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "int8"])
+def test_judgement(dtype):
+    """What is not near enough, or not a number, falls short, with the figure."""
+    assert agreement.Agreement(1.0, 1.0).shortfall(dtype) == ""
+    assert "0.50000" in agreement.Agreement(0.5, 0.5).shortfall(dtype)
+    assert "nan" in agreement.Agreement(float("nan"), float("nan")).shortfall(dtype)
+
+
+def test_failure_is_not_kept(settings, monkeypatch):
+    """An attempt that failed for once is made again at the next start."""
+    with monkeypatch.context() as patch:
+        patch.setattr(obtain, "_run", lambda order: Failed("ended by SIGKILL"))
+        assert "SIGKILL" in load(settings).info.notes[0]
+    assert load(settings).info.runtime == "openvino"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_cache_that_cannot_be_written(settings, tmp_path):
+    """Where nothing can be kept torch serves, and the place is named."""
+    tmp_path.joinpath("cache").mkdir(mode=0o500)
+    assert "cache" in load(settings).info.notes[0]
+
+
+def test_cache_that_is_a_file(settings, tmp_path):
+    """Where the cache is no directory torch serves, and the place is named."""
+    tmp_path.joinpath("cache").write_text("")
+    info = load(settings).info
+    assert info.runtime == "torch"
+    assert "cache_dir" in info.notes[0]
+
+
+def test_a_process_that_dies_is_told_from_one_that_refuses(settings, monkeypatch):
+    """The end of the converting process is named: its signal, or its status."""
+    order = obtain.Order(spec=HfSpec(path="/nowhere"), dtype="fp32", key="k", folder="/nowhere")
+    for program, told in (
+        ("import os; os.kill(os.getpid(), 9)", "SIGKILL"),
+        ("raise SystemExit(3)", "status 3"),
+    ):
+        monkeypatch.setattr(obtain, "COMMAND", (sys.executable, "-c", program))
+        outcome = obtain._run(order)
+        assert isinstance(outcome, Failed)
+        assert told in outcome.reason
+
+
+def test_unservable_model_is_told_once(settings):
+    """What no runtime can serve is refused with the reason that torch gives, not with the conversion's."""
+    Path(settings["path"], "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(LoadError, match="model"):
+        load(settings)
+
+
+def test_cache_reads_only_what_is_whole(tmp_path):
+    """A directory without a record, or with a foreign one, is no conversion."""
+    cache = Cache(str(tmp_path))
+    cache.folder("a").mkdir(parents=True)
+    assert cache.read("a") is None
+    (cache.folder("a") / "record.json").write_text('{"type": "other"}')
+    assert cache.read("a") is None

@@ -1,0 +1,203 @@
+"""Inputs that lie end to end: for every family, against transformers and each input alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="the hf extra is not installed")
+
+import torch
+from transformers import Lfm2Config, Lfm2Model, MobileBertConfig, MobileBertModel, Qwen3Config, Qwen3Model
+
+from backends.base import EmbedError
+from backends.hf.backend import HfBackend
+from backends.hf.files import layout
+from backends.hf.network.network import Network
+from backends.hf.runtimes.batch import join
+from backends.hf.runtimes.choice import Choice
+from backends.hf.runtimes.torch_runtime import TorchRuntime, load
+from backends.spec import HfSpec
+from tests.cosine import lowest_cosine
+from tests.hf.reference import reference
+from tests.make_hf import FAMILIES, POSITIONS, SIZES, VOCABULARY
+
+PADDED = {"mpnet": "cannot be replaced", "t5": "position_bias"}
+PACKED = sorted(FAMILIES.keys() - PADDED.keys())
+POOLING = {"qwen3": "last"}
+SAME = {"fp32": 0.99999, "bf16": 0.9999}
+NEAR = {"fp32": 0.99999, "bf16": 0.999}
+LENGTHS = (3, 1, 40, 17, 1, 2, 55, 9, 30, 62)
+ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+GPU = pytest.param("cuda:0", "bf16", marks=ON_GPU)
+PLACES = pytest.mark.parametrize(("device", "dtype"), [("cpu", "fp32"), ("cpu", "bf16"), GPU])
+
+
+def loaded(directory, device="cpu", dtype="fp32", pack=True):
+    """Load a directory in torch."""
+    spec = HfSpec(path=str(directory), threads=1)
+    return load(spec, Choice("torch", device, dtype), layout.read(directory), pack=pack)
+
+
+def inputs_of(lengths=LENGTHS, seed=0):
+    """Return inputs of ids without meaning, any of the vocabulary, padding and special tokens among them."""
+    source = np.random.default_rng(seed)
+    return [source.integers(0, VOCABULARY, length, np.int32) for length in lengths]
+
+
+@PLACES
+@pytest.mark.parametrize("family", PACKED)
+def test_vectors_are_those_of_padding(tiny, family, device, dtype):
+    """Laid end to end, each input has the vector that the padded network gives it alone."""
+    packed, padded = (loaded(tiny(family), device, dtype, pack=pack).runtime for pack in (True, False))
+    inputs = inputs_of()
+    assert (packed.cost, padded.cost) == ("packed", "padded")
+    alone = np.concatenate([padded.run([ids]) for ids in inputs])
+    assert lowest_cosine(packed.run(inputs), alone) >= NEAR[dtype]
+
+
+@pytest.mark.parametrize("family", PACKED)
+def test_vectors_are_those_of_transformers(tiny, family):
+    """Laid end to end, each input has the vector that transformers itself gives it alone."""
+    inputs = inputs_of()
+    expected = reference(tiny(family), inputs, POOLING.get(family, "mean"))
+    assert lowest_cosine(loaded(tiny(family)).runtime.run(inputs), expected) >= SAME["fp32"]
+
+
+@PLACES
+@pytest.mark.parametrize("family", PACKED)
+def test_company_does_not_matter(tiny, family, device, dtype):
+    """An input has the same vector alone, beside one other, before or after it, and in a shuffled batch."""
+    runtime = loaded(tiny(family), device, dtype).runtime
+    inputs = inputs_of()
+    other = inputs_of([23], seed=1)[0]
+    alone = np.concatenate([runtime.run([ids]) for ids in inputs])
+    order = np.random.default_rng(2).permutation(len(inputs))
+    for company in (
+        np.concatenate([runtime.run([ids, other])[:1] for ids in inputs]),
+        np.concatenate([runtime.run([other, ids])[1:] for ids in inputs]),
+        runtime.run([inputs[i] for i in order])[np.argsort(order)],
+    ):
+        assert lowest_cosine(alone, company) >= SAME[dtype]
+
+
+@pytest.mark.parametrize("family", PACKED)
+def test_neighbours_are_not_seen(tiny, family):
+    """Other tokens in the neighbours, and the very bits of an input's vector stay."""
+    runtime = loaded(tiny(family)).runtime
+    (one, two, three), (four, _, five) = inputs_of([9, 20, 7]), inputs_of([9, 20, 7], seed=1)
+    assert (runtime.run([one, two, three])[1] == runtime.run([four, two, five])[1]).all()
+
+
+@pytest.mark.parametrize("family", sorted(PADDED))
+def test_what_cannot_be_packed_is_padded(tiny, family):
+    """A model whose attention is of another kind is found out when it is loaded, told, and left as it was."""
+    tried, plain = loaded(tiny(family)), loaded(tiny(family), pack=False)
+    inputs = inputs_of()
+    assert tried.runtime.cost == "padded"
+    assert len(tried.notes) == 1
+    assert PADDED[family] in tried.notes[0]
+    assert (tried.runtime.run(inputs) == plain.runtime.run(inputs)).all()
+
+
+@pytest.mark.parametrize("kind", ["convolution", "neighbours"])
+def test_what_mixes_tokens_elsewhere_is_padded(kind):
+    """A model that looks at a token's neighbours outside of its attention is found out by its vectors."""
+    torch.manual_seed(0)
+    sizes = {**SIZES, "vocab_size": VOCABULARY, "initializer_range": 0.3}
+    if kind == "convolution":
+        layers = ["conv", "full_attention"]
+        model = Lfm2Model(Lfm2Config(num_key_value_heads=2, layer_types=layers, use_cache=False, **sizes))
+    else:
+        small = {"embedding_size": 32, "intra_bottleneck_size": 32, "true_hidden_size": 32}
+        model = MobileBertModel(MobileBertConfig(**sizes, **small))
+    runtime = TorchRuntime(Network(model, ["mean"], [], True), torch.device("cpu"), "fp32", 0)
+    inputs = inputs_of()
+    before = runtime.run(inputs)
+    assert "cosine" in runtime.pack(POSITIONS, VOCABULARY)
+    assert runtime.cost == "padded"
+    assert (runtime.run(inputs) == before).all()
+
+
+def test_processors_pad(tiny):
+    """On a processor, where there is no kernel for it, nothing is tried and nothing told."""
+    found = loaded(tiny("bert"), pack=None)
+    assert (found.runtime.cost, found.notes) == ("padded", ())
+
+
+@ON_GPU
+@pytest.mark.parametrize(("family", "cost"), [("bert", "packed"), ("t5", "padded")])
+def test_backend_states_the_cost(tiny, family, cost):
+    """On a GPU in bf16 a model states that its batches are packed, or a note why they are not."""
+    info = HfBackend(HfSpec(path=str(tiny(family)), runtime="torch", device="cuda", dtype="bf16")).info
+    assert (info.cost, len(info.notes)) == (cost, int(cost == "padded"))
+
+
+@pytest.mark.parametrize("pooling", ["cls", "last", "max", "mean", "mean_sqrt_len", "weighted_mean"])
+def test_pooling(tiny, pooling):
+    """Every pooling that can be configured gives the vectors that transformers gives each input alone."""
+    spec = HfSpec(path=str(tiny("bert")), threads=1, pooling=pooling)
+    runtime = load(spec, Choice("torch", "cpu", "fp32"), layout.read(tiny("bert")), pack=True).runtime
+    inputs = inputs_of()
+    assert runtime.cost == "packed"
+    assert lowest_cosine(runtime.run(inputs), reference(tiny("bert"), inputs, pooling)) >= SAME["fp32"]
+
+
+def test_padding_id_inside_a_text(tiny):
+    """Where positions leave out tokens that are the padding id, they do so too when inputs lie end to end."""
+    runtime = loaded(tiny("xlm-roberta")).runtime
+    pad = FAMILIES["xlm-roberta"].tokens.index("<pad>")
+    inputs = [np.array(ids, np.int32) for ids in ([0, pad, 9, pad, pad, 8, 2], [pad, 7], [pad], [5, 6, pad])]
+    expected = reference(tiny("xlm-roberta"), inputs, "mean")
+    assert lowest_cosine(runtime.run(inputs), expected) >= SAME["fp32"]
+
+
+def test_longest_inputs(tiny):
+    """Several inputs of the stated limit lie end to end, beyond the model's table of positions."""
+    for family, longest in ("bert", POSITIONS), ("xlm-roberta", POSITIONS - 2):
+        inputs = inputs_of([longest] * 3)
+        expected = reference(tiny(family), inputs, "mean")
+        assert lowest_cosine(loaded(tiny(family)).runtime.run(inputs), expected) >= SAME["fp32"]
+
+
+def test_causal_window():
+    """A decoder with a sliding window and grouped heads gives the vectors of its own attention."""
+    torch.manual_seed(0)
+    window = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1, "use_cache": False}
+    heads = {"num_key_value_heads": 2, "head_dim": 8, "initializer_range": 0.3}
+    model = Qwen3Model(Qwen3Config(vocab_size=VOCABULARY, **heads, **window, **SIZES))
+    assert model.config.layer_types == ["full_attention", "sliding_attention"]
+    runtime = TorchRuntime(Network(model, ["last"], [], True), torch.device("cpu"), "fp32", 0)
+    inputs = inputs_of()
+    alone = np.concatenate([runtime.run([ids]) for ids in inputs])
+    assert runtime.pack(POSITIONS, VOCABULARY) == ""
+    assert lowest_cosine(runtime.run(inputs), alone) >= SAME["fp32"]
+
+
+def test_failure_is_an_embed_error(tiny):
+    """A failure is an EmbedError without the input, and the runtime goes on working until it is closed."""
+    runtime = loaded(tiny("bert")).runtime
+    with pytest.raises(EmbedError) as caught:
+        runtime.run([np.array([123456], np.int32)])
+    assert "123456" not in str(caught.value)
+    assert runtime.run(inputs_of()).shape == (len(LENGTHS), 32)
+    runtime.close()
+    with pytest.raises(EmbedError, match="closed"):
+        runtime.run(inputs_of())
+
+
+def test_rows_are_plain_arrays(tiny):
+    """Vectors are float32, contiguous, writable, and no torch object."""
+    vectors = loaded(tiny("bert"), dtype="bf16").runtime.run(inputs_of())
+    assert type(vectors) is np.ndarray
+    assert (vectors.dtype, vectors.flags.c_contiguous, vectors.flags.writeable) == (np.float32, True, True)
+
+
+def test_join():
+    """Inputs are laid end to end in their order, and the bounds say where each begins and ends."""
+    batch = [np.array([5, 6], np.int32), np.array([7], np.int32)]
+    ids, bounds = join(batch)
+    assert (ids.tolist(), bounds.tolist()) == ([5, 6, 7], [0, 2, 3])
+    assert ids.dtype == bounds.dtype == np.int32
+    ids[0] = 0
+    assert batch[0][0] == 5

@@ -1,0 +1,5 @@
+"""The plainest way to run a model, for tests of what does not depend on the runtime."""
+
+from __future__ import annotations
+
+TORCH = {"runtime": "torch", "dtype": "fp32", "threads": 1, "batch_tokens": 512}
