@@ -1,13 +1,18 @@
 """PURE: which of the waiting jobs make the next batch. No clock, no asyncio, no state of its own.
 
-Jobs come in their fair order. A batch always holds the first of them, and beside it others of like length
-from a bounded window, as many as the token budget takes. A job that was overtaken ``overtakes_max`` times
-puts an end to sorting: batches then leave strictly in order until it has left. So nothing is ever overtaken
-by more than ``overtakes_max`` batches.
+Jobs come in their fair order. A batch is put together round the first of them, from a bounded window. Where
+padding costs, it takes those nearest to it in length, the oldest of equals first, until padding would be more
+than a tenth of the batch; where it does not, it takes in order whatever fits.
+
+A job that was overtaken ``overtakes_max`` times is overdue. The next batch is put together round the first
+overdue job, and no batch reaches behind an overdue job that it leaves. So no job is overtaken by more than
+``overtakes_max`` batches, however many are overdue at once; all other batches that leave before it hold
+nothing but jobs that stand before it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 
@@ -34,6 +39,13 @@ class Plannable(Protocol):
 
 J = TypeVar("J", bound=Plannable)
 
+PADDING_PART = 10
+"""Padding is at most this part of a batch's cost ..."""
+
+PADDING_FREE_PART = 32
+"""... or this part of the token budget, if that is more: half of what a batch costs beside its tokens, 30
+tokens on a processor, where the budget is 512."""
+
 
 class Limits(NamedTuple):
     """What a batch may be.
@@ -49,8 +61,8 @@ class Limits(NamedTuple):
     cost: Literal["padded", "packed"]
     batch_tokens: int
     batch_inputs: int
-    window_batches: int = 8
-    overtakes_max: int = 8
+    window_batches: int = 6
+    overtakes_max: int = 16
 
 
 class Plan(NamedTuple, Generic[J]):
@@ -81,10 +93,7 @@ def plan(queue: Iterable[J], limits: Limits, now: float) -> Plan[J]:
     window, drop = _window(queue, limits, now)
     if not window:
         return Plan([], drop, [], False)
-    if any(job.overtaken >= limits.overtakes_max for job in window):
-        places = _in_order(window, limits)
-    else:
-        places = _alike(window, limits)
+    places = _places(window, limits)
     taken = set(places)
     run = [window[place] for place in sorted(places)]
     overtaken = [window[place] for place in range(max(places)) if place not in taken]
@@ -104,70 +113,81 @@ def _window(queue: Iterable[J], limits: Limits, now: float) -> tuple[list[J], li
     window: list[J] = []
     drop: list[J] = []
     tokens = 0
+    tokens_max = limits.window_batches * limits.batch_tokens
+    jobs_max = limits.window_batches * limits.batch_inputs
     for job in queue:
         if job.gone or job.deadline <= now:
             drop.append(job)
             continue
         window.append(job)
         tokens += job.tokens
-        if (
-            tokens >= limits.window_batches * limits.batch_tokens
-            or len(window) >= limits.window_batches * limits.batch_inputs
-        ):
+        if tokens >= tokens_max or len(window) >= jobs_max:
             break
     return window, drop
 
 
-def _in_order(window: Sequence[Plannable], limits: Limits) -> list[int]:
-    """Return the places of the longest run from the head that fits."""
-    batch = _Batch(limits)
-    for place, job in enumerate(window):
-        if not batch.take(place, job.tokens):
-            break
-    return batch.places
-
-
-def _alike(window: Sequence[Plannable], limits: Limits) -> list[int]:
-    """Return the places of the head and of those nearest to it in length that fit."""
-    order = sorted(range(len(window)), key=lambda place: window[place].tokens)
-    head = order.index(0)
-    batch = _Batch(limits)
-    batch.take(0, window[0].tokens)
-    below, above = head - 1, head + 1
-    while below >= 0 or above < len(order):
-        shorter = window[order[below]].tokens if below >= 0 else None
-        longer = window[order[above]].tokens if above < len(order) else None
-        if longer is None or (shorter is not None and batch.longest - shorter <= longer - batch.longest):
-            place, below = order[below], below - 1
-        else:
-            place, above = order[above], above + 1
-        if not batch.takes_like(window[place].tokens) or not batch.take(place, window[place].tokens):
-            break
+def _places(window: Sequence[Plannable], limits: Limits) -> list[int]:
+    """Return the places of those that leave: the overdue ones in order, or the head; and who suits them."""
+    batch = _Batch([job.tokens for job in window], limits)
+    overdue = [place for place, job in enumerate(window) if job.overtaken >= limits.overtakes_max]
+    end = next((place for place in overdue or [0] if not batch.take(place)), len(window))
+    if limits.cost == "padded":
+        batch.fill_with_likes(end)
+    else:
+        batch.fill_in_order(end)
     return batch.places
 
 
 class _Batch:
-    """A batch while it is put together."""
+    """A batch while it is put together, of jobs with these lengths.
 
-    def __init__(self, limits: Limits) -> None:
+    Attributes:
+        places: of the jobs that it has, as they were taken.
+    """
+
+    def __init__(self, lengths: Sequence[int], limits: Limits) -> None:
         self.places: list[int] = []
-        self.longest = 0
-        self._shortest = 0
-        self._sum = 0
+        self._lengths = lengths
         self._limits = limits
+        self._longest = 0
+        self._sum = 0
 
-    def takes_like(self, tokens: int) -> bool:
-        """Whether padding stays small with this length: a stray one runs cheaper in a batch of its own."""
-        longest, shortest = max(self.longest, tokens), min(self._shortest, tokens)
-        return self._limits.cost == "packed" or longest - shortest <= max(8, longest // 4)
-
-    def take(self, place: int, tokens: int) -> bool:
-        """Add a job if it fits; the first always does."""
-        count, longest, total = len(self.places) + 1, max(self.longest, tokens), self._sum + tokens
-        price = longest * count if self._limits.cost == "padded" else total
-        if self.places and (price > self._limits.batch_tokens or count > self._limits.batch_inputs):
+    def take(self, place: int) -> bool:
+        """Add a job if it fits and padding stays small; the first always does."""
+        limits, tokens = self._limits, self._lengths[place]
+        count, longest, total = len(self.places) + 1, max(self._longest, tokens), self._sum + tokens
+        price = longest * count if limits.cost == "padded" else total
+        if self.places and (
+            price > limits.batch_tokens
+            or count > limits.batch_inputs
+            or price - total > max(price // PADDING_PART, limits.batch_tokens // PADDING_FREE_PART)
+        ):
             return False
-        self._shortest = min(self._shortest, tokens) if self.places else tokens
         self.places.append(place)
-        self.longest, self._sum = longest, total
+        self._longest, self._sum = longest, total
         return True
+
+    def fill_in_order(self, end: int) -> None:
+        """Add whatever fits of the jobs before the place ``end``."""
+        for place in self._others(end):
+            self.take(place)
+
+    def fill_with_likes(self, end: int) -> None:
+        """Add jobs before the place ``end``, always the one that adds least padding, until it is too much."""
+        lengths = self._lengths
+        others = self._others(end)[::-1]  # so that of equals the oldest stands last, and is popped first
+        shorter = [place for place in others if lengths[place] <= self._longest]
+        longer = [place for place in others if lengths[place] > self._longest]
+        shorter.sort(key=lengths.__getitem__)
+        longer.sort(key=lengths.__getitem__, reverse=True)
+        while shorter or longer:
+            # a shorter job is padded itself, a longer one has all the others padded
+            down = self._longest - lengths[shorter[-1]] if shorter else math.inf
+            up = (lengths[longer[-1]] - self._longest) * len(self.places) if longer else math.inf
+            if not self.take((shorter if down <= up else longer).pop()):
+                break
+
+    def _others(self, end: int) -> list[int]:
+        """Return the places before ``end`` of the jobs that it does not have."""
+        taken = set(self.places)
+        return [place for place in range(end) if place not in taken]

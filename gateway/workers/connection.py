@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
 
 import structlog
@@ -128,11 +128,14 @@ class Connection:
                     call.set_exception(WorkerLost())
 
 
-async def connect(spec: Spec, echo: Callable[[bytes], object] | None = None) -> Connection:
+async def connect(
+    spec: Spec, cores: Collection[int] = (), echo: Callable[[bytes], object] | None = None
+) -> Connection:
     """Start a worker, let it load its model, and return the connection.
 
     Args:
         spec: the model.
+        cores: the numbers of those that the worker is pinned to; none if it is not.
         echo: is given what the worker writes to its standard error, a download's progress for instance.
 
     Raises:
@@ -140,7 +143,7 @@ async def connect(spec: Spec, echo: Callable[[bytes], object] | None = None) -> 
         WorkerLost: the process ended first; the message says how.
     """
     try:
-        process = await WorkerProcess.start(spec.threads, echo)
+        process = await WorkerProcess.start(spec.threads, cores, echo)
     except OSError as error:  # no more processes, descriptors or memory: it may be so for a while only
         raise WorkerLost(f"it cannot be started: {error.strerror}") from None
     try:

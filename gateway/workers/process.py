@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 
 from backends.protocol import (
@@ -47,11 +47,14 @@ class WorkerProcess:
         self._listening = asyncio.get_running_loop().create_task(self._listen(echo))
 
     @classmethod
-    async def start(cls, threads: int | None, echo: Callable[[bytes], object] | None) -> WorkerProcess:
+    async def start(
+        cls, threads: int | None, cores: Collection[int], echo: Callable[[bytes], object] | None
+    ) -> WorkerProcess:
         """Start a worker that waits for its first frame.
 
         Args:
             threads: for engines that read their number of threads when they are imported.
+            cores: the numbers of those that it is pinned to; none if it is not.
             echo: is given what the process writes to its standard error, a download's progress for instance.
         """
         ours, theirs = socket.socketpair()
@@ -67,6 +70,7 @@ class WorkerProcess:
                 start_new_session=True,
                 env=_environment(threads),
             )
+        _pin(process.pid, cores)
         reader, writer = await asyncio.open_unix_connection(sock=ours, limit=READ_BYTES)
         return cls(process, reader, writer, echo)
 
@@ -118,6 +122,17 @@ def _cause(code: int) -> str:
         return f"exit status {code}"
     names = {number.value: number.name for number in signal.Signals}
     return f"signal {names.get(-code, -code)}"
+
+
+def _pin(pid: int, cores: Collection[int]) -> None:
+    """Keep a process on these cores, and with it the threads that it will make.
+
+    Before its first frame a worker has at most the idle threads of an import beside its own: its engine makes
+    those that compute when the model is loaded.
+    """
+    if cores and sys.platform == "linux":
+        with suppress(OSError):  # it has ended, which is seen elsewhere, or may use these cores no more
+            os.sched_setaffinity(pid, cores)
 
 
 def _environment(threads: int | None) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from backends.base import ModelInfo
@@ -25,16 +25,15 @@ class Replicas:
     """All workers of one model. Belongs to one event loop.
 
     Args:
-        make: makes a worker.
-        count: how many there are.
+        makes: each makes one worker.
         changed: is called after every change of a worker's state.
 
     Attributes:
         workers: all of them.
     """
 
-    def __init__(self, make: MakeWorker, count: int, changed: Callable[[], None]) -> None:
-        self.workers = [make(accepts=self._accepts, changed=changed) for _ in range(count)]
+    def __init__(self, makes: Iterable[MakeWorker], changed: Callable[[], None]) -> None:
+        self.workers = [make(accepts=self._accepts, changed=changed) for make in makes]
         self._space: str | None = None
 
     def __repr__(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import structlog
 
@@ -31,6 +31,7 @@ class Supervisor:
         metrics: where restarts are counted.
         accepts: whether a worker that loaded this may serve.
         changed: is called after every change of ``state``.
+        cores: the numbers of those that it is pinned to, every time that it is started; none if it is not.
         echo: is given what the worker writes to its standard error.
 
     Attributes:
@@ -47,12 +48,14 @@ class Supervisor:
         *,
         accepts: Callable[[ModelInfo], bool],
         changed: Callable[[], None],
+        cores: Collection[int] = (),
         echo: Callable[[bytes], object] | None = None,
     ) -> None:
         self.state: State = "loading"
         self.reason = "the model is being loaded"
         self._model = model
         self._spec = spec
+        self._cores = cores
         self._metrics = metrics
         self._accepts = accepts
         self._changed = changed
@@ -131,7 +134,7 @@ class Supervisor:
             LoadRefused: the model cannot be served.
         """
         try:
-            connection = await connect(self._spec, self._echo)
+            connection = await connect(self._spec, self._cores, self._echo)
         except WorkerLost as error:
             log.error("worker died while loading", model=self._model, how=str(error))
             self._to("loading", "the worker died while it loaded the model and is started again")
@@ -147,6 +150,8 @@ class Supervisor:
         info = connection.info
         if not self._accepts(info):
             raise LoadRefused("the model's files have changed since the gateway started: start it again")
+        for note in info.notes:
+            log.warning("model note", model=self._model, note=note)
         log.info("model ready", model=self._model, space=info.fingerprint, seconds=connection.load_seconds)
         began = time.monotonic()
         self._connection = connection

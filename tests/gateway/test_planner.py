@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from itertools import takewhile
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,6 +50,24 @@ def alive(jobs):
     return [job for job in jobs if not job.gone and job.deadline > NOW]
 
 
+def looked_at(queue, bounds):
+    """Return the jobs from the head that the planner may choose from."""
+    window = []
+    for job in alive(queue):
+        window.append(job)
+        if (
+            sum(one.tokens for one in window) >= bounds.window_batches * bounds.batch_tokens
+            or len(window) >= bounds.window_batches * bounds.batch_inputs
+        ):
+            break
+    return window
+
+
+def padding(jobs):
+    """Return the tokens that a padded batch of these jobs computes for nothing."""
+    return max(job.tokens for job in jobs) * len(jobs) - sum(job.tokens for job in jobs)
+
+
 def batches(queue, bounds):
     """Run a queue empty; yield each plan with the queue as it was."""
     waiting = list(queue)
@@ -83,20 +100,31 @@ def test_limits_hold(queue, bounds):
 
 
 @given(mixed, limits)
-def test_head_leaves(queue, bounds):
-    """The first job that is alive is in the batch."""
+def test_first_leaves(queue, bounds):
+    """The first overdue job of the window is in the batch; where none is overdue, the head."""
     for waiting, planned in batches(queue, bounds):
-        assert [job for job in planned.run if job in alive(waiting)[:1]] == alive(waiting)[:1]
+        window = looked_at(waiting, bounds)
+        overdue = [job for job in window if job.overtaken >= bounds.overtakes_max]
+        assert all(job in planned.run for job in (overdue or window)[:1])
 
 
-@given(fresh, st.lists(st.lists(st.builds(Waiting, tokens=lengths), max_size=8), max_size=20), limits)
-def test_overtaking_is_bounded(queue, arrivals, bounds):
-    """No job is overtaken by more than the bound, however many arrive behind it."""
-    waiting, arriving = list(queue), iter(arrivals)
-    overtakes = {id(job): 0 for job in [*queue, *(job for some in arrivals for job in some)]}
-    while waiting := [*waiting, *next(arriving, [])]:
+@given(
+    st.lists(
+        st.lists(st.tuples(st.floats(0, 1), st.builds(Waiting, tokens=lengths)), max_size=12), max_size=25
+    ),
+    limits,
+)
+def test_overtaking_is_bounded(arrivals, bounds):
+    """No job is overtaken by more than the bound, wherever in the order others arrive, however alike."""
+    waiting, arriving = [], iter(arrivals)
+    overtakes = {id(job): 0 for some in arrivals for _, job in some}
+    more = True
+    while more or waiting:
+        more = next(arriving, [])
+        for where, job in more:
+            waiting.insert(round(where * len(waiting)), job)
         planned = plan(waiting, bounds, NOW)
-        last = max(waiting.index(job) for job in planned.run)
+        last = max((waiting.index(job) for job in planned.run), default=0)
         passed = [job for job in waiting[:last] if job not in planned.run]
         assert planned.overtaken == passed
         for job in passed:
@@ -104,6 +132,24 @@ def test_overtaking_is_bounded(queue, arrivals, bounds):
             overtakes[id(job)] += 1
         waiting = [job for job in waiting if job not in planned.run]
     assert max(overtakes.values(), default=0) <= bounds.overtakes_max
+
+
+@given(fresh, st.lists(st.lists(st.builds(Waiting, tokens=lengths), max_size=12), max_size=25), limits)
+def test_waiting_is_bounded(queue, arrivals, bounds):
+    """A job that nothing is put before waits for a batch a job before it and ``overtakes_max``, at most."""
+    waiting, arriving = list(queue), iter(arrivals)
+    left = {id(job): place for place, job in enumerate(waiting)}
+    while waiting:
+        planned = plan(waiting, bounds, NOW)
+        for job in planned.overtaken:
+            job.overtaken += 1
+        waiting = [job for job in waiting if job not in planned.run]
+        for job in waiting:
+            left[id(job)] -= 1
+            assert left[id(job)] >= -bounds.overtakes_max
+        more = next(arriving, [])
+        left |= {id(job): len(waiting) + place for place, job in enumerate(more)}
+        waiting += more
 
 
 @given(mixed, limits)
@@ -114,13 +160,13 @@ def test_order_within_a_batch(queue, bounds):
         assert places == sorted(places)
 
 
-@given(fresh, limits)
+@given(mixed, limits)
 def test_padding_is_bounded(queue, bounds):
-    """While nothing has been overtaken too often, a padded batch holds jobs of like length only."""
-    for waiting, planned in batches(queue, bounds._replace(cost="padded")):
-        if max(job.overtaken for job in waiting) < bounds.overtakes_max:
-            longest = max(job.tokens for job in planned.run)
-            assert longest - min(job.tokens for job in planned.run) <= max(8, longest // 4)
+    """Padding is at most a tenth of a batch's cost, or a small part of the budget, whatever is overdue."""
+    bounds = bounds._replace(cost="padded", batch_tokens=4 * bounds.batch_tokens)
+    for _, planned in batches(queue, bounds):
+        if planned.run:
+            assert padding(planned.run) <= max(cost(planned.run, bounds) / 10, bounds.batch_tokens / 32)
 
 
 @given(mixed, limits)
@@ -137,29 +183,47 @@ def test_window(queue, bounds):
     """Only the first few batches' worth of tokens, or of jobs, are looked at."""
     seen = []
     planned = plan((seen.append(job) or job for job in queue), bounds, NOW)
-    enough = bounds.window_batches * bounds.batch_tokens
-    many = bounds.window_batches * bounds.batch_inputs
-    within = list(
-        takewhile(lambda n: sum(job.tokens for job in queue[:n]) < enough and n < many, range(len(queue)))
-    )
-    assert len(seen) == len(within)
+    assert seen == looked_at(queue, bounds)
     assert all(job in seen for job in planned.run)
 
 
 def test_likeness():
-    """A padded batch takes the head's likes from behind an unlike job; a packed one takes all that fits."""
+    """A padded batch takes the head's likes from behind an unlike job."""
     queue = [Waiting(10), Waiting(90), Waiting(11), Waiting(9)]
     bounds = Limits("padded", batch_tokens=200, batch_inputs=8)
     assert [job.tokens for job in plan(queue, bounds, NOW).run] == [10, 11, 9]
-    assert [job.tokens for job in plan(queue, bounds._replace(cost="packed"), NOW).run] == [10, 90, 11, 9]
 
 
-def test_overtaken_too_often():
-    """A job that was overtaken as often as allowed puts an end to sorting."""
-    queue = [Waiting(10), Waiting(90, overtaken=8), Waiting(11)]
-    planned = plan(queue, Limits("padded", batch_tokens=200, batch_inputs=8), NOW)
-    assert [job.tokens for job in planned.run] == [10, 90]
-    assert planned.overtaken == []
+def test_least_padding():
+    """Of jobs that would do, those leave that need the least padding, and the oldest of equals."""
+    queue = [Waiting(50), Waiting(48), Waiting(51), Waiting(49), Waiting(49), Waiting(49)]
+    bounds = Limits("padded", batch_tokens=2000, batch_inputs=3)
+    assert plan(queue, bounds, NOW).run == [queue[0], queue[3], queue[4]]
+
+
+def test_what_a_longer_job_costs():
+    """A longer job is weighed with the padding of all that it would join."""
+    queue = [Waiting(50), Waiting(50), Waiting(50), Waiting(51), Waiting(48)]
+    bounds = Limits("padded", batch_tokens=2000, batch_inputs=4)
+    assert plan(queue, bounds, NOW).run == [*queue[:3], queue[4]]
+
+
+def test_packed():
+    """A packed batch takes in order whatever fits, however unlike."""
+    queue = [Waiting(10), Waiting(90), Waiting(195), Waiting(100), Waiting(11)]
+    bounds = Limits("packed", batch_tokens=200, batch_inputs=8)
+    assert [job.tokens for job in plan(queue, bounds, NOW).run] == [10, 90, 100]
+
+
+def test_overdue():
+    """A batch is put together round the first overdue job, and never behind one that it leaves."""
+    bounds = Limits("padded", batch_tokens=600, batch_inputs=8)
+    queue = [Waiting(tokens) for tokens in (10, 90, 11, 91, 92, 12, 90)]
+    for place in (1, 4, 5):
+        queue[place].overtaken = bounds.overtakes_max
+    planned = plan(queue, bounds, NOW)
+    assert planned.run == [queue[1], queue[3], queue[4]]
+    assert planned.overtaken == [queue[0], queue[2]]
 
 
 def test_costs():
