@@ -3,9 +3,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := bench/.peers
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: serve test check clean
+.PHONY: serve test check bench bench-peers clean
 
 serve: $(VENV)/.installed-serve
 	@$(BIN)/embeddings-gateway serve
@@ -18,6 +19,13 @@ check: $(VENV)/.installed-test
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/pytest --quiet tests/test_tidy.py
+
+# ARGUMENTS="--quick" is a trial of three minutes; python -m bench --help tells the rest.
+bench: $(VENV)/.installed-bench
+	$(BIN)/python -m bench $(ARGUMENTS)
+
+# The servers that the gateway is compared with, each with the old versions that it pins.
+bench-peers: $(PEERS)/infinity/.installed $(PEERS)/llama/.installed
 
 clean:
 	rm -rf $(VENV)
@@ -36,4 +44,21 @@ $(VENV)/.installed-serve: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing everything that the tests need (llama.cpp is compiled once, about five minutes)"
 	@$(INSTALL) ".[all,test]"
+	@touch $@
+
+$(VENV)/.installed-bench: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing what measuring needs (llama.cpp is compiled once, about five minutes)"
+	@$(INSTALL) ".[bench]"
+	@touch $@
+
+# torch first, so that the one for processors is taken where it is at hand.
+$(PEERS)/infinity/.installed:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet torch==2.13.0
+	$(@D)/bin/pip install --quiet "infinity-emb[torch,server,optimum]==0.0.78" torch==2.13.0
+	@touch $@
+
+$(PEERS)/llama/.installed:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet "llama-cpp-python[server]==0.3.36"
 	@touch $@

@@ -1,0 +1,1 @@
+"""Engines without HTTP, each in a process of its own."""

@@ -1,0 +1,73 @@
+"""What machine this is, and which versions are compared."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+
+from bench.results import Machine
+
+PACKAGES = (
+    *("embeddings-gateway", "torch", "transformers", "sentence-transformers", "openvino", "llama-cpp-python"),
+    *("numpy", "uvicorn", "uvloop"),
+)
+FLAGS = (
+    *("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
+    *("avx_vnni", "amx_bf16", "amx_int8", "bf16"),
+)
+"""What decides how fast a processor multiplies."""
+
+
+def machine(peers: Path) -> Machine:
+    """Look at this machine."""
+    told = processor()
+    return Machine(
+        processor=told.get("model name") or platform.processor() or platform.machine(),
+        cores=cores(),
+        memory_gb=psutil.virtual_memory().total / 1e9,
+        flags=tuple(
+            flag for flag in FLAGS if flag in (told.get("flags") or told.get("Features", "")).split()
+        ),
+        system=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        load_before=os.getloadavg()[0],
+        versions=versions() | peer_versions(peers),
+    )
+
+
+def processor() -> dict[str, str]:
+    """Return what Linux says of the first processor."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().partition("\n\n")[0].splitlines() if path.exists() else []
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what is installed beside us."""
+    told = {}
+    for package in PACKAGES:
+        try:
+            told[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return told
+
+
+def peer_versions(peers: Path) -> dict[str, str]:
+    """Return the versions in the peers' own environments."""
+    wanted = {"infinity": ("infinity_emb", "torch", "transformers"), "llama": ("llama_cpp_python",)}
+    told = {}
+    for peer, packages in wanted.items():
+        for package in packages:
+            for path in sorted((peers / peer).glob(f"lib/python*/site-packages/{package}-*.dist-info")):
+                told[f"{peer}: {package}"] = path.name.removeprefix(f"{package}-").removesuffix(".dist-info")
+    return told
