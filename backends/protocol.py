@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import msgspec
@@ -45,11 +46,11 @@ class PackedIds(msgspec.Struct, frozen=True, array_like=True):
         Raises:
             ProtocolError: the lengths do not add up to the ids.
         """
-        lengths = _array(self.lengths, "<i4")
+        lengths = _array(self.lengths, "<i4").tolist()
         flat = _array(self.ids, "<i4")
-        if (lengths < 0).any() or int(lengths.sum()) != len(flat):
+        if min(lengths, default=0) < 0 or sum(lengths) != len(flat):
             raise ProtocolError("lengths and ids disagree")
-        return np.split(flat, np.cumsum(lengths)[:-1]) if len(lengths) else []
+        return [flat[end - length : end] for end, length in zip(accumulate(lengths), lengths, strict=True)]
 
 
 class Start(msgspec.Struct, frozen=True, tag="start"):

@@ -16,25 +16,24 @@ from gateway.config import Config
 from gateway.errors import ClientGone, GatewayError
 from gateway.http import status
 from gateway.http.documents import assets_route, describe, openapi_config
-from gateway.http.embeddings import embeddings_route
-from gateway.http.envelope import RECORD, Envelope
+from gateway.http.embeddings import Embeddings, embeddings_route, shortcut
+from gateway.http.envelope import CLIENT_GONE, RECORD, Envelope
 from gateway.http.health import health_routes
 from gateway.http.models import model_routes
 from gateway.http.record import Record
 from gateway.metrics import Metrics
 from gateway.serving.registry import Registry
 
-CLIENT_GONE = 499  # nobody reads it; it is for log and metrics
-
 log = structlog.get_logger()
 
 
 def create_app(config: Config, registry: Registry, metrics: Metrics) -> ASGIApp:
     """Return the gateway as an ASGI application; its lifespan starts and ends the models' workers."""
-    return Envelope(create_litestar(config, registry, metrics), metrics)
+    embeddings = Embeddings(registry, config.server)
+    return Envelope(shortcut(embeddings, create_litestar(embeddings, registry, metrics)), metrics)
 
 
-def create_litestar(config: Config, registry: Registry, metrics: Metrics) -> Litestar:
+def create_litestar(embeddings: Embeddings, registry: Registry, metrics: Metrics) -> Litestar:
     """Return the routes, without what stands round every answer."""
 
     @contextlib.asynccontextmanager
@@ -44,7 +43,7 @@ def create_litestar(config: Config, registry: Registry, metrics: Metrics) -> Lit
 
     app = Litestar(
         route_handlers=[
-            embeddings_route(registry, config.server),
+            embeddings_route(embeddings),
             *model_routes(registry),
             *health_routes(registry, metrics),
             assets_route(),

@@ -11,6 +11,7 @@
     |-- ModelNotFound             no model or alias of that name
     |-- SpaceMismatch             the client pinned another embedding space
     |-- BodyTooLarge, BodyTimeout, WrongContentType
+    |-- NotHttp, HeadTooLarge     what came cannot be read as a request
     |-- Overloaded                the model's queue is full
     |-- InputFailed               the model fails on this input
     |-- DeadlinePassed            not done in time
@@ -77,6 +78,14 @@ class BodyTimeout(GatewayError):
 
 class WrongContentType(GatewayError):
     """The body is not declared as application/json."""
+
+
+class NotHttp(GatewayError):
+    """What was sent is not HTTP/1.1."""
+
+
+class HeadTooLarge(GatewayError):
+    """The request line and the headers are larger than they may be."""
 
 
 class Overloaded(GatewayError):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import traceback
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import Any, Literal
 
+import orjson
 import structlog
 
 
@@ -27,12 +29,12 @@ def configure(form: Literal["auto", "json", "console"], level: str) -> None:
     render: Any = (
         structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
         if console
-        else structlog.processors.JSONRenderer()
+        else structlog.processors.JSONRenderer(serializer=as_json)
     )
     structlog.configure(
         processors=[*shared, render],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),  # a line is one write, not two
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
@@ -43,6 +45,14 @@ def configure(form: Literal["auto", "json", "console"], level: str) -> None:
         )
     )
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+
+
+def as_json(event: MutableMapping[str, Any], default: Callable[[Any], Any]) -> str:
+    """Write an event as JSON: quickly, or else with what orjson refuses, such as lone surrogates."""
+    try:
+        return orjson.dumps(event, default=default).decode()
+    except TypeError:
+        return json.dumps(event, default=default)
 
 
 def without_messages(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -1,11 +1,13 @@
 """What is counted and measured, for Prometheus. Every metric is listed in the README.
 
-A model's part is bound to its name once, so that the hot path looks nothing up.
+What is counted for every request or batch is bound to its labels once, so that the hot path looks nothing up;
+what can be looked at when it is asked for, such as the length of a queue, is not written down at all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -16,13 +18,33 @@ COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 TOKENS = (16, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 65536)
 
 
+M = TypeVar("M", Counter, Histogram)
+
+
+class Bound(dict[tuple[str, ...], M], Generic[M]):
+    """A metric's children by their labels: prometheus_client's own way to them takes a lock and a copy."""
+
+    def __init__(self, metric: M) -> None:
+        super().__init__()
+        self._metric: M = metric
+
+    def __missing__(self, labels: tuple[str, ...]) -> M:
+        child: M = self._metric.labels(*labels)
+        self[labels] = child
+        return child
+
+
 class Metrics:
     """All metrics of one gateway, in a registry of their own."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._requests = self._counter("requests", "Requests for embeddings answered.", "model", "status")
-        self._errors = self._counter("errors", "Requests for embeddings refused or failed.", "model", "code")
+        self._requests = Bound(
+            self._counter("requests", "Requests for embeddings answered.", "model", "status")
+        )
+        self._errors = Bound(
+            self._counter("errors", "Requests for embeddings refused or failed.", "model", "code")
+        )
         self._inputs = self._counter("inputs", "Inputs embedded.", "model")
         self._tokens = self._counter("tokens", "Tokens embedded, special tokens included.", "model")
         self._truncated = self._counter("truncated_inputs", "Inputs that were cut to fit.", "model")
@@ -30,8 +52,8 @@ class Metrics:
         self._queue_tokens = self._gauge("queue_tokens", "Tokens of the jobs that wait.", "model")
         self._batch_inputs = self._histogram("batch_inputs", "Inputs of a batch.", COUNTS, "model")
         self._batch_tokens = self._histogram("batch_tokens", "Tokens of a batch.", TOKENS, "model")
-        self._phase = self._histogram(
-            "phase_seconds", "Seconds of a request's phases.", SECONDS, "model", "phase"
+        self._phases = Bound(
+            self._histogram("phase_seconds", "Seconds of a request's phases.", SECONDS, "model", "phase")
         )
         self._starts = self._counter("worker_restarts", "Workers started again after they died.", "model")
         self._workers = self._gauge("workers_ready", "Workers that can take a batch.", "model")
@@ -49,11 +71,11 @@ class Metrics:
             code: of the error, if it is one.
             seconds: phase -> how long it took.
         """
-        self._requests.labels(model, str(status)).inc()
+        self._requests[model, str(status)].inc()
         if code is not None:
-            self._errors.labels(model, code).inc()
+            self._errors[model, code].inc()
         for phase, spent in seconds.items():
-            self._phase.labels(model, phase).observe(spent)
+            self._phases[model, phase].observe(spent)
 
     def expose(self) -> bytes:
         """Return everything in Prometheus' text format."""
@@ -82,3 +104,8 @@ class ModelMetrics:
         self.batch_tokens = metrics._batch_tokens.labels(model)
         self.worker_restarts = metrics._starts.labels(model)
         self.workers_ready = metrics._workers.labels(model)
+
+    def watch_queue(self, jobs: Callable[[], int], tokens: Callable[[], int]) -> None:
+        """Ask these for the depth of the queue whenever the metrics are read."""
+        self.queue_jobs.set_function(jobs)
+        self.queue_tokens.set_function(tokens)

@@ -57,6 +57,8 @@ class Batcher:
         self._in_flight: dict[Worker, int] = dict.fromkeys(workers, 0)
         self._runs: set[asyncio.Task[None]] = set()
         self._tokens_per_s = 0.0
+        self._stepping = False
+        metrics.watch_queue(lambda: len(self._queue), lambda: self._queue.tokens)
 
     def __repr__(self) -> str:
         return f"<Batcher {len(self._queue)} jobs, {self._queue.tokens} tokens, {self._running} running>"
@@ -80,15 +82,17 @@ class Batcher:
         if excess > 0:
             raise Overloaded("The model's queue is full.", retry_after=self._seconds_for(excess))
         self._queue.add(request)
-        self.step()
+        if not self._stepping:  # one step for all requests of this turn of the loop: they may share a batch
+            self._stepping = True
+            asyncio.get_running_loop().call_soon(self.step)
 
     def discard(self, request: Request) -> None:
         """Forget the jobs of a request that still wait: nobody waits for them any more."""
         self._queue.forget(request)
-        self._tell_depth()
 
     def step(self) -> None:
         """Take, plan, run: give a batch to every worker that can take one. Called when something changed."""
+        self._stepping = False
         while len(self._queue) and (free := self._free_worker()) is not None:
             worker, info = free
             limits = Limits(info.cost, info.batch_tokens, info.batch_inputs)
@@ -100,12 +104,10 @@ class Batcher:
             for job in planned.overtaken:
                 job.overtaken += 1
             self._start(worker, planned.run)
-        self._tell_depth()
 
     def fail_waiting(self, make: Callable[[], GatewayError]) -> None:
         """Settle everything that waits with an error of its own."""
         settle((job, make()) for job in self._queue.clear())
-        self._tell_depth()
 
     def _free_worker(self) -> tuple[Worker, ModelInfo] | None:
         """Return the least busy worker that can take a batch, with the facts of its model."""
@@ -172,10 +174,6 @@ class Batcher:
     def _seconds_for(self, tokens: int) -> int:
         """Return how long the model needs for this many tokens, in whole seconds, within bounds."""
         return min(RETRY_AFTER_S_MAX, math.ceil(tokens / self._tokens_per_s)) if self._tokens_per_s else 1
-
-    def _tell_depth(self) -> None:
-        self._metrics.queue_jobs.set(len(self._queue))
-        self._metrics.queue_tokens.set(self._queue.tokens)
 
 
 def settle(answers: Iterable[tuple[Job, Outcome | GatewayError]]) -> None:

@@ -46,8 +46,15 @@ class Job:
         return self.owner.deadline
 
 
+def blank(inputs: int, dimensions: int) -> Vectors:
+    """Return rows that are no vectors yet: NaN, which nothing takes for one."""
+    return np.full((inputs, dimensions), np.nan, dtype=np.float32)
+
+
 class Request:
     """The inputs of one client's request: their jobs, and their vectors or errors as they arrive.
+
+    Its rows may be made beforehand (``vectors``): many take long, for the system has to find their memory.
 
     Belongs to the event loop it was made in. ``done`` is set exactly once: when the last input is settled,
     when one fails and ``partial`` is false, or when it is cancelled because the client went away.
@@ -61,10 +68,15 @@ class Request:
     """
 
     def __init__(
-        self, inputs: Sequence[TokenIds | GatewayError], dimensions: int, deadline: float, partial: bool
+        self,
+        inputs: Sequence[TokenIds | GatewayError],
+        dimensions: int,
+        deadline: float,
+        partial: bool,
+        vectors: Vectors | None = None,
     ) -> None:
         self.jobs = [Job(self, i, ids) for i, ids in enumerate(inputs) if not isinstance(ids, GatewayError)]
-        self.vectors: Vectors = np.full((len(inputs), dimensions), np.nan, dtype=np.float32)
+        self.vectors: Vectors = blank(len(inputs), dimensions) if vectors is None else vectors
         self.errors: dict[int, GatewayError] = {}
         self.tokens = sum(job.tokens for job in self.jobs)
         self.deadline = deadline

@@ -11,6 +11,7 @@ import typer
 from gateway.app import create_litestar
 from gateway.cli.options import out
 from gateway.config_file import read_config
+from gateway.http.embeddings import Embeddings
 from gateway.metrics import Metrics
 from gateway.serving.registry import Registry
 
@@ -27,4 +28,6 @@ def openapi(
 def document() -> dict[str, Any]:
     """Return the OpenAPI document. It does not depend on the configuration."""
     config, metrics = read_config(None), Metrics()
-    return create_litestar(config, Registry(config, metrics), metrics).openapi_schema.to_schema()
+    registry = Registry(config, metrics)
+    embeddings = Embeddings(registry, config.server)
+    return create_litestar(embeddings, registry, metrics).openapi_schema.to_schema()

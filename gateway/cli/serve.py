@@ -20,6 +20,7 @@ from gateway import log
 from gateway.app import create_app
 from gateway.cli.options import ConfigPath, echo, fail, load_config
 from gateway.config import Config
+from gateway.http.protocol import Protocol
 from gateway.metrics import Metrics
 from gateway.serving.registry import Registry
 
@@ -70,10 +71,11 @@ async def run(config: Config) -> bool:
             create_app(config, registry, metrics),
             host=config.server.host,
             port=config.server.port,
-            http="h11",  # httptools loses the body of a request that offers an upgrade, as Java's clients do
+            http=Protocol,
             lifespan="on",
             log_config=None,
             access_log=False,
+            proxy_headers=False,  # nobody asks where a request came from
             server_header=False,
             timeout_graceful_shutdown=config.server.shutdown_timeout_s,
         )

@@ -3,38 +3,54 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Mapping
 
-from litestar import Request
-from litestar.exceptions import InternalServerException
+from litestar.types import Receive
 
 from gateway.errors import BodyTimeout, BodyTooLarge, ClientGone, WrongContentType
 
 
-async def read_body(request: Request[Any, Any, Any], bytes_max: int, seconds_max: float) -> bytes:
+async def read_body(
+    headers: Mapping[bytes, bytes], receive: Receive, bytes_max: int, seconds_max: float
+) -> bytes:
     """Return the whole body.
+
+    Args:
+        headers: of the request, by their names in lower case.
+        receive: gives the request's ASGI messages.
+        bytes_max: how large the body may be.
+        seconds_max: how long it may take.
 
     Raises:
         WrongContentType: it is not declared as plain application/json.
         BodyTooLarge, BodyTimeout: it is more, or takes longer, than it may.
         ClientGone: the client went away before it was whole.
     """
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+    if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != b"application/json":
         raise WrongContentType("The body has to be application/json; say so in Content-Type.")
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
+    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
         raise WrongContentType("The body must not be compressed.")
-    too_large = BodyTooLarge(f"The body has at most {bytes_max} bytes.")
-    if int(request.headers.get("content-length", "0")) > bytes_max:
-        raise too_large
-    body = bytearray()
+    if int(headers.get(b"content-length", b"0")) > bytes_max:
+        raise _too_large(bytes_max)
     try:
         async with asyncio.timeout(seconds_max):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > bytes_max:
-                    raise too_large
+            return await _joined(receive, bytes_max)
     except TimeoutError:
         raise BodyTimeout("The body was not received in time.") from None
-    except InternalServerException:  # litestar's word for it
-        raise ClientGone from None
-    return bytes(body)
+
+
+async def _joined(receive: Receive, bytes_max: int) -> bytes:
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise ClientGone
+        body += message["body"]
+        if len(body) > bytes_max:
+            raise _too_large(bytes_max)
+        if not message["more_body"]:
+            return bytes(body)
+
+
+def _too_large(bytes_max: int) -> BodyTooLarge:
+    return BodyTooLarge(f"The body has at most {bytes_max} bytes.")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from backends.base import Vectors
 from gateway.http.wire import ErrorDetail
+from gateway.serving.pace import Pace
 
 EncodingFormat = Literal["float", "base64"]
 
@@ -52,7 +54,12 @@ class EmbeddingResponse(msgspec.Struct, frozen=True, tag_field="object", tag="li
     usage: Usage
 
 
-def encode_response(
+NOT_FINITE = "a vector is not finite"
+
+_encoder = msgspec.json.Encoder()
+
+
+async def encode_response(
     vectors: Vectors,
     errors: Mapping[int, ErrorDetail],
     *,
@@ -60,8 +67,8 @@ def encode_response(
     model: str,
     tokens: int,
     encoding_format: EncodingFormat,
-) -> bytes:
-    """Return the response as JSON.
+) -> list[bytes]:
+    """Return the response as JSON, in pieces of bounded size; between two of them the event loop turns.
 
     Args:
         vectors: float32 ``[inputs, dimensions]``; the rows of failed inputs are not looked at.
@@ -76,23 +83,29 @@ def encode_response(
     """
     if len(vectors) != inputs:
         raise ValueError(f"{len(vectors)} vectors for {inputs} inputs")
-    good = [index for index in range(inputs) if index not in errors]
-    if not np.isfinite(vectors[good]).all():
-        raise ValueError("a vector is not finite")
     write = _base64 if encoding_format == "base64" else _floats
-    raw = dict(zip(good, write(vectors[good]), strict=True))
-    data = [
-        EmbeddingError(index, errors[index]) if index in errors else Embedding(index, raw[index])
-        for index in range(inputs)
-    ]
-    return msgspec.json.encode(EmbeddingResponse(data, model, Usage(tokens, tokens)))
+    around = _encoder.encode(EmbeddingResponse([], model, Usage(tokens, tokens)))
+    begin, end = around.split(b"[]", 1)  # of ``data``, which comes before anything that a name could stand in
+    pieces, piece = [], [begin, b"["]
+    pace = Pace()
+    for index, row in enumerate(vectors):
+        entry = EmbeddingError(index, errors[index]) if index in errors else Embedding(index, write(row))
+        piece += b"," if index else b"", _encoder.encode(entry)
+        if await pace.after(len(row)):
+            pieces.append(b"".join(piece))
+            piece = []
+    return [*pieces, b"".join([*piece, b"]", end])]
 
 
-def _base64(vectors: Vectors) -> Sequence[msgspec.Raw]:
-    rows = np.ascontiguousarray(vectors, dtype="<f4")
-    return [msgspec.Raw(b'"%b"' % base64.b64encode(row.data)) for row in rows]
+def _base64(row: NDArray[np.float32]) -> msgspec.Raw:
+    if not np.isfinite(row).all():
+        raise ValueError(NOT_FINITE)
+    return msgspec.Raw(b'"%b"' % base64.b64encode(np.ascontiguousarray(row, dtype="<f4").data))
 
 
-def _floats(vectors: Vectors) -> Sequence[msgspec.Raw]:
-    # orjson writes float32 in its shortest form that reads back to the same float32
-    return [msgspec.Raw(orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY)) for row in vectors]
+def _floats(row: NDArray[np.float32]) -> msgspec.Raw:
+    # orjson writes float32 in its shortest form that reads back to the same float32, and null if not finite
+    written = orjson.dumps(np.ascontiguousarray(row), option=orjson.OPT_SERIALIZE_NUMPY)
+    if b"null" in written:
+        raise ValueError(NOT_FINITE)
+    return msgspec.Raw(written)

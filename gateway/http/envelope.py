@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import re
+import secrets
 import time
-import uuid
 
 import structlog
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.errors import GatewayError, InternalError, ModelUnavailable
+from gateway.errors import ClientGone, GatewayError, InternalError, ModelUnavailable
 from gateway.http import status
 from gateway.http.record import Record
 from gateway.metrics import PHASES, Metrics
@@ -24,6 +24,7 @@ SANE_ID = re.compile(rb"^[\w.:-]{1,128}$")
 RECORD = "gateway.http.record"
 EMBEDDINGS = "/v1/embeddings"
 RETRY_S = 5
+CLIENT_GONE = 499  # nobody reads it; it is for log and metrics
 QUIET = frozenset({"/livez", "/readyz", "/health", "/metrics"})
 
 log = structlog.get_logger()
@@ -56,6 +57,10 @@ class Envelope:
             if record.status:
                 raise
             record.code = await _tell_error(tell, ModelUnavailable("The gateway is stopping.", None, RETRY_S))
+        except ClientGone:
+            record.status = CLIENT_GONE
+        except GatewayError as error:
+            record.code = await _tell_error(tell, error)
         except Exception:
             log.exception("request failed", id=record.id)
             if not record.status:
@@ -88,7 +93,7 @@ def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and SANE_ID.match(value):
             return str(value, "ascii")
-    return f"req_{uuid.uuid4().hex}"
+    return f"req_{secrets.token_hex(16)}"
 
 
 async def _tell_error(send: Send, error: GatewayError) -> str:

@@ -39,11 +39,12 @@ class Record:
     def headers(self) -> list[tuple[bytes, bytes]]:
         """Return the headers that every answer carries."""
         spent = 1000 * (time.monotonic() - self.began)
-        headers = {"x-request-id": self.id, "openai-processing-ms": f"{spent:.0f}"}
+        headers = [(b"x-request-id", self.id.encode()), (b"openai-processing-ms", b"%.0f" % spent)]
         if self.seconds:
-            headers["server-timing"] = ", ".join(f"{k};dur={1000 * v:.2f}" for k, v in self.seconds.items())
+            timing = ", ".join([f"{phase};dur={1000 * spent:.2f}" for phase, spent in self.seconds.items()])
+            headers.append((b"server-timing", timing.encode()))
         if self.space:
-            headers["x-embedding-space"] = self.space
+            headers.append((b"x-embedding-space", self.space.encode()))
         if self.truncated:
-            headers["x-truncated-inputs"] = ",".join(map(str, self.truncated))
-        return [(name.encode(), value.encode()) for name, value in headers.items()]
+            headers.append((b"x-truncated-inputs", ",".join(map(str, self.truncated)).encode()))
+        return headers

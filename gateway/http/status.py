@@ -37,6 +37,8 @@ TABLE: dict[type[GatewayError], Status] = {
     errors.SpaceMismatch: Status(412, INVALID, "embedding_space_mismatch"),
     errors.BodyTooLarge: Status(413, INVALID, "request_too_large"),
     errors.WrongContentType: Status(415, INVALID, None),
+    errors.NotHttp: Status(400, INVALID, "invalid_http"),
+    errors.HeadTooLarge: Status(431, INVALID, "headers_too_large"),
     errors.Overloaded: Status(429, "overloaded_error", "overloaded"),
     errors.InputFailed: Status(500, SERVER, "input_failed"),
     errors.InternalError: Status(500, SERVER, "internal_error"),

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import os
+import math
 import time
 from collections.abc import Callable, Sequence
 
-import msgspec
 import numpy as np
 import structlog
+from msgspec.structs import replace
 
 from backends.base import ModelInfo, TokenIds, Vectors
-from backends.spec import Spec
 from gateway.batching.batcher import Batcher
 from gateway.batching.job import Request
 from gateway.config import ModelConfig
@@ -29,7 +28,10 @@ from gateway.metrics import ModelMetrics
 from gateway.serving.ask import Answer, Ask
 from gateway.serving.cl100k import Cl100k
 from gateway.serving.dimensions import cut
+from gateway.serving.gathering import Gathering
+from gateway.serving.pace import WORK_MAX, Pace
 from gateway.serving.preparer import Preparer
+from gateway.workers.cores import divide, usable
 from gateway.workers.replicas import Replicas
 from gateway.workers.supervisor import Supervisor
 from gateway.workers.worker import CallFailed, WorkerLost
@@ -58,10 +60,13 @@ class Model:
         self.config = config
         self._metrics = metrics
         tokens_max = min(request_tokens_max, config.serving.queue_tokens)
-        self._preparer = Preparer(config.serving, tokens_max, self._tokenize, cl100k)
-        spec = with_threads(config.spec, config.serving.replicas)
-        make = functools.partial(Supervisor, name, spec, metrics, echo=echo)
-        self.replicas = Replicas(make, config.serving.replicas, self._changed)
+        self._preparer = Preparer(config.serving, tokens_max, Gathering(self._tokenize), cl100k)
+        make = functools.partial(Supervisor, name, metrics=metrics, echo=echo)
+        makes = [
+            functools.partial(make, replace(config.spec, threads=share.threads), cores=share.cores)
+            for share in divide(usable(), config.serving.replicas, config.spec.threads)
+        ]
+        self.replicas = Replicas(makes, self._changed)
         self.batcher = Batcher(name, self.replicas.workers, config.serving.queue_tokens, metrics)
 
     def __repr__(self) -> str:
@@ -79,12 +84,12 @@ class Model:
             async with asyncio.timeout(ask.seconds_max):
                 inputs, truncated = await self._preparer.prepare(ask, info)
                 tokenized = time.monotonic()
-                request = Request(inputs, info.dimensions, began + ask.seconds_max, ask.partial)
+                rows = await blank_all(len(inputs), info.dimensions)
+                request = Request(inputs, info.dimensions, began + ask.seconds_max, ask.partial, rows)
                 await self._run(request)
         except TimeoutError:
             raise DeadlinePassed("The request was not done in time.") from None
-        vectors = cut(request.vectors, ask.dimensions, info.normalized)
-        self._refuse_nothing_left(vectors, request, ask.partial)
+        vectors = await cut_all(request, ask, info)
         self._metrics.inputs.inc(len(inputs) - len(request.errors))
         self._metrics.tokens.inc(request.tokens)
         self._metrics.truncated.inc(len(truncated))
@@ -96,15 +101,6 @@ class Model:
             space=info.fingerprint,
             seconds={"tokenize": tokenized - began} | request.seconds(since=tokenized),
         )
-
-    def _refuse_nothing_left(self, vectors: Vectors, request: Request, partial: bool) -> None:
-        """Fail the inputs whose vector has nothing in the dimensions that were asked for."""
-        for index in np.flatnonzero(~np.isfinite(vectors).all(axis=1)).tolist():
-            if index not in request.errors:
-                error = InputFailed("The vector is zero in these dimensions.", f"input[{index}]")
-                if not partial:
-                    raise error
-                request.errors[index] = error
 
     def _info_for(self, ask: Ask) -> ModelInfo:
         """Return the model's facts, after checking what needs nothing else."""
@@ -159,13 +155,42 @@ class Model:
             )
 
 
-def with_threads(spec: Spec, replicas: int) -> Spec:
-    """Return the spec with the threads of one replica: an equal share of the cores, unless it says."""
-    if spec.threads is not None:
-        return spec
-    return msgspec.structs.replace(spec, threads=max(1, cores() // replicas))
+async def blank_all(inputs: int, dimensions: int) -> Vectors:
+    """Return as many blank rows, made in short turns."""
+    pace = Pace()
+    vectors = np.empty((inputs, dimensions), np.float32)
+    size = math.ceil(WORK_MAX / dimensions)
+    for begin in range(0, inputs, size):
+        part = vectors[begin : begin + size]
+        part[:] = np.nan
+        await pace.after(part.size)
+    return vectors
 
 
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+async def cut_all(request: Request, ask: Ask, info: ModelInfo) -> Vectors:
+    """Return the vectors of a finished request in the dimensions asked for; what has nothing in these fails.
+
+    Raises:
+        InputFailed: one has nothing in these, and the request is not to be answered in part.
+    """
+    if ask.dimensions in (None, info.dimensions):
+        return request.vectors
+    vectors = np.empty((len(request.vectors), ask.dimensions), np.float32)
+    pace = Pace()
+    size = math.ceil(WORK_MAX / info.dimensions)
+    for begin in range(0, len(vectors), size):
+        part = slice(begin, begin + size)
+        vectors[part] = cut(request.vectors[part], ask.dimensions, info.normalized)
+        for index in np.flatnonzero(~np.isfinite(vectors[part]).all(axis=1)).tolist():
+            _refuse(begin + index, request, ask.partial)
+        await pace.after(len(vectors[part]) * info.dimensions)
+    return vectors
+
+
+def _refuse(index: int, request: Request, partial: bool) -> None:
+    """Fail an input whose vector has nothing in the dimensions asked for, unless it has failed before."""
+    if index not in request.errors:
+        error = InputFailed("The vector is zero in these dimensions.", f"input[{index}]")
+        if not partial:
+            raise error
+        request.errors[index] = error

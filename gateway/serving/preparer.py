@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from backends.base import ModelInfo, TokenIds
 from gateway.config import ServingConfig, Truncate
 from gateway.errors import GatewayError, InvalidRequest, InvalidTokenIds, TooManyTokens
 from gateway.serving import tokens
-from gateway.serving.ask import Ask, Role, are_texts
+from gateway.serving.ask import Ask, IdLists, Role, are_texts
 from gateway.serving.cl100k import REMEDY, Cl100k
+from gateway.serving.gathering import Tokenize
+from gateway.serving.pace import ONE, Pace
 from gateway.serving.tokens import Fitted
-
-Tokenize = Callable[[Sequence[str]], Awaitable[Sequence[TokenIds | GatewayError]]]
 
 
 class Prepared(NamedTuple):
@@ -53,7 +53,9 @@ class Preparer:
         truncate = ask.truncate or self._serving.truncate
         inputs: list[TokenIds | GatewayError] = []
         truncated: list[int] = []
+        pace = Pace()
         for index, ids in enumerate(await self._ids(ask, info)):
+            await pace.after(ONE)
             try:
                 fitted = _fitted(ids, info, truncate, f"input[{index}]")
             except GatewayError as error:
@@ -74,7 +76,7 @@ class Preparer:
             raise TooManyTokens(f"A request has at most {self._tokens_max} token ids.", "input")
         match self._serving.token_ids:
             case "native":
-                return [tokens.native(ids, info) for ids in ask.inputs]
+                return await _native(ask.inputs, info)
             case "reject":
                 raise InvalidTokenIds(REMEDY, "input")
             case "cl100k" | "auto":
@@ -89,6 +91,15 @@ class Preparer:
             raise TooManyTokens(
                 f"A request has at most {self._tokens_max} tokens, this one {total}.", "input"
             )
+
+
+async def _native(inputs: IdLists, info: ModelInfo) -> Sequence[TokenIds | GatewayError]:
+    pace = Pace()
+    found = []
+    for ids in inputs:
+        found.append(tokens.native(ids, info))
+        await pace.after(len(ids))
+    return found
 
 
 def _fitted(ids: TokenIds | GatewayError, info: ModelInfo, truncate: Truncate, where: str) -> Fitted:

@@ -18,6 +18,7 @@ import uvicorn
 from gateway.app import create_app
 from gateway.cli.serve import Server
 from gateway.config_file import parse
+from gateway.http.protocol import Protocol
 from gateway.metrics import Metrics
 from gateway.serving.model import Model
 from gateway.serving.registry import Registry
@@ -45,7 +46,9 @@ async def running(config: str, name: str) -> AsyncIterator[Running]:
     """Serve ``config`` on the loop of the test, so that the test sees the batcher."""
     settings, metrics = parse(tomllib.loads(config), Path.cwd(), "a test"), Metrics()
     registry = Registry(settings, metrics)
-    server = Server(uvicorn.Config(create_app(settings, registry, metrics), port=0, log_config=None))
+    server = Server(
+        uvicorn.Config(create_app(settings, registry, metrics), port=0, http=Protocol, log_config=None)
+    )
     serving = asyncio.create_task(server.serve())
     await server.listening.wait()
     await registry.attempted()

@@ -87,7 +87,7 @@ async def test_discard_while_it_runs(metrics):
     batcher = make_batcher(metrics, worker)
     batcher.admit(make_request(FULL))
     await all_quiet()
-    left, stays = make_request(2), make_request(3)
+    left, stays = make_request(3), make_request(3)
     batcher.admit(left)
     batcher.admit(stays)
     worker.running[0].finish()

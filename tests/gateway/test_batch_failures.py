@@ -153,6 +153,7 @@ async def test_lost_before_it_was_asked(metrics):
     worker = HeldWorker()
     batcher, first = make_batcher(metrics, worker), make_request(3)
     batcher.admit(first)
+    batcher.step()
     worker.info = None
     await all_quiet()
     assert isinstance(first.done.exception(), ModelUnavailable)
@@ -167,7 +168,7 @@ async def test_lost_before_it_was_asked(metrics):
 
 async def test_lost_while_halving(metrics):
     """A worker that goes away while the batch is halved leaves what was already computed as it is."""
-    request, held = make_request(3, 4, partial=True), AnsweringWorker(right_vectors)
+    request, held = make_request(4, 4, partial=True), AnsweringWorker(right_vectors)
 
     def answer(batch):
         if len(batch) == 2:

@@ -27,9 +27,9 @@ async def test_leaves_at_once(metrics):
     batcher, request = make_batcher(metrics, worker), make_request(3)
     assert batcher.idle
     batcher.admit(request)
+    await all_quiet()
     assert repr(batcher) == "<Batcher 0 jobs, 0 tokens, 1 running>"
     assert not batcher.idle
-    await all_quiet()
     worker.running[0].finish()
     await request.done
     assert np.array_equal(request.vectors, expected(request))
@@ -66,11 +66,26 @@ async def test_second_only_when_full(metrics):
     """A worker that computes is given a second batch as soon as that is a full one, and no sooner."""
     batcher = make_batcher(metrics, HeldWorker())
     for _ in range(3):
-        batcher.admit(make_request(2))
-    assert repr(batcher) == "<Batcher 2 jobs, 4 tokens, 1 running>"
+        batcher.admit(make_request(3))
+        await all_quiet()
+    assert repr(batcher) == "<Batcher 2 jobs, 6 tokens, 1 running>"
     batcher.admit(make_request(3))
-    assert repr(batcher) == "<Batcher 0 jobs, 0 tokens, 2 running>"
     await all_quiet()
+    assert repr(batcher) == "<Batcher 0 jobs, 0 tokens, 2 running>"
+
+
+async def test_requests_of_one_turn_share_a_batch(metrics):
+    """Requests that arrive in the same turn of the event loop leave together, to an idle worker as well."""
+    worker = HeldWorker()
+    batcher, requests = make_batcher(metrics, worker), [make_request(3) for _ in range(3)]
+    for request in requests:
+        batcher.admit(request)
+    await all_quiet()
+    assert [len(one.batch) for one in worker.running] == [3]
+    worker.running[0].finish()
+    for request in requests:
+        await request.done
+        assert np.array_equal(request.vectors, expected(request))
 
 
 async def test_waiting_jobs_share_a_batch(metrics):
@@ -80,7 +95,7 @@ async def test_waiting_jobs_share_a_batch(metrics):
     requests = [make_request(2) for _ in range(3)]
     for request in requests:
         batcher.admit(request)
-    await all_quiet()
+        await all_quiet()
     worker.running[0].finish()
     await all_quiet()
     assert [len(one.batch) for one in worker.running] == [2]
@@ -148,7 +163,7 @@ async def test_gauges(metrics):
     """The metrics say how much waits."""
     batcher = make_batcher(metrics, HeldWorker())
     batcher.admit(make_request(*[FULL] * 5))
+    await all_quiet()
     exposed = metrics.expose().decode()
     assert 'embeddings_gateway_queue_jobs{model="m"} 3.0' in exposed
     assert f'embeddings_gateway_queue_tokens{{model="m"}} {3.0 * FULL}' in exposed
-    await all_quiet()

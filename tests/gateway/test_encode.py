@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
+import math
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from gateway.http.encode import encode_response
 from gateway.http.wire import ErrorDetail
 from gateway.serving.dimensions import cut
+from gateway.serving.pace import WORK_MAX
 
 FINITE = arrays(
     np.float32,
@@ -26,13 +29,17 @@ EXTREMES = np.array(
 DETAIL = ErrorDetail("The model fails on this input.", "server_error", "input[1]", "input_failed")
 
 
-def encode(vectors, form="float", errors=None, inputs=None):
-    """Return the response, read back as JSON."""
+async def pieces_of(vectors, form="float", errors=None, inputs=None):
+    """Return the pieces of the response."""
     inputs = len(vectors) if inputs is None else inputs
-    body = encode_response(
+    return await encode_response(
         vectors, errors or {}, inputs=inputs, model="small", tokens=7, encoding_format=form
     )
-    return json.loads(body)
+
+
+def encode(*what, **more):
+    """Return the response, read back as JSON."""
+    return json.loads(b"".join(asyncio.run(pieces_of(*what, **more))))
 
 
 def decoded(response, form):
@@ -116,6 +123,42 @@ def test_wrong_count(inputs):
     """Another count of vectors than of inputs is refused, not written."""
     with pytest.raises(ValueError, match="2 vectors"):
         encode(EXTREMES, inputs=inputs)
+
+
+@pytest.mark.parametrize("form", ["float", "base64"])
+def test_large_response_comes_in_pieces(form):
+    """No piece holds more than its share of the numbers, the loop turns after each, and nothing is lost."""
+    vectors = np.random.default_rng(1).standard_normal((100, 1000)).astype(np.float32)
+    turns = 0
+
+    async def others():
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def run():
+        beside = asyncio.ensure_future(others())
+        await asyncio.sleep(0)
+        before = turns
+        pieces = await pieces_of(vectors, form)
+        beside.cancel()
+        return pieces, turns - before
+
+    pieces, turned = asyncio.run(run())
+    rows_max = math.ceil(WORK_MAX / 1000)
+    assert [piece.count(b'"index"') for piece in pieces] == [rows_max] * (100 // rows_max) + [100 % rows_max]
+    assert turned == len(pieces) - 1
+    assert decoded(json.loads(b"".join(pieces)), form).tobytes() == vectors.tobytes()
+
+
+@pytest.mark.parametrize("model", ["small", 'a "data":[] b', "[]"])
+def test_any_name(model):
+    """Whatever the model is called, its name stands where it belongs."""
+    vectors = np.ones((2, 3), np.float32)
+    coroutine = encode_response(vectors, {}, inputs=2, model=model, tokens=7, encoding_format="float")
+    response = json.loads(b"".join(asyncio.run(coroutine)))
+    assert (response["model"], len(response["data"])) == (model, 2)
 
 
 def test_cut_renormalises():

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import httpx
 import pytest
 
+from gateway import log
 from tests.gateway.commands import environment
 from tests.server import serving
 
@@ -80,6 +82,12 @@ def test_requests(tmp_path, monkeypatch):
     assert [status for status, _ in BODIES] == statuses[-len(BODIES) - 5 : -5]
     assert sum(event["event"] == "batch failed" for event in events) >= 2
     assert SECRET not in said
+
+
+def test_what_is_no_json():
+    """An event is written whatever is in it."""
+    for odd in ("\ud800", 2**70, {1: 2}, float("nan"), Path("a")):
+        assert json.loads(log.as_json({"event": odd}, default=repr))
 
 
 PROGRAM = """

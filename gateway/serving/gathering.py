@@ -1,0 +1,86 @@
+"""Calls to a tokenizer that are made in the same turn of the event loop, made as one.
+
+A call costs a trip to a worker, whatever its size; under many small requests that is most of what it costs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
+
+from backends.base import TokenIds
+from gateway.errors import GatewayError
+
+Tokenized = Sequence[TokenIds | GatewayError]
+Tokenize = Callable[[Sequence[str]], Awaitable[Tokenized]]
+
+CHARS_MAX = 16_384  # so that nobody waits long for a neighbour's texts
+
+
+class Waiting(NamedTuple):
+    """A call that has not been made yet."""
+
+    texts: Sequence[str]
+    chars: int
+    ids: asyncio.Future[Tokenized]
+
+
+class Gathering:
+    """A tokenizer, called once for all that ask in the same turn. Belongs to one event loop.
+
+    Args:
+        tokenize: answers for each text by itself, so that no text does harm to its neighbours.
+    """
+
+    def __init__(self, tokenize: Tokenize) -> None:
+        self._tokenize = tokenize
+        self._waiting: list[Waiting] = []
+        self._calls: set[asyncio.Task[None]] = set()
+
+    async def __call__(self, texts: Sequence[str]) -> Tokenized:
+        """Return the ids of each text, or why it has none.
+
+        Raises:
+            GatewayError: the call failed as a whole.
+        """
+        loop = asyncio.get_running_loop()
+        if not self._waiting:
+            loop.call_soon(self._make_calls)
+        waiting = Waiting(texts, sum(map(len, texts)), loop.create_future())
+        self._waiting.append(waiting)
+        return await waiting.ids
+
+    def _make_calls(self) -> None:
+        """Make the calls of this turn in as few as their size allows."""
+        waiting, self._waiting = self._waiting, []
+        group: list[Waiting] = []
+        chars = 0
+        for one in waiting:
+            if group and chars + one.chars > CHARS_MAX:
+                self._start(group)
+                group, chars = [], 0
+            group.append(one)
+            chars += one.chars
+        self._start(group)
+
+    def _start(self, group: list[Waiting]) -> None:
+        call = asyncio.get_running_loop().create_task(self._call(group))
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+
+    async def _call(self, group: list[Waiting]) -> None:
+        texts = group[0].texts if len(group) == 1 else [text for one in group for text in one.texts]
+        try:
+            ids = await self._tokenize(texts)
+        except Exception as error:
+            for one in group:
+                if not one.ids.done():
+                    one.ids.set_exception(error)
+            return
+        begin = 0
+        for one in group:
+            end = begin + len(one.texts)
+            if not one.ids.done():
+                one.ids.set_result(ids[begin:end])
+            begin = end

@@ -1,0 +1,270 @@
+"""HTTP as it comes over a socket: in pieces, in a row, with offers and bounds, and what is none at all."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import urllib.parse
+from pathlib import Path
+
+import pytest
+
+from gateway.http.protocol import HEAD_BYTES_MAX
+from tests.server import eventually, serving
+
+WAIT_S = 60
+START = b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+OFFER = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\n"
+SMALL = b'{"model": "fake", "input": "text"}'
+LARGE = json.dumps({"model": "fake", "input": ["a" * 300] * 500}).encode()
+
+
+def sized(body):
+    """Return the rest of a request, with the body's length before it."""
+    return b"content-length: %d\r\n\r\n%b" % (len(body), body)
+
+
+def chunked(body):
+    """Return the rest of a request, with the body in chunks of seven bytes."""
+    parts = [body[at : at + 7] for at in range(0, len(body), 7)]
+    chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts)
+    return b"transfer-encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
+
+
+def pieces(request, count):
+    """Return a request in so many pieces."""
+    size = len(request) // count + 1
+    return [request[at : at + size] for at in range(0, len(request), size)]
+
+
+class Client:
+    """One connection to a gateway."""
+
+    def __init__(self, server):
+        where = urllib.parse.urlsplit(server.url)
+        self.socket = socket.create_connection((where.hostname, where.port), timeout=WAIT_S)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._answers = self.socket.makefile("rb")
+
+    def send(self, *parts):
+        """Send parts, each as a packet as far as that can be asked for."""
+        for part in parts:
+            self.socket.sendall(part)
+
+    def receive(self):
+        """Return the status, the headers and the body of the next answer."""
+        status = int(self._answers.readline().split()[1])
+        headers = {}
+        while (line := self._answers.readline().strip()) != b"":
+            name, _, value = line.partition(b":")
+            headers[name.strip().lower().decode()] = value.strip().decode()
+        return status, headers, self._answers.read(int(headers.get("content-length", "0")))
+
+    def ended(self):
+        """Tell that nothing more comes, and that the gateway has closed its end."""
+        return self._answers.read() == b""
+
+
+@pytest.fixture
+def connect(server):
+    """Return a function that opens connections."""
+    clients = []
+
+    def connected():
+        clients.append(Client(server))
+        return clients[-1]
+
+    yield connected
+    for client in clients:
+        client.socket.close()
+
+
+def assert_vectors(answer, count=1):
+    """Check a success."""
+    status, headers, body = answer
+    assert status == 200
+    assert headers["content-type"] == "application/json"
+    assert len(json.loads(body)["data"]) == count
+
+
+def assert_refused(client, status, code):
+    """Check that the connection ends with an error in the shape of every other one."""
+    told, headers, body = client.receive()
+    error = json.loads(body)["error"]
+    assert (told, error["code"], error["type"]) == (status, code, "invalid_request_error")
+    assert error.keys() == {"message", "type", "param", "code"}
+    assert headers["connection"] == "close"
+    assert client.ended()
+
+
+@pytest.mark.parametrize("path", [b"/v1/embeddings/", b"/v1/embeddings?a=b", b"/v1/%65mbeddings"])
+def test_other_spellings(connect, path):
+    """A path that means the same is answered in the same way."""
+    for body, status in ((SMALL, 200), (b"{}", 400)):
+        client = connect()
+        client.send(START.replace(b"/v1/embeddings", path) + sized(body))
+        told, headers, _ = client.receive()
+        assert told == status
+        assert headers["x-request-id"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 50])
+@pytest.mark.parametrize("end", [sized, chunked], ids=["sized", "chunked"])
+@pytest.mark.parametrize("offer", [b"", OFFER, OFFER.replace(b"h2c", b"websocket")], ids=["", "h2c", "ws"])
+def test_body(connect, offer, end, count):
+    """A body arrives whole, however it is framed and cut, with an offer to upgrade or without."""
+    client = connect()
+    client.send(*pieces(START + offer + end(SMALL), count))
+    assert_vectors(client.receive())
+
+
+@pytest.mark.parametrize("offer", [b"", OFFER], ids=["", "h2c"])
+def test_large_body(connect, offer):
+    """So does a body of many reads."""
+    client = connect()
+    client.send(*pieces(START + offer + sized(LARGE), 9))
+    assert_vectors(client.receive(), 500)
+
+
+def test_offer_on_a_connection_that_stays(connect):
+    """An offer with the second request changes nothing for it, nor for the third."""
+    client = connect()
+    for offer in (b"", OFFER, b"", OFFER):
+        client.send(START + offer + sized(SMALL))
+        assert_vectors(client.receive())
+
+
+@pytest.mark.parametrize("offer", [b"", OFFER], ids=["", "h2c"])
+def test_requests_in_a_row(connect, offer):
+    """Requests that are sent without waiting are answered in their order."""
+    client = connect()
+    bodies = [json.dumps({"model": "fake", "input": ["a"] * count}).encode() for count in (3, 1, 2)]
+    ends = (sized, chunked, sized)
+    client.send(b"".join(START + offer + end(body) for body, end in zip(bodies, ends, strict=True)))
+    for count in (3, 1, 2):
+        assert_vectors(client.receive(), count)
+
+
+def test_an_offer_without_a_body(connect):
+    """A request that has no body is answered as well."""
+    client = connect()
+    client.send(b"GET /livez HTTP/1.1\r\nhost: x\r\n" + OFFER + b"\r\n")
+    assert client.receive()[0] == 200
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [START.replace(b"1.1", b"1.0") + sized(SMALL), START + b"connection: close\r\n" + sized(SMALL)],
+)
+def test_last_request(connect, request_):
+    """HTTP/1.0 and ``Connection: close`` end the connection after the answer."""
+    client = connect()
+    client.send(request_)
+    assert_vectors(client.receive())
+    assert client.ended()
+
+
+def test_expect(connect):
+    """A client that asks before it sends its body is told to go on."""
+    client = connect()
+    head, body = (START + b"expect: 100-continue\r\n" + sized(SMALL)).split(b"\r\n\r\n")
+    client.send(head + b"\r\n\r\n")
+    assert client.receive()[0] == 100
+    client.send(body)
+    assert_vectors(client.receive())
+
+
+def test_two_lengths(connect):
+    """Where a body has two lengths the chunks count, and nothing is believed of what follows it."""
+    client = connect()
+    client.send(START + b"content-length: 3\r\n" + chunked(SMALL) + START + sized(SMALL))
+    assert_vectors(client.receive())
+    assert client.ended()
+
+
+def test_trailer(connect):
+    """What stands after a body is no header of its request."""
+    client = connect()
+    start = START.replace(b"content-type: application/json\r\n", b"")
+    client.send(start + chunked(SMALL)[:-2] + b"content-type: application/json\r\n\r\n")
+    assert client.receive()[0] == 415
+
+
+NOT_HTTP = {
+    "words": b"hello\r\n\r\n",
+    "tls": bytes.fromhex("16030100f8010000f40303") * 9,
+    "http2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "proxy": b"CONNECT example.org:443 HTTP/1.1\r\nhost: example.org\r\n\r\n",
+    "no host": b"GET /livez HTTP/1.1\r\n\r\n",
+    "length": START + b"content-length: x\r\n\r\n",
+    "lengths": START + b"content-length: 3\r\n" + sized(SMALL),
+    "chunk": START + b"transfer-encoding: chunked\r\n\r\nzz\r\n",
+}
+
+
+@pytest.mark.parametrize("sent", NOT_HTTP.values(), ids=NOT_HTTP.keys())
+@pytest.mark.parametrize("before", [0, 1, 2])
+def test_not_http(connect, before, sent):
+    """What is no request is refused in JSON, after the answers to the requests before it."""
+    client = connect()
+    client.send((START + sized(SMALL)) * before + sent)
+    for _ in range(before):
+        assert_vectors(client.receive())
+    assert_refused(client, 400, "invalid_http")
+
+
+TOO_LARGE = {
+    "path": b"GET /" + b"a" * HEAD_BYTES_MAX + b" HTTP/1.1\r\nhost: x\r\n\r\n",
+    "one header": START + b"x: " + b"a" * HEAD_BYTES_MAX + b"\r\n\r\n",
+    "many headers": START + b"x: a\r\n" * (HEAD_BYTES_MAX // 6) + b"\r\n",
+    "trailer": START + chunked(SMALL)[:-2] + b"x: " + b"a" * HEAD_BYTES_MAX * 20,
+}
+
+
+@pytest.mark.parametrize("sent", TOO_LARGE.values(), ids=TOO_LARGE.keys())
+def test_too_many_header_bytes(connect, sent):
+    """Headers larger than their bound are 431, whether they come whole or in pieces."""
+    for count in (1, 7):
+        client = connect()
+        client.send(*pieces(sent, count))
+        assert_refused(client, 431, "headers_too_large")
+
+
+def test_headers_within_their_bound(connect):
+    """Headers up to the bound are taken."""
+    client = connect()
+    client.send(START + b"x: " + b"a" * (HEAD_BYTES_MAX - 500) + b"\r\n" + sized(SMALL))
+    assert_vectors(client.receive())
+
+
+def peak_bytes(pid):
+    """Return the most memory that a process has had."""
+    return int(re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1]) << 10
+
+
+def test_header_without_end(tmp_path):
+    """A header that never ends does not fill the memory."""
+    with serving(tmp_path, '[models.fake]\nbackend = "fake"\n') as server:
+        client = Client(server)
+        before = peak_bytes(server.pid)
+        client.send(START + b"x: ")
+        try:
+            for _ in range(300):
+                client.send(b"a" * (1 << 20))
+        except OSError:  # the gateway has closed
+            pass
+        assert peak_bytes(server.pid) - before < 30 << 20
+        client.socket.close()
+
+
+def test_leaving_after_a_refusal(tmp_path):
+    """A client that does not take its refusal is not kept for long."""
+    with serving(tmp_path, '[models.fake]\nbackend = "fake"\n') as server:
+        sockets = Path(f"/proc/{server.pid}/fd")
+        before = len(list(sockets.iterdir()))
+        client = Client(server)
+        client.send(b"hello\r\n\r\n")
+        assert client.receive()[0] == 400
+        eventually(lambda: len(list(sockets.iterdir())) == before)
+        client.socket.close()

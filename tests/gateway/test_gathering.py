@@ -1,0 +1,113 @@
+"""Calls to a tokenizer that share a trip: each gets its own ids, and none another's failure."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from gateway.errors import InputFailed, ModelUnavailable
+from gateway.serving.gathering import CHARS_MAX, Gathering
+from tests.gateway.fakes import all_quiet
+
+pytestmark = pytest.mark.anyio
+
+
+class Tokenizer:
+    """Answers with the texts themselves when the test says so.
+
+    Attributes:
+        calls: the texts of each call.
+    """
+
+    def __init__(self):
+        self.calls = []
+        self.answer = asyncio.get_running_loop().create_future()
+
+    async def __call__(self, texts):
+        """See :class:`gateway.serving.gathering.Gathering`."""
+        self.calls.append(list(texts))
+        await asyncio.shield(self.answer)
+        return [InputFailed("bad") if text == "bad" else text for text in texts]
+
+
+@pytest.fixture
+async def gathered():
+    """Return a tokenizer, and the gathering in front of it."""
+    tokenizer = Tokenizer()
+    return tokenizer, Gathering(tokenizer)
+
+
+def ask(gathering, *requests):
+    """Call for each request in the same turn."""
+    return [asyncio.ensure_future(gathering(texts)) for texts in requests]
+
+
+async def test_one_call_for_one_turn(gathered):
+    """Calls of the same turn are made as one, and each gets the ids of its own texts."""
+    tokenizer, gathering = gathered
+    asked = ask(gathering, ["a"], ["b", "c"], ["d"])
+    await all_quiet()
+    assert tokenizer.calls == [["a", "b", "c", "d"]]
+    tokenizer.answer.set_result(None)
+    assert await asyncio.gather(*asked) == [["a"], ["b", "c"], ["d"]]
+
+
+async def test_later_turns_do_not_wait(gathered):
+    """A call of a later turn is made at once, whether the earlier one was answered or not."""
+    tokenizer, gathering = gathered
+    first = ask(gathering, ["a"])
+    await all_quiet()
+    second = ask(gathering, ["b"])
+    await all_quiet()
+    assert tokenizer.calls == [["a"], ["b"]]
+    tokenizer.answer.set_result(None)
+    assert await asyncio.gather(*first, *second) == [["a"], ["b"]]
+
+
+async def test_large_ones_travel_alone(gathered):
+    """A call is not made larger than its bound by a neighbour."""
+    tokenizer, gathering = gathered
+    large = ["x" * CHARS_MAX]
+    ask(gathering, ["a"], large, ["b"], ["c"])
+    await all_quiet()
+    assert tokenizer.calls == [["a"], large, ["b", "c"]]
+
+
+async def test_bad_text(gathered):
+    """A text that fails is the failure of its own request."""
+    tokenizer, gathering = gathered
+    asked = ask(gathering, ["a"], ["bad"], ["b"])
+    tokenizer.answer.set_result(None)
+    first, second, third = await asyncio.gather(*asked)
+    assert (first, third) == (["a"], ["b"])
+    assert isinstance(second[0], InputFailed)
+
+
+async def test_lost_call(gathered):
+    """A call that fails as a whole fails all that share it, and no later one."""
+    tokenizer, gathering = gathered
+    asked = ask(gathering, ["a"], ["b"])
+    await all_quiet()
+    tokenizer.answer.set_exception(ModelUnavailable("gone"))
+    for one in asked:
+        with pytest.raises(ModelUnavailable):
+            await one
+    tokenizer.answer = asyncio.get_running_loop().create_future()
+    tokenizer.answer.set_result(None)
+    assert await gathering(["c"]) == ["c"]
+
+
+async def test_given_up(gathered):
+    """One that gives up does not take its neighbours with it, before the call or during it."""
+    tokenizer, gathering = gathered
+    early, late, stays = ask(gathering, ["a"], ["b"], ["c"])
+    await asyncio.sleep(0)
+    early.cancel()
+    await all_quiet()
+    late.cancel()
+    await all_quiet()
+    tokenizer.answer.set_result(None)
+    assert await stays == ["c"]
+    assert early.cancelled()
+    assert late.cancelled()

@@ -1,0 +1,107 @@
+"""A client that leaves while its request is worked on: its work ends, and no other cancellation is lost."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from gateway.errors import ClientGone, Overloaded
+from gateway.http.embeddings import unless_gone
+from tests.gateway.fakes import all_quiet
+
+pytestmark = pytest.mark.anyio
+
+
+class Connection:
+    """A client of which the test decides when it leaves.
+
+    Attributes:
+        watched: whether anybody waits for that.
+    """
+
+    def __init__(self):
+        self.left = asyncio.Event()
+        self.watched = False
+
+    async def receive(self):
+        """Return what an ASGI server does after the body: nothing, until the client has left."""
+        self.watched = True
+        try:
+            await self.left.wait()
+        finally:
+            self.watched = False
+        return {"type": "http.disconnect"}
+
+
+class Work:
+    """Work that ends when the test says so."""
+
+    def __init__(self):
+        self.end = asyncio.get_running_loop().create_future()
+        self.cancelled = False
+
+    async def run(self):
+        """Return what the test says, or note that it was cancelled."""
+        try:
+            return await self.end
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+
+
+@pytest.fixture
+async def begun():
+    """Return a connection, work, and the task that does it for the client."""
+    connection, work = Connection(), Work()
+    task = asyncio.ensure_future(unless_gone(connection.receive, work.run()))
+    await all_quiet()
+    return connection, work, task
+
+
+async def test_stays(begun):
+    """The result is handed on, and nothing waits for the client any more."""
+    connection, work, task = begun
+    assert connection.watched
+    work.end.set_result(7)
+    assert await task == 7
+    await all_quiet()
+    assert not connection.watched
+
+
+async def test_error(begun):
+    """So is an error."""
+    _, work, task = begun
+    work.end.set_exception(Overloaded("full"))
+    with pytest.raises(Overloaded):
+        await task
+
+
+async def test_leaves(begun):
+    """When the client leaves the work is cancelled, and that is told as what it is."""
+    connection, work, task = begun
+    connection.left.set()
+    with pytest.raises(ClientGone):
+        await task
+    assert work.cancelled
+    assert task.cancelling() == 0
+
+
+async def test_leaves_at_the_last_moment(begun):
+    """A client that leaves in the turn in which its work ends is answered or gone, and the task goes on."""
+    connection, work, task = begun
+    connection.left.set()
+    work.end.set_result(7)
+    (ended,) = await asyncio.gather(task, return_exceptions=True)
+    assert ended == 7 or isinstance(ended, ClientGone)
+    assert task.cancelling() == 0
+
+
+async def test_cancelled_by_the_server(begun):
+    """A cancellation that is not the client's stays one, also where the client leaves as well."""
+    connection, work, task = begun
+    task.cancel()
+    connection.left.set()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    assert work.cancelled
