@@ -152,8 +152,9 @@ async def test_pinned_again(start):
     model, pids = await start(replicas=2)
     victim, other = pids
     cores = os.sched_getaffinity(victim)
+    known = set(children_of(os.getpid()))
     os.kill(victim, signal.SIGKILL)
-    while not (new := set(children_of(os.getpid())) - pids) or len(model.replicas.ready) < 2:
+    while not (new := set(children_of(os.getpid())) - known) or len(model.replicas.ready) < 2:
         await asyncio.sleep(0)
     assert os.sched_getaffinity(new.pop()) == cores
     assert os.sched_getaffinity(other) != cores
