@@ -43,7 +43,7 @@ $(VENV)/.installed-serve: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing everything that the tests need (llama.cpp is compiled once, about five minutes)"
-	@$(INSTALL) ".[all,test]"
+	@$(INSTALL) ".[all,bench,test]"
 	@touch $@
 
 $(VENV)/.installed-bench: pyproject.toml constraints.txt | $(BIN)/python

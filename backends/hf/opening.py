@@ -72,9 +72,7 @@ def _opened(source: Source, found: Conversion) -> Opened | None:
 
     record = found.record
     try:
-        runtime = OpenvinoRuntime(
-            found.folder / GRAPH, source.dtype, source.spec.threads, record.facts.pad_id
-        )
+        runtime = OpenvinoRuntime(found.folder / GRAPH, source.dtype, source.spec.threads, record.facts)
     except LoadError:
         return None
     agreed = agreement.measure(runtime, *record.golden.unpack())

@@ -16,6 +16,7 @@ pytest.importorskip("openvino", reason="the openvino extra is not installed")
 
 from backends.base import EmbedError, LoadError
 from backends.hf.backend import HfBackend
+from backends.hf.runtimes.openvino_runtime import round_up
 from backends.spec import HfSpec
 from tests.cosine import lowest_cosine
 from tests.hf.torch_settings import TORCH
@@ -170,3 +171,14 @@ def test_conversion_is_of_private_files(tiny, tmp_path):
     (entry,) = [path for path in (tmp_path / "kept" / "openvino").iterdir() if path.is_dir()]
     assert sorted(file.name for file in entry.iterdir()) == ["model.bin", "model.xml", "record.json"]
     assert Path(tmp_path / "kept" / "openvino").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("limit", [None, 512, 514, 60])
+def test_padded_lengths_are_few(limit):
+    """A padded length holds its input, is little longer, has positions, and is shared by many inputs."""
+    lengths = range(1, (limit or 512) + 1)
+    rounded = [round_up(length, limit) for length in lengths]
+    assert all(length <= padded < length * 17 / 16 for length, padded in zip(lengths, rounded, strict=True))
+    assert max(rounded) <= (limit or 512)
+    assert len(set(rounded)) <= 16 * 7
+    assert [round_up(padded, limit) for padded in rounded] == rounded

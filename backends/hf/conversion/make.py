@@ -96,7 +96,7 @@ def _judge(order: Order, subject: Subject) -> Converted | Refused:
     """Look at the files as a worker would: what is judged is what is served."""
     folder, spec = Path(order.folder), order.spec
     facts, inputs, expected = subject
-    runtime = OpenvinoRuntime(folder / GRAPH, order.dtype, spec.threads, facts.pad_id)
+    runtime = OpenvinoRuntime(folder / GRAPH, order.dtype, spec.threads, facts)
     found = agreement.measure(runtime, inputs, expected)
     shortfall = found.shortfall(order.dtype)
     if shortfall:

@@ -13,8 +13,8 @@ Padded = NDArray[np.int64]
 """A batch as one array, shape ``[inputs, tokens]``, rows padded on the right."""
 
 
-def pad(batch: Sequence[TokenIds], pad_id: int) -> tuple[Padded, Padded]:
-    """Fill every input up on the right to the longest of the batch; return ids and mask.
+def pad(batch: Sequence[TokenIds], pad_id: int, length: int = 0) -> tuple[Padded, Padded]:
+    """Fill every input up on the right to one length; return ids and mask.
 
     On the right, because then each token stands at the position that it has when its input is alone:
     that is right for models with a table of positions and for decoders alike, without position ids.
@@ -22,9 +22,10 @@ def pad(batch: Sequence[TokenIds], pad_id: int) -> tuple[Padded, Padded]:
     Args:
         batch: at least one input, at least one token in each.
         pad_id: the model's own padding id.
+        length: that they are filled up to at least, if it is more than the longest has.
     """
     lengths = np.fromiter(map(len, batch), np.int64, len(batch))
-    present = np.arange(lengths.max()) < lengths[:, None]
+    present = np.arange(max(length, lengths.max())) < lengths[:, None]
     ids = np.full(present.shape, pad_id, np.int64)
     ids[present] = np.concatenate(batch)
     return ids, present.astype(np.int64)

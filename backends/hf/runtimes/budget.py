@@ -14,7 +14,7 @@ GPU_CANDIDATES = (4096, 8192, 16384, 32768)
 SECONDS_MAX = 2.0
 INPUT_TOKENS = 32
 ROUNDS = 3
-NEAR_BEST = 0.95
+NEAR_BEST = 0.98
 
 
 def measure(run: Callable[[Sequence[TokenIds]], object], device: str, token: int, tokens_max: int) -> int:

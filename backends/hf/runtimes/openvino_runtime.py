@@ -9,12 +9,16 @@ import numpy as np
 
 from backends.base import CostRule, EmbedError, LoadError, TokenIds, Vectors
 from backends.hf import hardware
+from backends.hf.facts import Facts
 from backends.hf.runtimes.batch import pad
 from backends.hf.runtimes.choice import Dtype
 from backends.hf.runtimes.openvino_library import openvino
 
-# Kernels kept for shapes that came before. Without a bound memory grows with every new shape.
-SHAPES_KEPT = 100
+# Kernels kept for shapes that came before, several for each: without a bound memory grows with every new one.
+KERNELS_KEPT = 400
+# Binary digits of a padded length that may be other than 0: to make a new shape's kernels takes as long as
+# 70 tokens do.
+LENGTH_DIGITS = 5
 
 
 class OpenvinoRuntime:
@@ -24,7 +28,7 @@ class OpenvinoRuntime:
         model: the converted network, inputs ``ids`` and ``mask``, int64 ``[inputs, tokens]``.
         dtype: of the arithmetic.
         threads: how many compute; ``None`` is all cores.
-        pad_id: the model's own padding id.
+        facts: of the transformer.
 
     Raises:
         LoadError: OpenVINO cannot take the model.
@@ -34,14 +38,14 @@ class OpenvinoRuntime:
     device = "cpu"
     cost: CostRule = "padded"
 
-    def __init__(self, model: Path, dtype: Dtype, threads: int | None, pad_id: int) -> None:
+    def __init__(self, model: Path, dtype: Dtype, threads: int | None, facts: Facts) -> None:
         self.dtype: str = dtype
-        self._pad_id = pad_id
+        self._facts = facts
         options: dict[str, object] = {
             "INFERENCE_PRECISION_HINT": _precision(dtype),
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
-            "CPU_RUNTIME_CACHE_CAPACITY": SHAPES_KEPT,
+            "CPU_RUNTIME_CACHE_CAPACITY": KERNELS_KEPT,
         }
         if threads is not None:
             options["INFERENCE_NUM_THREADS"] = threads
@@ -55,7 +59,8 @@ class OpenvinoRuntime:
         """Compute one vector per input."""
         if self._request is None:
             raise EmbedError("the model is closed")
-        ids, mask = pad(batch, self._pad_id)
+        length = round_up(max(map(len, batch)), self._facts.positions)
+        ids, mask = pad(batch, self._facts.pad_id, length)
         try:
             vectors = self._request.infer([ids, mask], share_inputs=True, share_outputs=True)[0]
         except Exception as error:
@@ -66,6 +71,18 @@ class OpenvinoRuntime:
     def close(self) -> None:
         """Give the memory back."""
         self._request = self._compiled = None
+
+
+def round_up(length: int, limit: int | None) -> int:
+    """Return a length in tokens that many batches have in common: less than a sixteenth above the true one.
+
+    Args:
+        length: of the longest input of a batch.
+        limit: the longest that the transformer has positions for.
+    """
+    step = 1 << max(0, length.bit_length() - LENGTH_DIGITS)
+    rounded = -(-length // step) * step
+    return rounded if limit is None else max(length, min(rounded, limit))
 
 
 def _precision(dtype: Dtype) -> str:
