@@ -17,9 +17,11 @@ pytest.importorskip("openvino", reason="the openvino extra is not installed")
 
 from backends.base import LoadError
 from backends.hf.backend import HfBackend
-from backends.hf.conversion import agreement, obtain
+from backends.hf.conversion import agreement, key, make, obtain
 from backends.hf.conversion.cache import Cache
+from backends.hf.conversion.convert import UnconvertibleError
 from backends.hf.conversion.record import Failed, Refused
+from backends.hf.files import layout, weights
 from backends.spec import HfSpec
 from tests.cosine import lowest_cosine
 
@@ -210,3 +212,28 @@ def test_cache_reads_only_what_is_whole(tmp_path):
     assert cache.read("a") is None
     (cache.folder("a") / "record.json").write_text('{"type": "other"}')
     assert cache.read("a") is None
+
+
+@pytest.mark.parametrize(
+    ("step", "ending"),
+    [
+        ("save", (OSError("no space left"), Failed)),
+        ("trace", (UnconvertibleError("an operation is missing"), Refused)),
+        ("_judge", (LoadError("OpenVINO cannot take it"), Refused)),
+    ],
+)
+def test_only_what_lasts_is_refused(settings, tmp_path, monkeypatch, step, ending):
+    """A full disk fails for once; what OpenVINO cannot do is refused; neither keeps torch from serving."""
+
+    error, kind = ending
+
+    def broken(*_, **__):
+        raise error
+
+    monkeypatch.setattr(make, step, broken)
+    spec = HfSpec(**settings)
+    model = layout.read(Path(spec.path))
+    name = key.of(spec, "fp32", model, weights.verify(model, None))
+    outcome = make.make(obtain.Order(spec=spec, dtype="fp32", key=name, folder=str(tmp_path)))
+    assert isinstance(outcome, kind)
+    assert str(error) in outcome.reason

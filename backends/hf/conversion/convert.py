@@ -13,18 +13,31 @@ from backends.hf.runtimes.openvino_library import openvino
 EXAMPLE_LENGTHS = (8, 5)
 
 
+class UnconvertibleError(Exception):
+    """OpenVINO cannot express the network."""
+
+
 def trace(network: nn.Module, token: int) -> openvino.Model:
     """Return the network as OpenVINO's graph, for any number of inputs of any length.
 
     Args:
         network: maps ``input_ids`` and ``attention_mask``, int64 ``[inputs, tokens]``, to vectors.
         token: any id of the vocabulary but that of padding.
+
+    Raises:
+        UnconvertibleError: it cannot be converted.
     """
     longest = max(EXAMPLE_LENGTHS)
     ids = torch.full((len(EXAMPLE_LENGTHS), longest), token)
     mask = (torch.arange(longest) < torch.tensor(EXAMPLE_LENGTHS)[:, None]).long()
-    with torch.inference_mode():
-        model = openvino.convert_model(network, example_input={"input_ids": ids, "attention_mask": mask})
+    example = {"input_ids": ids, "attention_mask": mask}
+    try:
+        with torch.inference_mode():
+            model = openvino.convert_model(network, example_input=example)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # torch's tracer and OpenVINO raise all kinds
+        raise UnconvertibleError(" ".join(str(error).split())[:300]) from error
     model.reshape({port: openvino.PartialShape([-1, -1]) for port in model.inputs})
     return model
 

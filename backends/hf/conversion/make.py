@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from backends import checksum
-from backends.base import LoadError, TokenIds, Vectors
+from backends.base import BackendError, LoadError, TokenIds, Vectors
 from backends.hf.conversion import agreement, key, probes
-from backends.hf.conversion.convert import save, trace
+from backends.hf.conversion.convert import UnconvertibleError, save, trace
 from backends.hf.conversion.record import GRAPH, Converted, Failed, Order, Outcome, Probes, Refused
 from backends.hf.conversion.texts import CALIBRATION, PROBES
 from backends.hf.facts import Facts
@@ -57,12 +57,15 @@ def make(order: Order) -> Outcome:
         torch.set_num_threads(spec.threads)
     try:
         subject = _convert(order, model)
-    except LoadError:
-        raise
-    except Exception as error:  # torch's tracer, OpenVINO and NNCF raise all kinds
-        return Refused(f"{type(error).__name__} while converting: {' '.join(str(error).split())[:300]}")
+    except UnconvertibleError as error:
+        return Refused(f"it cannot be converted: {error}")
+    except OSError as error:  # a full disk, say: no refusal, which would be kept
+        return Failed(f"{error} while converting")
     gc.collect()  # the weights in fp32, before the converted ones are loaded
-    return _judge(order, subject)
+    try:
+        return _judge(order, subject)
+    except BackendError as error:  # of OpenVINO alone: torch has computed the probes
+        return Refused(str(error))
 
 
 def _convert(order: Order, model: Layout) -> Subject:
