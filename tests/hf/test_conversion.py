@@ -224,7 +224,6 @@ def test_cache_reads_only_what_is_whole(tmp_path):
 )
 def test_only_what_lasts_is_refused(settings, tmp_path, monkeypatch, step, ending):
     """A full disk fails for once; what OpenVINO cannot do is refused; neither keeps torch from serving."""
-
     error, kind = ending
 
     def broken(*_, **__):

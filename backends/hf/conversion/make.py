@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from backends import checksum
-from backends.base import BackendError, LoadError, TokenIds, Vectors
+from backends.base import BackendError, TokenIds, Vectors
 from backends.hf.conversion import agreement, key, probes
 from backends.hf.conversion.convert import UnconvertibleError, save, trace
 from backends.hf.conversion.record import GRAPH, Converted, Failed, Order, Outcome, Probes, Refused
