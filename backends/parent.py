@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import sys
 
 PR_SET_PDEATHSIG = 1
 
 
-def end_with_parent() -> None:
+def end_with_parent(pid: int) -> None:
     """Ask Linux to kill this process with its parent; elsewhere a closed pipe or socket has to do.
 
     The parent is the thread that started it: it has to live as long as the process may.
+
+    Args:
+        pid: of the parent, which may have ended already.
     """
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != pid:
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -44,6 +44,7 @@ from backends.protocol import (
 )
 
 TOKENIZER_THREADS = 2
+CHARS_AT_ONCE = 1024  # to hand so few to another thread takes longer than to tokenize them
 STACK_BYTES = 16 << 20  # tokenizers that split by regular expressions recurse on long runs of characters
 
 
@@ -90,6 +91,8 @@ class Worker:
         match message:
             case Embed():
                 self._batches.put(message)
+            case Tokenize(texts=texts) if sum(map(len, texts)) < CHARS_AT_ONCE:
+                self._tokenize(backend, message)
             case Tokenize():
                 self._tokenizers.submit(self._tokenize, backend, message)
             case Ping():
@@ -144,12 +147,13 @@ def reason(error: Exception) -> str:
 
 
 def main() -> None:
-    """Run the worker on the socket whose descriptor is the only argument."""
-    end_with_parent()
+    """Run the worker; the arguments are the descriptor of its socket and its parent's process id."""
+    channel, parent = map(int, sys.argv[1:])
+    end_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the gateway's to handle
     threading.stack_size(STACK_BYTES)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold users' texts
-    Worker(socket.socket(fileno=int(sys.argv[1]))).run()
+    Worker(socket.socket(fileno=channel)).run()
 
 
 if __name__ == "__main__":

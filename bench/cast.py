@@ -18,9 +18,7 @@ from bench.peers import Missing
 from bench.results import SideFacts, SideKind
 from bench.server import Recipe, ServerError, stated
 from bench.side import EngineSide, ServerSide, Side
-
-IN_WORKERS = {"OMP_WAIT_POLICY": "PASSIVE", "GGML_NO_BACKTRACE": "1"}
-"""What the gateway sets for its workers, and so for its backend here."""
+from gateway.workers.process import ENGINE_SETTINGS
 
 
 class Cast:
@@ -63,7 +61,7 @@ class Cast:
         argument = msgspec.json.encode(spec).decode()
 
         def make(facts: SideFacts) -> Side:
-            engine = EngineProcess("bench.engines.backend", argument, environment=IN_WORKERS)
+            engine = EngineProcess("bench.engines.backend", argument, environment=ENGINE_SETTINGS)
             ready = engine.ready
             return EngineSide(
                 SideFacts(facts.name, facts.kind, f"{how}; {ready.runtime}, {ready.dtype}"), engine

@@ -8,12 +8,12 @@ import msgspec
 
 from backends.spec import HfSpec
 from bench import models
-from bench.cast import IN_WORKERS
 from bench.compare import Say
 from bench.engine_process import EngineError, EngineProcess
 from bench.engines.command import Batches, Multiply, Rate
 from bench.options import Options
 from bench.results import Ceiling, ModelRate, Product
+from gateway.workers.process import ENGINE_SETTINGS
 
 ENGINES = {
     "torch": ("bench.engines.torch_products", ("torch", "torch, prepacked")),
@@ -77,7 +77,7 @@ def start_models(stack: ExitStack, found: Ceiling, say: Say) -> list[tuple[Engin
         try:
             engine = stack.enter_context(
                 EngineProcess(
-                    "bench.engines.backend", msgspec.json.encode(spec).decode(), environment=IN_WORKERS
+                    "bench.engines.backend", msgspec.json.encode(spec).decode(), environment=ENGINE_SETTINGS
                 )
             )
         except EngineError as error:

@@ -7,6 +7,7 @@ error where the application fails in a way that nothing inside caught.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 import secrets
 import time
@@ -24,10 +25,12 @@ SANE_ID = re.compile(rb"^[\w.:-]{1,128}$")
 RECORD = "gateway.http.record"
 EMBEDDINGS = "/v1/embeddings"
 RETRY_S = 5
+PROCESS = secrets.token_hex(8)
 CLIENT_GONE = 499  # nobody reads it; it is for log and metrics
 QUIET = frozenset({"/livez", "/readyz", "/health", "/metrics"})
 
 log = structlog.get_logger()
+_numbers = itertools.count(1)
 
 
 class Envelope:
@@ -93,7 +96,7 @@ def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and SANE_ID.match(value):
             return str(value, "ascii")
-    return f"req_{secrets.token_hex(16)}"
+    return f"req_{PROCESS}{next(_numbers):08x}"
 
 
 async def _tell_error(send: Send, error: GatewayError) -> str:

@@ -6,13 +6,15 @@ ignored, as RFC 9110 (7.8) lets a server do: uvicorn would lose the body of the 
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from typing import Any, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from gateway.errors import GatewayError, HeadTooLarge, NotHttp
 from gateway.http import status
+from gateway.http.transport import JoiningTransport
 
 HEAD_BYTES_MAX = 32 << 10
 """Bytes of a request line with its headers, and of what stands round the pieces of a chunked body."""
@@ -33,6 +35,10 @@ class Protocol(HttpToolsProtocol):
         self._silent_bytes = 0
         self._offer = False
         self._refusal: bytes | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin with a connection."""
+        super().connection_made(cast(asyncio.Transport, JoiningTransport(transport)))
 
     def data_received(self, data: bytes) -> None:
         """Parse what came; after a refusal nothing of it counts any more."""

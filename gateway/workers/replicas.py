@@ -47,7 +47,10 @@ class Replicas:
     @property
     def info(self) -> ModelInfo | None:
         """The model's facts, or ``None`` while no worker can take a call."""
-        return next((worker.info for worker in self.ready), None)
+        for worker in self.workers:
+            if (info := worker.info) is not None:
+                return info
+        return None
 
     @property
     def state(self) -> State:
@@ -66,9 +69,10 @@ class Replicas:
         Raises:
             WorkerLost: none can take a call.
         """
-        if not self.ready:
+        ready = self.ready
+        if not ready:
             raise WorkerLost
-        return min(self.ready, key=lambda worker: worker.calls)
+        return ready[0] if len(ready) == 1 else min(ready, key=lambda worker: worker.calls)
 
     def start(self) -> None:
         """Begin to load all of them."""

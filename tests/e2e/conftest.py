@@ -7,6 +7,7 @@ import importlib.util
 import openai
 import pytest
 
+from tests.cosine import COMPANY
 from tests.server import serving
 
 MINILM = """
@@ -73,3 +74,9 @@ def client(server):
 def model(request):
     """Return the name of the real model, once on each backend."""
     return request.param
+
+
+@pytest.fixture
+def alike(client, model):
+    """Return the least cosine between a vector of the model alone and in company."""
+    return COMPANY[client.models.retrieve(model).dtype]

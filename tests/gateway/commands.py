@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.gateway.processes import SECONDS_MAX
+from tests.processes import SECONDS_MAX
 
 PROGRAM = (sys.executable, "-c", "from gateway.cli import main; main()")
 SETTINGS = {"NO_COLOR": "1", "COLUMNS": "200", "PYTHONIOENCODING": "utf-8"}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from gateway.metrics import Metrics
-from tests.gateway.processes import children_of
+from tests.processes import children_of
 
 TEST_SECONDS_MAX = 120
 

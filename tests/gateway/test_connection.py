@@ -16,7 +16,7 @@ from backends.spec import FakeSpec
 from gateway.workers.connection import LoadRefused, connect
 from gateway.workers.worker import WorkerLost
 from tests.gateway.fakes import all_quiet, make_ids
-from tests.gateway.processes import Watch, freeze, only_child_of
+from tests.processes import Watch, freeze, only_child_of
 
 pytestmark = pytest.mark.anyio
 

@@ -16,7 +16,7 @@ from gateway.config import ModelConfig, ServingConfig
 from gateway.serving.cl100k import Cl100k
 from gateway.serving.model import Model
 from gateway.workers.cores import Cores, Share, divide, usable
-from tests.gateway.processes import children_of
+from tests.processes import children_of
 
 EIGHT = Cores(tuple(range(8)), 8)
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux pins processes")

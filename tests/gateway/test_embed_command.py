@@ -11,7 +11,7 @@ import pytest
 
 from backends.fake import BEGIN, END, fake_vector
 from tests.gateway.commands import begin, refused, run
-from tests.gateway.processes import Watch, children_of
+from tests.processes import Watch, children_of
 
 pytestmark = pytest.mark.usefixtures("config_file")  # gateway.toml in the working directory
 

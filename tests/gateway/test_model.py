@@ -25,7 +25,7 @@ from gateway.serving.ask import Ask
 from gateway.serving.cl100k import Cl100k
 from gateway.serving.model import Model
 from tests.gateway.fakes import all_quiet
-from tests.gateway.processes import children_of, freeze
+from tests.processes import children_of, freeze
 
 pytestmark = pytest.mark.anyio
 

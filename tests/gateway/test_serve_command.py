@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.gateway.commands import begin, run
-from tests.gateway.processes import Watch, children_of
+from tests.processes import Watch, children_of
 
 
 def until_serving(command):

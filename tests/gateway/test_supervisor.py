@@ -15,7 +15,7 @@ from backends.spec import FakeSpec
 from gateway.workers.supervisor import Supervisor
 from gateway.workers.worker import WorkerLost
 from tests.gateway.fakes import all_quiet, make_ids
-from tests.gateway.processes import Watch, freeze
+from tests.processes import Watch, freeze
 
 pytestmark = pytest.mark.anyio
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -29,7 +30,7 @@ from backends.protocol import (
     encode_frame,
 )
 from backends.spec import FakeSpec
-from tests.gateway.processes import SECONDS_MAX
+from tests.processes import SECONDS_MAX
 
 SECRET = "words that nobody else may read"
 AS_SHIPPED = "from backends.worker import main; main()"
@@ -67,7 +68,7 @@ class Peer:
         self.socket.settimeout(SECONDS_MAX)
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", program, str(theirs.fileno())],
+                [sys.executable, "-c", program, str(theirs.fileno()), str(os.getpid())],
                 pass_fds=[theirs.fileno()],
                 stderr=subprocess.PIPE,
                 text=True,

@@ -24,6 +24,7 @@ from backends.hf.conversion.record import Failed, Refused
 from backends.hf.files import layout, weights
 from backends.spec import HfSpec
 from tests.cosine import lowest_cosine
+from tests.processes import Watch
 
 TEXTS = ["a river", "old stone bridges while people talk", "weather"]
 START = """
@@ -32,6 +33,14 @@ from backends.hf.backend import HfBackend
 from backends.spec import HfSpec
 backend = HfBackend(HfSpec(**json.loads(sys.argv[1])))
 print(json.dumps(backend.embed(backend.tokenize(["a river"])).tolist()))
+"""
+
+CONVERT = """
+import os, subprocess
+from backends.hf.conversion.obtain import COMMAND
+converting = subprocess.Popen([*COMMAND, str(os.getpid())])
+print(converting.pid, flush=True)
+converting.wait()
 """
 
 
@@ -196,6 +205,16 @@ def test_a_process_that_dies_is_told_from_one_that_refuses(settings, monkeypatch
         outcome = obtain._run(order)
         assert isinstance(outcome, Failed)
         assert told in outcome.reason
+
+
+def test_converting_ends_with_the_worker():
+    """A process that converts does not outlive the worker that waits for it."""
+    with subprocess.Popen(
+        [sys.executable, "-c", CONVERT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as worker:  # what it hands on as the order's source stays open after its end
+        converting = Watch(int(worker.stdout.readline()))
+        worker.kill()
+        assert converting.ended()
 
 
 def test_unservable_model_is_told_once(settings):

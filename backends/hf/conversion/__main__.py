@@ -1,5 +1,7 @@
 """The process that converts one model: an order on standard input, its outcome on standard output.
 
+Its argument is the process id of the worker that waits for it, and with which it ends.
+
 A process of its own, because torch, transformers and the weights in fp32 would otherwise stay in the memory
 of a worker that needs none of them.
 """
@@ -20,7 +22,7 @@ from backends.parent import end_with_parent
 
 def main() -> None:
     """Carry out one order."""
-    end_with_parent()
+    end_with_parent(int(sys.argv[1]))
     answer = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is no part of the answer
     order = msgspec.json.decode(sys.stdin.buffer.read(), type=Order)

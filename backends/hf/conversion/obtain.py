@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -86,7 +87,11 @@ def _run(order: Order) -> Outcome:
     said = msgspec.json.encode(order)
     try:
         done = subprocess.run(  # noqa: S603 - our own module
-            COMMAND, input=said, stdout=subprocess.PIPE, timeout=SECONDS_MAX, check=False
+            [*COMMAND, str(os.getpid())],
+            input=said,
+            stdout=subprocess.PIPE,
+            timeout=SECONDS_MAX,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return Failed(f"converting took longer than {SECONDS_MAX} s")

@@ -1,0 +1,49 @@
+"""The way out of a connection: what is written in one turn of the event loop leaves as one.
+
+An ASGI server writes a response's head by itself and then its body, each a call of the system and a packet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+BYTES_MAX = 64 << 10
+"""More is written at once: a transport has to tell when a client reads slowly."""
+
+
+class JoiningTransport:
+    """A transport that joins small writes; in all else it is the one that it stands for."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._loop = asyncio.get_running_loop()
+        self._written: list[bytes] = []
+        self._bytes = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Write before the loop turns again."""
+        self._written.append(data)
+        self._bytes += len(data)
+        if self._bytes > BYTES_MAX:
+            self._flush()
+        elif len(self._written) == 1:
+            self._loop.call_soon(self._flush)
+
+    def write_eof(self) -> None:
+        """Close the way out, after what was written."""
+        self._flush()
+        self._transport.write_eof()
+
+    def close(self) -> None:
+        """Close the connection, after what was written."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        written, self._written, self._bytes = self._written, [], 0
+        if written and not self._transport.is_closing():
+            self._transport.writelines(written)
