@@ -46,8 +46,10 @@ def gguf(options: Options, say: Say) -> Comparison:
         keys = {"backend": "gguf", "path": str(file)}
         recipe = peers.gateway(folder, "minilm-gguf", keys)
         cast.gateway("`embeddings-gateway serve`, no settings but the file", recipe)
-        how = "`python -m llama_cpp.server`, same file, as many threads, packs of 512 tokens, flash attention"
-        cast.server("llama-cpp-python", how, lambda: peers.llama_server(options.peers, file))
+        how = "`python -m llama_cpp.server`, same file, as many threads"
+        cast.server(peers.LLAMA, how, lambda: peers.llama_server(options.peers, file))
+        tuned = f"{how}, `{' '.join(peers.TUNED)}`"
+        cast.server(peers.LLAMA_TUNED, tuned, lambda: peers.llama_server(options.peers, file, peers.TUNED))
         reference = cast.library(model)
         cast.engine("the gateway's backend in process", GgufSpec(path=str(file)))
         return reference

@@ -9,6 +9,7 @@ import msgspec
 
 from bench.ceiling import BERT_BASE
 from bench.figures import Figure, inputs_per_s, median, p50_ms, ratio, rss_peak_mb
+from bench.peers import LLAMA, LLAMA_TUNED
 from bench.results import Ceiling, Cell, Comparison, Large, ModelRate, Results
 from bench.tables import cosine, figure, percent, times
 
@@ -67,11 +68,12 @@ def minilm_goals(comparison: Comparison) -> Iterator[Goal]:
 
 def gguf_goals(comparison: Comparison) -> Iterator[Goal]:
     """Against llama-cpp-python's server, and the backend itself."""
-    engine, server = "backend", "llama-cpp-python"
+    engine = "backend"
     yield rate(comparison, "2 x 256 short", engine, "GGUF bf16: share of the engine that arrives over HTTP")
     yield rate(comparison, "8 x 8 mixed", engine, "GGUF bf16: share of the engine that arrives over HTTP")
-    yield rate(comparison, "16 x 1 short", server, "GGUF bf16 against llama-cpp-python's server")
-    yield rate(comparison, "2 x 256 short", server, "GGUF bf16 against llama-cpp-python's server")
+    for server, how in ((LLAMA, "server"), (LLAMA_TUNED, "server with flash attention")):
+        for load in ("16 x 1 short", "2 x 256 short"):
+            yield rate(comparison, load, server, f"GGUF bf16 against llama-cpp-python's {how}")
     yield Goal("GGUF bf16: least cosine to fp32 of sampled vectors", least_cosine(comparison))
 
 

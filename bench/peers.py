@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -12,6 +12,7 @@ from bench.machine import cores
 from bench.server import Recipe
 
 FOLDER = Path(__file__).with_name(".peers")
+LLAMA, LLAMA_TUNED = "llama-cpp-python", "llama-cpp-python, tuned"
 GET = "not measured: its environment is not built; make bench-peers builds it"
 
 
@@ -54,11 +55,15 @@ def infinity(peers: Path, model: Path) -> Recipe:
     )
 
 
-def llama_server(peers: Path, file: Path) -> Recipe:
-    """Return how llama-cpp-python's own server is started.
+TUNED = ("--n_ctx", "512", "--n_batch", "512", "--n_ubatch", "512", "--flash_attn", "true")
+"""For llama-cpp-python's server, whose attention otherwise costs the square of a pack of 512 tokens.
 
-    With flash attention, which its defaults lack: in packs of 512 tokens it is more than twice as fast with
-    it. Larger packs are slower, and an input that is longer than a pack would be cut.
+Larger packs are slower, and an input that is longer than a pack would be cut.
+"""
+
+
+def llama_server(peers: Path, file: Path, settings: Sequence[str] = ()) -> Recipe:
+    """Return how llama-cpp-python's own server is started: its defaults, but for as many threads as cores.
 
     Raises:
         Missing: it has not been installed.
@@ -77,7 +82,7 @@ def llama_server(peers: Path, file: Path) -> Recipe:
                 "--embedding",
                 "true",
             ),
-            *("--n_ctx", "512", "--n_batch", "512", "--n_ubatch", "512", "--flash_attn", "true"),
+            *settings,
             *("--n_threads", threads, "--n_threads_batch", threads, "--verbose", "false"),
             *("--host", "127.0.0.1", "--port", "{port}"),
         ),
