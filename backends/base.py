@@ -62,7 +62,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
         batch_tokens: the largest cost of one batch, in tokens.
         batch_inputs: the largest number of inputs in one batch.
         created: when the weights were last changed, in Unix seconds.
-        notes: what an operator should know of how it was loaded: that a slower runtime serves, and why.
+        notes: what an operator should know of how it was loaded: that a slower way serves, and why.
     """
 
     dimensions: int

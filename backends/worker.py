@@ -1,7 +1,8 @@
 """The child process that one model replica lives in: frames in, tokenizing, one compute thread, frames out.
 
 The main thread loads the model and is the only one that computes. A reader thread receives calls, answers
-pings at once and hands texts to a small tokenizer pool, so that all of it goes on while a batch is computed.
+pings, tokenizes what is short and hands what is longer to a small pool, so that all of it goes on while a
+batch is computed.
 The process ends when the socket does: it never outlives its gateway.
 """
 

@@ -10,8 +10,8 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from bench import gguf_file
 from bench.texts import WIDE_WORDS
-from tests import make_gguf
 
 POSITIONS = 512
 LARGE_VOCABULARY = 250_002
@@ -19,12 +19,12 @@ LARGE_VOCABULARY = 250_002
 SPREAD = 0.05
 
 
-def minilm_gguf(source: Path, path: Path) -> None:
-    """Write a BERT with its vocabulary as a GGUF file in bf16, pooled by mean."""
+def minilm_gguf(source: Path, path: Path, dtype: str = "bf16") -> None:
+    """Write a BERT with its vocabulary as a GGUF file, pooled by mean."""
     model = transformers.BertModel.from_pretrained(source, add_pooling_layer=False)
     weights = {name: tensor.float().numpy() for name, tensor in model.state_dict().items()}
     words = (source / "vocab.txt").read_text("utf-8").splitlines()
-    make_gguf.write_bert(path, weights, model.config, words, dtype="bf16", pooling="mean")
+    gguf_file.write_bert(path, weights, model.config, words, dtype=dtype, pooling="mean")
 
 
 def bert_base(path: Path) -> None:

@@ -14,6 +14,7 @@ from bench.answers import Vectors
 from bench.compare import Reference, Say
 from bench.engine_process import EngineError, EngineProcess
 from bench.engines.command import Embed, Rows
+from bench.machine import cores
 from bench.peers import Missing
 from bench.results import SideFacts, SideKind
 from bench.server import Recipe, ServerError, stated
@@ -58,7 +59,7 @@ class Cast:
 
     def engine(self, how: str, spec: Spec) -> None:
         """Start this project's backend in process."""
-        argument = msgspec.json.encode(spec).decode()
+        argument = msgspec.json.encode(msgspec.structs.replace(spec, threads=cores())).decode()
 
         def make(facts: SideFacts) -> Side:
             engine = EngineProcess("bench.engines.backend", argument, environment=ENGINE_SETTINGS)

@@ -11,6 +11,7 @@ from bench import models
 from bench.compare import Say
 from bench.engine_process import EngineError, EngineProcess
 from bench.engines.command import Batches, Multiply, Rate
+from bench.machine import cores
 from bench.options import Options
 from bench.results import Ceiling, ModelRate, Product
 from gateway.workers.process import ENGINE_SETTINGS
@@ -73,7 +74,7 @@ def start_models(stack: ExitStack, found: Ceiling, say: Say) -> list[tuple[Engin
     folders = {MINILM: models.minilm(), BERT_BASE: models.bert_base()}
     started = []
     for name, folder in folders.items():
-        spec = HfSpec(path=str(folder), batch_tokens=BATCH_INPUTS * BATCH_TOKENS)
+        spec = HfSpec(path=str(folder), threads=cores(), batch_tokens=BATCH_INPUTS * BATCH_TOKENS)
         try:
             engine = stack.enter_context(
                 EngineProcess(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
+import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
 
 from bench.results import Machine
+from gateway.workers.cores import usable
 
 PACKAGES = (
     *("embeddings-gateway", "torch", "transformers", "sentence-transformers", "openvino", "llama-cpp-python"),
@@ -47,8 +48,19 @@ def processor() -> dict[str, str]:
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    """Return how many cores this process may keep busy."""
+    return usable().total
+
+
+def commit() -> str:
+    """Return which state of this project is measured; empty where git does not tell."""
+    command = ("git", "describe", "--always", "--dirty", "--abbrev=12")
+    folder = Path(__file__).parent
+    try:
+        told = subprocess.run(command, cwd=folder, capture_output=True, check=False, text=True)
+    except OSError:
+        return ""
+    return told.stdout.strip()
 
 
 def versions() -> dict[str, str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from bench import peers
+from bench.machine import commit
 from bench.results import Group, Settings
 
 PARTS = ("minilm", "gguf", "ceiling", "fake", "start", "large")
@@ -54,7 +55,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     def settings(self) -> Settings:
         """What is written down of them beside the figures."""
         now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
-        return Settings(seconds=self.seconds, rounds=self.rounds, measured=now)
+        return Settings(seconds=self.seconds, rounds=self.rounds, measured=now, commit=commit())
 
 
 def parse(arguments: Sequence[str] | None = None) -> Options:

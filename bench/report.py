@@ -50,7 +50,8 @@ def parts(results: Results, images: list[Path]) -> Iterator[str]:
     yield f"## The machine\n\n{machine_table(results.machine)}"
     yield f"## How to read it\n\n{HOW_TO_READ}"
     yield "## Goals\n\n" + table(
-        ("what", "measured"), [(goal.what, goal.measured) for goal in goals(results)]
+        ("what", "goal", "measured", "reached"),
+        [(goal.what, goal.goal, goal.measured, goal.reached) for goal in goals(results)],
     )
     for image in images:
         yield f"![{image.stem}](plots/{image.name})"
@@ -73,7 +74,7 @@ def comparison_parts(comparison: Comparison) -> Iterator[str]:
     """Yield what is compared, and the ratios."""
     yield f"## {TITLES[comparison.group]}"
     settings = comparison.settings
-    yield f"Rounds: {settings.rounds}; seconds of a turn: {settings.seconds:g}; {settings.measured}."
+    yield f"Rounds: {settings.rounds}; seconds of a turn: {settings.seconds:g}; {settings.when}."
     yield sides_table(comparison)
     if comparison.left_out:
         yield "Left out:\n\n" + "\n".join(f"- {reason}" for reason in comparison.left_out)
@@ -106,36 +107,40 @@ def one_off_rows(results: Results) -> Iterator[tuple[str, str, str]]:
 def fake_rows(found: FakeRate) -> Iterator[tuple[str, str, str]]:
     """Tell of the gateway without a model."""
     where = "its process on one core, worker and generator on another" if found.pinned else "cores shared"
-    what, when = f"backend without a model, {found.clients} x 1 short, {where}", found.settings.measured
-    yield f"{what}: requests/s", figure(median(found.requests_per_s)), when
+    what, measured = f"backend without a model, {found.clients} x 1 short, {where}", found.settings.when
+    yield f"{what}: requests/s", figure(median(found.requests_per_s)), measured
     for name, values in (
         ("gateway", found.gateway_cpu_us),
         ("worker", found.worker_cpu_us),
         ("generator", found.client_cpu_us),
     ):
-        yield f"processor time of the {name} for a request", figure(median(values), "µs"), when
-    yield "failed requests", str(found.failed), when
+        yield f"processor time of the {name} for a request", figure(median(values), "µs"), measured
+    yield "failed requests", str(found.failed), measured
 
 
 def start_row(found: WarmStart) -> tuple[str, str, str]:
     """Tell of the start."""
     spread = f"{figure(median(found.seconds), 's')} ({min(found.seconds):.2f} to {max(found.seconds):.2f})"
-    return f"warm start to the first vector, {len(found.seconds)} starts", spread, found.settings.measured
+    return f"warm start to the first vector, {len(found.seconds)} starts", spread, found.settings.when
 
 
 def large_rows(found: Large) -> Iterator[tuple[str, str, str]]:
     """Tell of the large model."""
-    when = found.settings.measured
+    measured = found.settings.when
     what = f"BGE-M3's shape ({found.runtime}, {found.dtype}), {found.texts} texts"
-    yield f"{what}: right vectors, failed requests", f"{found.right}, {found.failed}", when
-    yield "time of a text", figure(1000 * found.elapsed_s / found.texts, "ms"), when
-    yield "tokens/s", figure(found.tokens / found.elapsed_s), when
-    yield "processor time of a text", figure(1000 * found.cpu_s / found.texts, "ms"), when
-    yield "resident memory, sampled peak of the start", figure(found.rss_loading_mb, "MB"), when
+    yield f"{what}: right vectors, failed requests", f"{found.right}, {found.failed}", measured
+    yield "time of a text", figure(1000 * found.elapsed_s / found.texts, "ms"), measured
+    yield "tokens/s", figure(found.tokens / found.elapsed_s), measured
+    yield "processor time of a text", figure(1000 * found.cpu_s / found.texts, "ms"), measured
+    yield "resident memory, sampled peak of the start", figure(found.rss_loading_mb, "MB"), measured
     for name, peak, final in (
         ("resident memory", found.rss_peak_mb, found.rss_final_mb),
         ("proportional memory (PSS)", found.pss_peak_mb, found.pss_final_mb),
     ):
-        yield f"{name}, sampled peak and end", f"{figure(peak, 'MB')}, {figure(final, 'MB')}", when
+        yield f"{name}, sampled peak and end", f"{figure(peak, 'MB')}, {figure(final, 'MB')}", measured
     other = NOTHING if found.cosine_other is None else f"{found.cosine_other:.3f}"
-    yield "least cosine to fp32 (largest to another text's)", f"{cosine(found.cosine_min)} ({other})", when
+    yield (
+        "least cosine to fp32 (largest to another text's)",
+        f"{cosine(found.cosine_min)} ({other})",
+        measured,
+    )

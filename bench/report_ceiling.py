@@ -15,7 +15,7 @@ def ceiling_tables(found: Ceiling) -> Iterator[str]:
     settings = found.settings
     yield (
         "## The machine's own ceiling\n\n"
-        f"Rounds: {settings.rounds}; {settings.measured}. Medians of GFLOP/s of matrix products with "
+        f"Rounds: {settings.rounds}; {settings.when}. Medians of GFLOP/s of matrix products with "
         "constant weights. `all` is BERT-base's layer: four products of the first shape, one of both others."
     )
     shapes = list(dict.fromkeys(product.shape for product in found.products))

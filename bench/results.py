@@ -28,11 +28,17 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """How it was measured."""
+    """How it was measured, when, and which commit of this project."""
 
     seconds: float
     rounds: int
     measured: str
+    commit: str = ""
+
+    @property
+    def when(self) -> str:
+        """When it was measured, and which commit, if that is known."""
+        return f"{self.measured}, commit {self.commit}" if self.commit else self.measured
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,7 +48,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
         elapsed_s: from the first request to the last answer.
         requests, inputs, tokens: answered well.
         failed: requests without an answer, or with another status than 200.
-        wrong: answers with another number of vectors than inputs.
+        wrong: answers without one finite vector other than zero for each input, in order, all of one width.
         p50_ms, p95_ms, p99_ms: latency of a request that was answered.
         cpu_s: processor time of the side's whole process tree; ``None`` where its process is not known.
         rss_peak_mb: the largest sum of resident memory that sampling saw.

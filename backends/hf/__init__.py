@@ -1,1 +1,1 @@
-"""Hugging Face model directories, run by transformers and torch."""
+"""Hugging Face model directories, computed by OpenVINO on a processor and by torch on a GPU."""

@@ -17,7 +17,7 @@ from backends.hf.runtimes.choice import choose
 from backends.hf.text.tokenizer import open_tokenizer
 from backends.spec import HfSpec
 
-# On a processor, short inputs reach this before the token budget does: more in one batch is no faster.
+# Bounds beside the budget in tokens, for batches of inputs of next to nothing.
 BATCH_INPUTS_CPU = 256
 BATCH_INPUTS_GPU = 2048
 

@@ -1,4 +1,4 @@
-"""Opens a model in the runtime that was chosen for it. The only place that imports torch to serve."""
+"""Opens a model in the runtime that was chosen for it; torch is imported only where it serves."""
 
 from __future__ import annotations
 
@@ -56,30 +56,30 @@ def open_model(spec: HfSpec, choice: Choice, layout: Layout, weights: Weights) -
 
 
 def _in_openvino(source: Source) -> Opened | Refused | Failed:
-    """Load the conversion; one that no longer gives its golden vectors is made anew, once."""
-    for anew in (False, True):
-        found = obtain(source, anew=anew)
-        if not isinstance(found, Conversion):
-            return found
-        opened = _opened(source, found)
-        if opened is not None:
-            return opened
-    return Failed("its conversion does not give the vectors that it gave when it was made")
+    """Load the conversion; one that cannot be loaded, or gives other vectors now, is made anew, once."""
+    found = obtain(source)
+    opened = _opened(source, found)
+    if isinstance(found, Conversion) and isinstance(opened, Failed):
+        return _opened(source, obtain(source, instead_of=found.record))
+    return opened
 
 
-def _opened(source: Source, found: Conversion) -> Opened | None:
+def _opened(source: Source, found: Conversion | Refused | Failed) -> Opened | Refused | Failed:
+    if not isinstance(found, Conversion):
+        return found
     from backends.hf.runtimes.openvino_runtime import OpenvinoRuntime
 
-    record = found.record
+    record, threads = found.record, source.spec.threads
     try:
-        runtime = OpenvinoRuntime(found.folder / GRAPH, source.dtype, source.spec.threads, record.facts)
-    except LoadError:
-        return None
+        runtime = OpenvinoRuntime(found.folder / GRAPH, source.dtype, threads, record.facts)
+    except LoadError as error:
+        return Failed(str(error))
     agreed = agreement.measure(runtime, *record.golden.unpack())
     if not agreed.lowest >= agreement.SAME[source.dtype]:
         runtime.close()
-        return None
-    return Opened(runtime, record.facts, found.folder, record.batch_tokens, ())
+        return Failed("its conversion does not give the vectors that it gave when it was made")
+    known = record.batch_tokens if threads == record.threads else None
+    return Opened(runtime, record.facts, found.folder, known, ())
 
 
 def _in_torch(spec: HfSpec, choice: Choice, layout: Layout, notes: tuple[str, ...]) -> Opened:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from time import perf_counter
 
 import msgspec
 import numpy as np
@@ -16,6 +15,7 @@ from backends.base import Backend, ModelInfo, TokenIds
 from backends.load import load
 from backends.spec import Spec
 from bench.answers import Vectors
+from bench.engines.clock import per_second
 from bench.engines.command import Answer, Batches, Command, Embed, Rate, Ready, Rows
 from bench.engines.desk import Respond, carry_out, serve
 from bench.plan import Plan
@@ -74,13 +74,7 @@ def batches_per_s(backend: Backend, command: Batches) -> float:
         np.array([*info.prefix, *body, *info.suffix], dtype=np.int32)
         for body in draw.integers(0, info.vocabulary_size, (command.inputs, command.tokens - special))
     ]
-    for _ in range(3):
-        backend.embed(batch)
-    count, began = 0, perf_counter()
-    while (elapsed := perf_counter() - began) < command.seconds:
-        backend.embed(batch)
-        count += 1
-    return count / elapsed
+    return per_second(lambda: backend.embed(batch), command.seconds)
 
 
 if __name__ == "__main__":

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.engines.clock import per_second
 from bench.engines.command import Answer, Command, Multiply, Rate
 from bench.engines.desk import Respond
-
-WARM_UP = 5
 
 Product = Callable[[], object]
 
@@ -29,17 +27,6 @@ def respond_with(makers: Mapping[str, Callable[[Multiply], Product]]) -> Respond
         return Rate(per_second(made[key], command.seconds))
 
     return respond
-
-
-def per_second(product: Product, seconds: float) -> float:
-    """Return how often a second it can be done."""
-    for _ in range(WARM_UP):
-        product()
-    count, began = 0, perf_counter()
-    while (elapsed := perf_counter() - began) < seconds:
-        product()
-        count += 1
-    return count / elapsed
 
 
 def random(rows: int, columns: int) -> NDArray[np.float32]:

@@ -46,18 +46,17 @@ class Job:
         return self.owner.deadline
 
 
-def blank(inputs: int, dimensions: int) -> Vectors:
-    """Return rows that are no vectors yet: NaN, which nothing takes for one."""
-    return np.full((inputs, dimensions), np.nan, dtype=np.float32)
-
-
 class Request:
     """The inputs of one client's request: their jobs, and their vectors or errors as they arrive.
 
-    Its rows may be made beforehand (``vectors``): many take long, for the system has to find their memory.
-
     Belongs to the event loop it was made in. ``done`` is set exactly once: when the last input is settled,
     when one fails and ``partial`` is false, or when it is cancelled because the client went away.
+
+    Args:
+        inputs: the token ids of each, or why it has none.
+        vectors: NaN, float32 ``[inputs, dimensions]``: room for what comes.
+        deadline: when the jobs are no longer worth computing, in seconds of the monotonic clock.
+        partial: whether an input that fails leaves the others alone.
 
     Attributes:
         jobs: one for each input that has token ids, in order.
@@ -70,13 +69,12 @@ class Request:
     def __init__(
         self,
         inputs: Sequence[TokenIds | GatewayError],
-        dimensions: int,
+        vectors: Vectors,
         deadline: float,
         partial: bool,
-        vectors: Vectors | None = None,
     ) -> None:
         self.jobs = [Job(self, i, ids) for i, ids in enumerate(inputs) if not isinstance(ids, GatewayError)]
-        self.vectors: Vectors = blank(len(inputs), dimensions) if vectors is None else vectors
+        self.vectors = vectors
         self.errors: dict[int, GatewayError] = {}
         self.tokens = sum(job.tokens for job in self.jobs)
         self.deadline = deadline

@@ -40,11 +40,11 @@ class Plannable(Protocol):
 J = TypeVar("J", bound=Plannable)
 
 PADDING_PART = 10
-"""Padding is at most this part of a batch's cost ..."""
+"""Padding that the planner allows is at most this part of a batch's cost ..."""
 
 PADDING_FREE_PART = 32
-"""... or this part of the token budget, if that is more: half of what a batch costs beside its tokens, 30
-tokens on a processor, where the budget is 512."""
+"""... or this part of the token budget, if that is more: on a processor, whose budgets are 256 to 2048, a
+batch costs as much as 30 tokens beside its own."""
 
 
 class Limits(NamedTuple):

@@ -9,7 +9,7 @@ import asyncio
 from typing import Any
 
 BYTES_MAX = 64 << 10
-"""More is written at once: a transport has to tell when a client reads slowly."""
+"""More is passed on at once, so that the transport below can pause whoever writes to a slow reader."""
 
 
 class JoiningTransport:

@@ -7,19 +7,17 @@ import numpy as np
 from backends.base import Vectors
 
 
-def cut(vectors: Vectors, dimensions: int | None, normalized: bool) -> Vectors:
+def cut(vectors: Vectors, dimensions: int, normalized: bool) -> Vectors:
     """Return the first ``dimensions`` columns, renormalised where the model's vectors have unit length.
 
     Args:
         vectors: float32 ``[inputs, width]``.
-        dimensions: columns to keep; ``None`` keeps all.
+        dimensions: columns to keep.
         normalized: whether the model's vectors have unit length.
 
     Returns:
         float32 ``[inputs, dimensions]``; a row of which nothing but zeros is left is NaN.
     """
-    if dimensions is None or dimensions == vectors.shape[1]:
-        return vectors
     kept = vectors[:, :dimensions]
     if normalized:
         with np.errstate(divide="ignore", invalid="ignore"):

@@ -6,6 +6,7 @@ A call costs a trip to a worker, whatever its size; under many small requests th
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
@@ -76,7 +77,7 @@ class Gathering:
         except Exception as error:
             for one in group:
                 if not one.ids.done():
-                    one.ids.set_exception(error)
+                    one.ids.set_exception(copy.copy(error))  # each request says of its own where it failed
             return
         begin = 0
         for one in group:

@@ -85,7 +85,7 @@ class Model:
                 inputs, truncated = await self._preparer.prepare(ask, info)
                 tokenized = time.monotonic()
                 rows = await blank_all(len(inputs), info.dimensions)
-                request = Request(inputs, info.dimensions, began + ask.seconds_max, ask.partial, rows)
+                request = Request(inputs, rows, began + ask.seconds_max, ask.partial)
                 await self._run(request)
         except TimeoutError:
             raise DeadlinePassed("The request was not done in time.") from None
@@ -156,7 +156,7 @@ class Model:
 
 
 async def blank_all(inputs: int, dimensions: int) -> Vectors:
-    """Return as many blank rows, made in short turns."""
+    """Return rows that are no vectors yet: NaN, which nothing takes for one. Made in short turns."""
     pace = Pace()
     vectors = np.empty((inputs, dimensions), np.float32)
     size = math.ceil(WORK_MAX / dimensions)

@@ -31,9 +31,14 @@ def make_ids(tokens: int) -> TokenIds:
     return np.full(tokens, next(_numbers), dtype=np.int32)
 
 
+def blank(inputs, dimensions):
+    """Return room for the vectors of a request: NaN, which nothing takes for one."""
+    return np.full((inputs, dimensions), np.nan, np.float32)
+
+
 def make_request(*lengths: int, deadline: float = math.inf, partial: bool = False) -> Request:
     """Return a request with an input of each length."""
-    return Request([make_ids(tokens) for tokens in lengths], WIDTH, deadline, partial)
+    return Request([make_ids(tokens) for tokens in lengths], blank(len(lengths), WIDTH), deadline, partial)
 
 
 def right_vectors(batch: Sequence[TokenIds]) -> Vectors:

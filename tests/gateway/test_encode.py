@@ -177,13 +177,6 @@ def test_cut_of_a_model_without_unit_length():
     assert np.array_equal(cut(vectors, 4, normalized=False), vectors[:, :4])
 
 
-@pytest.mark.parametrize("dimensions", [None, 16])
-def test_not_cut(dimensions):
-    """All dimensions asked for, or none named, leaves the vectors as they are."""
-    vectors = np.random.default_rng(1).standard_normal((5, 16)).astype(np.float32)
-    assert cut(vectors, dimensions, normalized=True) is vectors
-
-
 def test_cut_beside_failed_rows():
     """Cutting leaves the rows of failed inputs without numbers, and the others right."""
     vectors = np.full((2, 8), np.nan, np.float32)

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.batching.job import Request
 from gateway.errors import InputFailed, InvalidRequest, ModelUnavailable
-from tests.gateway.fakes import WIDTH, expected, make_ids, make_request
+from tests.gateway.fakes import WIDTH, blank, expected, make_ids, make_request
 
 pytestmark = pytest.mark.anyio
 
@@ -88,7 +88,7 @@ async def test_cancelled():
 async def test_refused_before_it_waits():
     """An input that has no ids is settled from the start, and is no job."""
     error = InvalidRequest("too long")
-    request = Request([make_ids(2), error, make_ids(3)], WIDTH, 1.0, partial=True)
+    request = Request([make_ids(2), error, make_ids(3)], blank(3, WIDTH), 1.0, partial=True)
     assert [(job.index, job.tokens) for job in request.jobs] == [(0, 2), (2, 3)]
     assert request.tokens == 5
     assert request.errors == {1: error}

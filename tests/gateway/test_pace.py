@@ -14,7 +14,7 @@ from gateway.serving.cl100k import Cl100k
 from gateway.serving.model import blank_all, cut_all
 from gateway.serving.pace import WORK_MAX, Pace
 from gateway.serving.preparer import Preparer
-from tests.gateway.fakes import make_info
+from tests.gateway.fakes import blank, make_info
 
 pytestmark = pytest.mark.anyio
 
@@ -79,7 +79,7 @@ async def test_cuts_many_vectors_in_turns(metrics):
     """Dimensions of a large response are cut in many turns of the loop, each row as it would be alone."""
     width = 1024
     vectors = np.random.default_rng(1).standard_normal((200, width)).astype(np.float32)
-    request = Request([np.ones(1, np.int32)] * 200, width, 1.0, partial=False)
+    request = Request([np.ones(1, np.int32)] * 200, blank(200, width), 1.0, partial=False)
     request.vectors[:] = vectors
     info = make_info(dimensions=width)
     async with Turns() as turns:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -16,12 +17,15 @@ pytest.importorskip("torch", reason="the hf extra is not installed")
 pytest.importorskip("openvino", reason="the openvino extra is not installed")
 
 from backends.base import LoadError
+from backends.hf import opening
 from backends.hf.backend import HfBackend
 from backends.hf.conversion import agreement, key, make, obtain
 from backends.hf.conversion.cache import Cache
 from backends.hf.conversion.convert import UnconvertibleError
 from backends.hf.conversion.record import Failed, Refused
 from backends.hf.files import layout, weights
+from backends.hf.runtimes import budget
+from backends.hf.runtimes.openvino_library import openvino
 from backends.spec import HfSpec
 from tests.cosine import lowest_cosine
 from tests.processes import Watch
@@ -128,6 +132,43 @@ def test_golden_vectors_are_looked_at(settings, made):
     assert len(made) == 2
 
 
+def test_a_conversion_of_anothers_is_not_made_anew(settings, made):
+    """Whoever finds a conversion unusable takes the one that somebody else has made in its place."""
+    load(settings)
+    spec = HfSpec(**settings)
+    model = layout.read(Path(spec.path))
+    source = obtain.Source(spec, "fp32", model, weights.verify(model, None))
+    fresh = obtain.obtain(source).record
+    found = obtain.obtain(source, instead_of=msgspec.structs.replace(fresh, batch_tokens=1))
+    assert found.record == fresh
+    assert len(made) == 1
+    obtain.obtain(source, instead_of=fresh)
+    assert len(made) == 2
+
+
+def test_the_budget_is_that_of_as_many_threads(settings, monkeypatch):
+    """How many tokens make a batch is measured again where another number of threads computes it."""
+    kept = load(settings).info.batch_tokens
+    monkeypatch.setattr(budget, "measure", lambda *_: kept + 1)
+    assert load(settings).info.batch_tokens == kept
+    assert load(settings, threads=2).info.batch_tokens == kept + 1
+
+
+def test_what_may_pass_is_no_refusal(settings, monkeypatch):
+    """Where memory is short while a conversion is loaded, it is neither thrown away nor refused."""
+    load(settings)
+
+    def full(*_, **__):
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(openvino.Core, "compile_model", full)
+        with pytest.raises(MemoryError):
+            load(settings)
+    assert entry(settings).is_dir()
+    assert load(settings).info.runtime == "openvino"
+
+
 def test_two_processes_at_once(settings):
     """Processes that start at the same time share one conversion, and leave nothing else behind."""
     command = [sys.executable, "-c", START, json.dumps({**settings, "runtime": "openvino"})]
@@ -217,10 +258,15 @@ def test_converting_ends_with_the_worker():
         assert converting.ended()
 
 
-def test_unservable_model_is_told_once(settings):
-    """What no runtime can serve is refused with the reason that torch gives, not with the conversion's."""
+def test_unservable_model_is_told_once(settings, monkeypatch):
+    """What no runtime can serve is refused by the process that was to convert it, and not tried again."""
+
+    def again(*_):
+        raise AssertionError
+
+    monkeypatch.setattr(opening, "_in_torch", again)
     Path(settings["path"], "model.safetensors").write_bytes(b"no weights")
-    with pytest.raises(LoadError, match="model"):
+    with pytest.raises(LoadError, match=r"model\.safetensors|cannot be loaded"):
         load(settings)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from backends.spec import GgufSpec
-from tests.conftest import THREADS, state
+from tests.conftest import THREADS
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz")
 PIECES = ("<pad>", "</s>", "<unk>", "\u2581", *"abcdefghijklmnopqrstuvwxyz", "\u2581the", "ing")
@@ -110,3 +110,8 @@ def random_model(transformers, family, config, **options):
     """Return a model of ``family`` with the same random weights every time."""
     transformers.set_seed(0)
     return family(config, **options).eval()
+
+
+def state(model):
+    """Return a model's weights as float32 arrays."""
+    return {name: tensor.float().numpy() for name, tensor in model.state_dict().items()}

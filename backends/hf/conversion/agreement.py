@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from backends.base import TokenIds, Vectors
+from backends.hf.cosine import cosines
 from backends.hf.runtimes.choice import Dtype
 from backends.hf.runtimes.runtime import Runtime
 
@@ -46,14 +47,8 @@ def measure(runtime: Runtime, inputs: Sequence[TokenIds], expected: Vectors) -> 
     alone = np.concatenate([runtime.run([ids]) for ids in inputs])
     batches = [inputs[start : start + COMPANY] for start in range(0, len(inputs), COMPANY)]
     together = np.concatenate([runtime.run(batch) for batch in batches])
-    cosines = np.concatenate([_cosines(alone, expected), _cosines(together, expected)])
-    return Agreement(float(cosines.min()), float(cosines.mean()))
-
-
-def _cosines(ours: Vectors, theirs: Vectors) -> Vectors:
-    products = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray((ours * theirs).sum(axis=1) / products)
+    found = np.concatenate([cosines(alone, expected), cosines(together, expected)])
+    return Agreement(float(found.min()), float(found.mean()))
 
 
 def _below(what: str, cosine: float, bound: float) -> str:

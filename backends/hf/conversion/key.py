@@ -17,7 +17,7 @@ from backends.hf.identity import vocabulary_sums
 from backends.hf.runtimes.choice import Dtype
 from backends.spec import HfSpec
 
-FORMAT = 2  # raised when conversions are made, judged or measured in another way
+FORMAT = 3  # raised when conversions are made, judged or measured in another way
 PACKAGES = ("openvino", "torch", "transformers")
 
 

@@ -14,7 +14,7 @@ from backends import checksum
 from backends.base import BackendError, TokenIds, Vectors
 from backends.hf.conversion import agreement, key, probes
 from backends.hf.conversion.convert import UnconvertibleError, save, trace
-from backends.hf.conversion.record import GRAPH, Converted, Failed, Order, Outcome, Probes, Refused
+from backends.hf.conversion.record import GRAPH, Converted, Failed, Golden, Order, Outcome, Refused
 from backends.hf.conversion.texts import CALIBRATION, PROBES
 from backends.hf.facts import Facts
 from backends.hf.files import layout, weights
@@ -109,8 +109,9 @@ def _judge(order: Order, subject: Subject) -> Converted | Refused:
     return Converted(
         facts=facts,
         sums={name: checksum.sha256(folder / name) for name in names},
+        threads=spec.threads,
         batch_tokens=budget.measure(runtime.run, "cpu", int(inputs[0][0]), max(map(len, inputs))),
         cosine_min=found.lowest,
         cosine_mean=found.mean,
-        golden=Probes.of(golden, np.concatenate([runtime.run([ids]) for ids in golden])),
+        golden=Golden.of(golden, np.concatenate([runtime.run([ids]) for ids in golden])),
     )

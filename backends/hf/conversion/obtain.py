@@ -22,6 +22,7 @@ from backends.spec import HfSpec
 
 COMMAND = (sys.executable, "-P", "-m", "backends.hf.conversion")
 SECONDS_MAX = 3600
+CONVERTING = "Converting the model for OpenVINO, once; this takes from seconds to a few minutes."
 
 
 class Conversion(NamedTuple):
@@ -47,29 +48,32 @@ class Source(NamedTuple):
     weights: Weights
 
 
-def obtain(source: Source, *, anew: bool = False) -> Conversion | Refused | Failed:
+def obtain(source: Source, *, instead_of: Converted | None = None) -> Conversion | Refused | Failed:
     """Return the model's conversion, or why there is none.
 
     Args:
         source: the model.
-        anew: whether one that is kept is thrown away first.
+        instead_of: the record of one that turned out not to be usable.
 
     Raises:
         LoadError: the model cannot be served by any runtime.
     """
     name = key.of(*source)
     cache = Cache(source.spec.cache_dir)
-    if anew:
-        cache.discard(name)
-    kept = cache.read(name) or _made(source, name, cache)
-    return Conversion(cache.folder(name), kept) if isinstance(kept, Converted) else kept
+    kept = cache.read(name)
+    made = _made(source, name, cache, instead_of) if kept is None or kept == instead_of else kept
+    return Conversion(cache.folder(name), made) if isinstance(made, Converted) else made
 
 
-def _made(source: Source, name: str, cache: Cache) -> Converted | Refused | Failed:
+def _made(
+    source: Source, name: str, cache: Cache, instead_of: Converted | None
+) -> Converted | Refused | Failed:
     try:
         with cache.writing(name) as folder:
-            if (kept := cache.read(name)) is not None:  # somebody else was faster
+            kept = cache.read(name)
+            if kept is not None and kept != instead_of:  # somebody else was faster
                 return kept
+            print(CONVERTING, file=sys.stderr, flush=True)  # noqa: T201 - shown where there is a terminal
             # The worker has found the directory; nothing is to be fetched again.
             spec = msgspec.structs.replace(source.spec, path=str(source.layout.root), revision=None)
             made = _run(Order(spec=spec, dtype=source.dtype, key=name, folder=str(folder)))

@@ -32,7 +32,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     folder: str
 
 
-class Probes(msgspec.Struct, frozen=True):
+class Golden(msgspec.Struct, frozen=True):
     """Inputs, and the vectors that the conversion gave them when it was made.
 
     Attributes:
@@ -44,7 +44,7 @@ class Probes(msgspec.Struct, frozen=True):
     vectors: bytes
 
     @classmethod
-    def of(cls, inputs: Sequence[TokenIds], vectors: Vectors) -> Probes:
+    def of(cls, inputs: Sequence[TokenIds], vectors: Vectors) -> Golden:
         """Keep inputs and their vectors."""
         return cls([ids.tolist() for ids in inputs], vectors.astype("<f4").tobytes())
 
@@ -60,17 +60,19 @@ class Converted(msgspec.Struct, frozen=True, kw_only=True, tag="converted"):
     Attributes:
         facts: of the transformer.
         sums: file name -> SHA-256.
-        batch_tokens: the cost of a batch from which on it gets no faster, in tokens.
-        cosine_min, cosine_mean: agreement of the probes with torch in fp32.
+        threads: how many computed while it was judged; ``None`` is all cores.
+        batch_tokens: the cost of a batch from which on it gets no faster with so many, in tokens.
+        cosine_min, cosine_mean: agreement of the probes with torch in fp32, for whoever reads the record.
         golden: a few of the probes, to be looked at again each time it is loaded.
     """
 
     facts: Facts
     sums: dict[str, str]
+    threads: int | None
     batch_tokens: int
     cosine_min: float
     cosine_mean: float
-    golden: Probes
+    golden: Golden
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from backends.base import TokenIds, Vectors
+from backends.hf.cosine import cosines
 from backends.hf.runtimes.choice import Dtype
 
 LENGTHS = (5, 1, 300, 2, 33, 17, 129, 1)
@@ -55,19 +56,14 @@ def shortfall(
     """
     together = packed(inputs)
     for vectors in together, np.concatenate([packed([ids]) for ids in inputs]):
-        lowest = _lowest_cosine(vectors, expected)
+        lowest = cosines(vectors, expected).min()
         if not lowest >= near:  # also where it is NaN
             return (
                 f"the cosine to the padded vectors is {lowest:.5f} on probes, and has to be {near} at least"
             )
     for kept in 0, 1:
-        mixed = [(inputs, others)[place % 2 != kept][place] for place in range(len(inputs))]
-        if not _lowest_cosine(packed(mixed)[kept::2], together[kept::2]) >= SAME:
+        mixed = [*others]
+        mixed[kept::2] = inputs[kept::2]
+        if not cosines(packed(mixed)[kept::2], together[kept::2]).min() >= SAME:
             return "an input's vector depends on those beside it"
     return ""
-
-
-def _lowest_cosine(ours: Vectors, theirs: Vectors) -> float:
-    products = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return float(((ours * theirs).sum(axis=1) / products).min())

@@ -105,12 +105,20 @@ class TorchRuntime:
         Returns:
             Why they are padded after all; empty if they are not.
         """
-        transformer = self._open().transformer
-        padded = attention.name_of(transformer)
-        reason = self._shortfall(*(packing.probes(tokens_max, vocabulary, seed) for seed in (1, 2)))
+        network = self._open()
+        padded = attention.name_of(network.transformer)
+        inputs, others = (packing.probes(tokens_max, vocabulary, seed) for seed in (1, 2))
+        try:
+            expected = np.concatenate([self._vectors(network, [ids]) for ids in inputs])
+            self._use("packed", attention.PACKED)
+            packed = partial(self._vectors, network)
+            reason = packing.shortfall(packed, inputs, others, expected, self._near)
+        except attention.UnpackableError as error:
+            reason = str(error)
+        except Exception as error:  # the model's code was not made for this, nor the kernel for every device
+            reason = f"{type(error).__name__} on probes: {' '.join(str(error).split())[:200]}"
         if reason:
-            self.cost = "padded"
-            attention.choose(transformer, padded)
+            self._use("padded", padded)
             self._free()
         return reason
 
@@ -137,18 +145,10 @@ class TorchRuntime:
             raise EmbedError("the model is closed")
         return self._network
 
-    def _shortfall(self, inputs: Sequence[TokenIds], others: Sequence[TokenIds]) -> str:
-        network = self._open()
-        try:
-            expected = np.concatenate([self._vectors(network, [ids]) for ids in inputs])
-            attention.choose(network.transformer, attention.PACKED)
-            self.cost = "packed"
-            packed = partial(self._vectors, network)
-            return packing.shortfall(packed, inputs, others, expected, self._near)
-        except attention.UnpackableError as error:
-            return str(error)
-        except Exception as error:  # the model's code was not made for this, nor the kernel for every device
-            return f"{type(error).__name__} on probes: {' '.join(str(error).split())[:200]}"
+    def _use(self, cost: CostRule, kind: str) -> None:
+        """Compute packed or padded from now on, with that kind of attention."""
+        attention.choose(self._open().transformer, kind)
+        self.cost = cost
 
     @torch.inference_mode()
     def _vectors(self, network: Network, batch: Sequence[TokenIds]) -> Vectors:

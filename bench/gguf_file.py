@@ -1,6 +1,6 @@
-"""Hugging Face weights written as GGUF files, small ones, for tests. The real converter ships with no wheel.
+"""Hugging Face weights written as GGUF files, to measure and to test with: no wheel has the real converter.
 
-It knows three architectures (BERT, Qwen3, the encoder of T5), and leaves out whatever a test does not need.
+It knows three architectures (BERT, Qwen3, the encoder of T5), and leaves out whatever these do not need.
 """
 
 from __future__ import annotations
