@@ -8,6 +8,7 @@ import numpy as np
 
 from backends.base import EmbedError, LoadError, ModelInfo, TokenIds, Vectors
 from backends.hf import identity, limits
+from backends.hf.conversion.texts import calibration_sum
 from backends.hf.files import layout, location, weights
 from backends.hf.files.layout import Layout, settle
 from backends.hf.files.weights import Weights
@@ -67,6 +68,7 @@ class HfBackend:
         tokens_max = limits.longest_input(spec.max_tokens, model.max_tokens, facts.positions, special)
         width = self._try_out()
         batch_tokens = spec.batch_tokens or opened.batch_tokens
+        calibration = calibration_sum(spec.calibration) if runtime.dtype == "int8" else None
         return ModelInfo(
             dimensions=width,
             supported_dimensions=limits.widths(spec.dimensions, model.dimensions, width),
@@ -82,7 +84,7 @@ class HfBackend:
             dtype=runtime.dtype,
             device=runtime.device,
             runtime=runtime.name,
-            fingerprint=identity.identify(model, files, tokenizer, runtime),
+            fingerprint=identity.identify(model, files, tokenizer, runtime, calibration),
             cost=runtime.cost,
             batch_tokens=batch_tokens
             or budget.measure(runtime.run, runtime.device, facts.pad_id, tokens_max),

@@ -6,6 +6,7 @@ import msgspec
 
 from backends import checksum
 from backends.fingerprint import fingerprint
+from backends.hf import hardware
 from backends.hf.files.layout import Layout
 from backends.hf.files.weights import Weights
 from backends.hf.runtimes.runtime import Runtime
@@ -29,15 +30,20 @@ def identify(
     weights: Weights,
     tokenizer: HfTokenizer,
     runtime: Runtime,
+    calibration: str | None,
 ) -> str:
     """Return the fingerprint. Limits on length and width are left out: they do not move a vector.
 
     Args:
         layout: with pooling and normalising as they are computed, not only as the files say.
         weights, tokenizer, runtime: of the same model.
+        calibration: the sum of the texts that int8 was calibrated with, where it is in int8.
     """
+    # What is not in int8 is in bf16 where the processor has it.
+    int8 = {} if calibration is None else {"calibration": calibration, "has_bf16": hardware.has_bf16()}
     return fingerprint(
         {
+            **int8,
             "weights": weights.sums,
             "vocabulary": vocabulary_sums(layout),
             "special_tokens": [tokenizer.prefix, tokenizer.suffix],

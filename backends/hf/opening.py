@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from backends.base import LoadError
+from backends.base import BackendError, LoadError
 from backends.hf.conversion import agreement
 from backends.hf.conversion.obtain import Conversion, Source, obtain
 from backends.hf.conversion.record import GRAPH, Failed, Refused
@@ -72,9 +72,9 @@ def _opened(source: Source, found: Conversion | Refused | Failed) -> Opened | Re
     record, threads = found.record, source.spec.threads
     try:
         runtime = OpenvinoRuntime(found.folder / GRAPH, source.dtype, threads, record.facts)
-    except LoadError as error:
+        agreed = agreement.measure(runtime, *record.golden.unpack())
+    except BackendError as error:
         return Failed(str(error))
-    agreed = agreement.measure(runtime, *record.golden.unpack())
     if not agreed.lowest >= agreement.SAME[source.dtype]:
         runtime.close()
         return Failed("its conversion does not give the vectors that it gave when it was made")

@@ -118,6 +118,7 @@ class Protocol(HttpToolsProtocol):
         self._silent_bytes = 0
         if not self._offer:
             super().on_message_complete()
+            self.cycle.more_body = False  # also of a request that was answered before
 
     def on_response_complete(self) -> None:
         """Go on with the next request, or with the refusal of what followed this one."""
@@ -136,14 +137,18 @@ class Protocol(HttpToolsProtocol):
         told = status.answer(error)
         head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
         self._refusal = STATUS_LINE[told.status] + head % len(told.body) + told.body
-        if self.cycle is None or self.cycle.response_complete:
+        if self.cycle is None:
             self._end(self._refusal)
-        elif not self.cycle.more_body:  # the request is whole, and has an answer coming
-            self.flow.pause_reading()
-        elif self.pipeline:  # the request that is broken waits behind others, and never begins
+        elif self.pipeline and self.cycle.more_body:  # what is broken waits behind others, and never begins
             self.pipeline.popleft()
-        else:
+        elif self.cycle.more_body:  # it has begun: it has its answer, or this is it
             self._end(b"" if self.cycle.response_started else self._refusal)
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        elif self.cycle.response_complete:
+            self._end(self._refusal)
+        else:  # the request before is whole, and has an answer coming
+            self.flow.pause_reading()
 
     def _end(self, last: bytes) -> None:
         """Say the last words. A client that still sends would lose them, were it cut off at once."""

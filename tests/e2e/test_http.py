@@ -214,6 +214,32 @@ def test_not_http(connect, before, sent):
     assert_refused(client, 400, "invalid_http")
 
 
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/nothing"])
+def test_a_broken_body_is_refused_once(connect, server, path):
+    """A request whose body breaks right behind its head gets one answer, and is no error of the gateway's."""
+    logged = len(server.log.read_bytes())
+    name = f"broken-{path.rpartition('/')[2]}"
+    head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: text/plain\r\nx-request-id: {name}\r\n"
+    client = connect()
+    client.send(head.encode() + b"transfer-encoding: chunked\r\n\r\nzzz\r\n")
+    assert_refused(client, 400, "invalid_http")
+    eventually(lambda: name.encode() in server.log.read_bytes()[logged:])
+    other = connect()
+    other.send(START + sized(SMALL))
+    assert_vectors(other.receive())
+    assert b"rror" not in server.log.read_bytes()[logged:]
+
+
+def test_what_was_answered_is_not_refused_as_well(connect):
+    """A body that breaks after its request was answered ends the connection, without a second answer."""
+    client = connect()
+    head = START.replace(b"application/json", b"text/plain") + b"transfer-encoding: chunked\r\n\r\n"
+    client.send(head + b"3\r\nabc\r\n")
+    assert client.receive()[0] == 415
+    client.send(b"zz\r\n")
+    assert client.ended()
+
+
 TOO_LARGE = {
     "path": b"GET /" + b"a" * HEAD_BYTES_MAX + b" HTTP/1.1\r\nhost: x\r\n\r\n",
     "one header": START + b"x: " + b"a" * HEAD_BYTES_MAX + b"\r\n\r\n",

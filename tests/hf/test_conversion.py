@@ -16,10 +16,11 @@ import pytest
 pytest.importorskip("torch", reason="the hf extra is not installed")
 pytest.importorskip("openvino", reason="the openvino extra is not installed")
 
+from backends import checksum
 from backends.base import LoadError
 from backends.hf import opening
 from backends.hf.backend import HfBackend
-from backends.hf.conversion import agreement, key, make, obtain
+from backends.hf.conversion import agreement, convert, key, make, obtain
 from backends.hf.conversion.cache import Cache
 from backends.hf.conversion.convert import UnconvertibleError
 from backends.hf.conversion.record import Failed, Refused
@@ -104,7 +105,8 @@ def test_made_anew_for_what_moves_a_vector(settings, made):
 
 
 @pytest.mark.parametrize(
-    ("file", "harm"), [("model.bin", "changed"), ("model.xml", "gone"), ("record.json", "cut")]
+    ("file", "harm"),
+    [("model.bin", "changed"), ("model.xml", "gone"), ("record.json", "cut"), ("record.json", "changed")],
 )
 def test_a_harmed_conversion_is_made_anew(settings, made, file, harm):
     """A kept file that is not what it was is never used."""
@@ -128,6 +130,7 @@ def test_golden_vectors_are_looked_at(settings, made):
     kept = json.loads(record.read_text())
     kept["golden"]["inputs"].reverse()
     record.write_text(json.dumps(kept))
+    record.with_name("record.sha256").write_text(checksum.sha256(record))
     assert load(settings).info.runtime == "openvino"
     assert len(made) == 2
 
@@ -270,12 +273,34 @@ def test_unservable_model_is_told_once(settings, monkeypatch):
         load(settings)
 
 
+def test_a_conversion_that_cannot_be_written(settings, tmp_path):
+    """Where OpenVINO cannot write, as on a full disk, that is told for what it is."""
+    load(settings)
+    graph = openvino.Core().read_model(entry(settings) / "model.xml")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file cannot be written"):
+        convert.save(graph, tmp_path / "file" / "model.xml", half=True)
+
+
+def test_what_lies_in_the_way_is_replaced(settings, made):
+    """A file where a conversion is to be kept is no conversion, and makes room for one."""
+    load(settings)
+    folder = entry(settings)
+    shutil.rmtree(folder)
+    folder.write_text("")
+    assert load(settings).info.runtime == "openvino"
+    assert load(settings).info.runtime == "openvino"
+    assert len(made) == 2
+
+
 def test_cache_reads_only_what_is_whole(tmp_path):
     """A directory without a record, or with a foreign one, is no conversion."""
     cache = Cache(str(tmp_path))
     cache.folder("a").mkdir(parents=True)
     assert cache.read("a") is None
-    (cache.folder("a") / "record.json").write_text('{"type": "other"}')
+    record = cache.folder("a") / "record.json"
+    record.write_text('{"type": "other"}')
+    record.with_name("record.sha256").write_text(checksum.sha256(record))
     assert cache.read("a") is None
 
 

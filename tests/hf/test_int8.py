@@ -13,7 +13,8 @@ pytest.importorskip("nncf", reason="the int8 extra is not installed")
 
 from backends.base import LoadError
 from backends.hf.backend import HfBackend
-from backends.hf.conversion.texts import CALIBRATION, PROBES
+from backends.hf.conversion.obtain import CONVERTING
+from backends.hf.conversion.texts import CALIBRATION, CALIBRATION_MAX, PROBES, calibration
 from backends.spec import HfSpec
 from tests.cosine import lowest_cosine, unit
 from tests.hf.torch_settings import TORCH
@@ -31,7 +32,7 @@ def test_int8(tiny, capfd):
     plain = HfBackend(HfSpec(path=str(tiny("bert")), **TORCH))
     capfd.readouterr()
     backend = load(tiny("bert"))
-    assert capfd.readouterr() == ("", "")
+    assert capfd.readouterr() == ("", CONVERTING)
     inputs = backend.tokenize(PROBES)
     inputs = [ids for ids in inputs if len(ids) <= backend.info.max_tokens]
     together = backend.embed(inputs)
@@ -53,10 +54,34 @@ def test_int8_that_falls_short_is_refused(tiny, tmp_path):
     assert json.loads(record.read_text())["type"] == "refused"
 
 
-def test_calibration_that_cannot_be_read(tiny, tmp_path):
-    """A file of texts that is not there is named."""
-    with pytest.raises(LoadError, match=r"texts\.txt"):
-        load(tiny("bert"), calibration=str(tmp_path / "texts.txt"))
+@pytest.mark.parametrize("content", [None, b"", b" \n\n", b"\xff\xfe\x00"])
+def test_calibration_that_is_no_texts(tiny, tmp_path, content):
+    """A file of texts that is not there, is empty or is no text is named."""
+    path = tmp_path / "texts.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(LoadError, match=r"calibration .*texts\.txt"):
+        load(tiny("bert"), calibration=str(path))
+
+
+def test_calibration_is_bounded(tmp_path):
+    """Of a large file some texts are taken, from its beginning to its end; of a small one all."""
+    path = tmp_path / "texts.txt"
+    path.write_text("".join(f"text {number}\n" for number in range(100_000)))
+    texts = calibration(str(path))
+    assert CALIBRATION_MAX // 2 < len(texts) <= CALIBRATION_MAX
+    assert texts[0] == "text 0"
+    assert int(texts[-1].split()[1]) > 99_000
+    path.write_text("one\n\ntwo\n")
+    assert calibration(str(path)) == ["one", "two"]
+
+
+def test_other_calibration_is_another_space(tiny, tmp_path):
+    """Vectors of one model calibrated in two ways are not to be compared: their fingerprints differ."""
+    path = tmp_path / "texts.txt"
+    path.write_text("\n".join(CALIBRATION[::2]))
+    ours, others = load(tiny("bert")).info, load(tiny("bert"), calibration=str(path)).info
+    assert ours.fingerprint != others.fingerprint
 
 
 def test_texts():

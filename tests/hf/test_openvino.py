@@ -168,7 +168,12 @@ def test_conversion_is_of_private_files(tiny, tmp_path):
     """What is kept lies in the directory that is configured, readable by its owner alone."""
     load(tiny("bert"), dtype="fp32", cache_dir=str(tmp_path / "kept"))
     (entry,) = [path for path in (tmp_path / "kept" / "openvino").iterdir() if path.is_dir()]
-    assert sorted(file.name for file in entry.iterdir()) == ["model.bin", "model.xml", "record.json"]
+    assert sorted(file.name for file in entry.iterdir()) == [
+        "model.bin",
+        "model.xml",
+        "record.json",
+        "record.sha256",
+    ]
     assert Path(tmp_path / "kept" / "openvino").stat().st_mode & 0o077 == 0
 
 

@@ -16,6 +16,7 @@ from backends import checksum
 from backends.hf.conversion.record import Converted, Refused
 
 RECORD = "record.json"
+RECORD_SUM = "record.sha256"
 Kept = Converted | Refused
 
 
@@ -40,6 +41,8 @@ class Cache:
         """Return what is kept, or nothing where it is absent or not what it was when it was kept."""
         folder = self.folder(key)
         try:
+            if (folder / RECORD_SUM).read_text() != checksum.sha256(folder / RECORD):
+                return None
             kept: Kept = msgspec.json.decode((folder / RECORD).read_bytes(), type=Kept)
             if isinstance(kept, Refused):
                 return kept
@@ -72,9 +75,13 @@ class Cache:
             OSError: the cache cannot be written.
         """
         (folder / RECORD).write_bytes(msgspec.json.encode(kept))
+        (folder / RECORD_SUM).write_text(checksum.sha256(folder / RECORD))
         self.discard(key)
         folder.rename(self.folder(key))
 
     def discard(self, key: str) -> None:
         """Forget a conversion. A process that has it open keeps what it has."""
-        shutil.rmtree(self.folder(key), ignore_errors=True)
+        folder = self.folder(key)
+        if folder.is_symlink() or folder.is_file():
+            folder.unlink()
+        shutil.rmtree(folder, ignore_errors=True)

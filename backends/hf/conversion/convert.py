@@ -49,5 +49,11 @@ def save(model: openvino.Model, path: Path, *, half: bool) -> None:
         model: the graph.
         path: ends in ``.xml``.
         half: whether weights are stored as fp16, which has more digits than the bf16 they are used in.
+
+    Raises:
+        OSError: they cannot be written.
     """
-    openvino.save_model(model, path, compress_to_fp16=half)
+    try:
+        openvino.save_model(model, path, compress_to_fp16=half)
+    except RuntimeError as error:  # all that it says of a full disk
+        raise OSError(f"{path.parent} cannot be written: is the disk full?") from error

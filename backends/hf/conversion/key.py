@@ -8,9 +8,8 @@ from pathlib import Path
 
 import msgspec
 
-from backends import checksum
-from backends.base import LoadError
 from backends.hf import hardware
+from backends.hf.conversion import texts
 from backends.hf.files.layout import Layout
 from backends.hf.files.weights import Weights
 from backends.hf.identity import vocabulary_sums
@@ -42,18 +41,9 @@ def of(spec: HfSpec, dtype: Dtype, layout: Layout, weights: Weights) -> str:
         "pooling": spec.pooling,
         "normalize": spec.normalize,
         "dtype": dtype,
-        "calibration": _calibration(spec) if dtype == "int8" else None,
+        "calibration": texts.calibration_sum(spec.calibration) if dtype == "int8" else None,
         # The judgement of a conversion, and its best batch, belong to the processor that they were found on.
         "processor": hardware.processor(),
         "packages": {name: version(name) for name in packages},
     }
     return hashlib.sha256(msgspec.json.encode(facts, order="deterministic")).hexdigest()[:32]
-
-
-def _calibration(spec: HfSpec) -> str | None:
-    if spec.calibration is None:
-        return None
-    try:
-        return checksum.sha256(Path(spec.calibration))
-    except OSError as error:
-        raise LoadError(f"calibration {spec.calibration!r} cannot be read: {error.strerror}") from error

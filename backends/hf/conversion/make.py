@@ -15,7 +15,7 @@ from backends.base import BackendError, TokenIds, Vectors
 from backends.hf.conversion import agreement, key, probes
 from backends.hf.conversion.convert import UnconvertibleError, save, trace
 from backends.hf.conversion.record import GRAPH, Converted, Failed, Golden, Order, Outcome, Refused
-from backends.hf.conversion.texts import CALIBRATION, PROBES
+from backends.hf.conversion.texts import PROBES, calibration
 from backends.hf.facts import Facts
 from backends.hf.files import layout, weights
 from backends.hf.files.layout import Layout
@@ -60,7 +60,7 @@ def make(order: Order) -> Outcome:
     except UnconvertibleError as error:
         return Refused(f"it cannot be converted: {error}")
     except OSError as error:  # a full disk, say: no refusal, which would be kept
-        return Failed(f"{error} while converting")
+        return Failed(f"{error}; cache_dir names another place")
     gc.collect()  # the weights in fp32, before the converted ones are loaded
     try:
         return _judge(order, subject)
@@ -89,8 +89,7 @@ def _convert(order: Order, model: Layout) -> Subject:
 def _quantized(order: Order, graph: object, tokenizer: HfTokenizer, facts: Facts, tokens_max: int) -> object:
     from backends.hf.conversion import quantize
 
-    given = order.spec.calibration
-    texts = Path(given).read_text("utf-8").splitlines() if given else CALIBRATION
+    texts = calibration(order.spec.calibration)
     inputs = probes.inputs_of(tokenizer, texts, tokens_max, facts.vocabulary)
     return quantize.quantize(graph, [pad([ids], facts.pad_id) for ids in inputs])
 

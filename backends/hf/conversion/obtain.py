@@ -22,7 +22,7 @@ from backends.spec import HfSpec
 
 COMMAND = (sys.executable, "-P", "-m", "backends.hf.conversion")
 SECONDS_MAX = 3600
-CONVERTING = "Converting the model for OpenVINO, once; this takes from seconds to a few minutes."
+CONVERTING = "Converting the model for OpenVINO, once; this takes from seconds to a few minutes.\n"
 
 
 class Conversion(NamedTuple):
@@ -73,7 +73,7 @@ def _made(
             kept = cache.read(name)
             if kept is not None and kept != instead_of:  # somebody else was faster
                 return kept
-            print(CONVERTING, file=sys.stderr, flush=True)  # noqa: T201 - shown where there is a terminal
+            sys.stderr.write(CONVERTING)  # shown where there is a terminal
             # The worker has found the directory; nothing is to be fetched again.
             spec = msgspec.structs.replace(source.spec, path=str(source.layout.root), revision=None)
             made = _run(Order(spec=spec, dtype=source.dtype, key=name, folder=str(folder)))
