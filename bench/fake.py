@@ -20,6 +20,8 @@ from bench.shape import Shape
 from bench.side import http_plan
 
 CLIENTS = 32
+KEYS: dict[str, str | int] = {"backend": "fake", "batch_tokens": 4096}
+"""Its tokens are bytes: as many inputs make a batch as with tokens of words and the budgets of real models."""
 SHAPE = Shape(CLIENTS, 1, "short", ())
 
 
@@ -40,7 +42,7 @@ def fake(options: Options, say: Say) -> FakeRate:
         failed=0,
     )
     with tempfile.TemporaryDirectory() as folder:
-        server = Server(peers.gateway(Path(folder), "fake", {"backend": "fake"}))
+        server = Server(peers.gateway(Path(folder), "fake", KEYS))
         own = os.sched_getaffinity(0) if found.pinned else set()
         try:
             server.ready()

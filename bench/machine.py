@@ -54,10 +54,16 @@ def cores() -> int:
 
 def commit() -> str:
     """Return which state of this project is measured; empty where git does not tell."""
-    command = ("git", "describe", "--always", "--dirty", "--abbrev=12")
-    folder = Path(__file__).parent
+    name = git("rev-parse", "--short=12", "HEAD")
+    changed = git("status", "--porcelain", "--", "gateway", "backends")
+    return f"{name} with changes" if name and changed else name
+
+
+def git(*arguments: str) -> str:
+    """Return what git says of this project; nothing where it cannot."""
+    folder = Path(__file__).parents[1]
     try:
-        told = subprocess.run(command, cwd=folder, capture_output=True, check=False, text=True)
+        told = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, check=False, text=True)
     except OSError:
         return ""
     return told.stdout.strip()
