@@ -21,7 +21,7 @@ from bench.side import http_plan
 
 CLIENTS = 32
 KEYS: dict[str, str | int] = {"backend": "fake", "batch_tokens": 4096}
-"""Its tokens are bytes: as many inputs make a batch as with tokens of words and the budgets of real models."""
+"""Its tokens are bytes: as many inputs make a batch as with real tokens and the budgets of real models."""
 SHAPE = Shape(CLIENTS, 1, "short", ())
 
 

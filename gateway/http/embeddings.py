@@ -6,19 +6,17 @@ request costs more than everything else that the gateway does for a small one.
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Coroutine, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
 
 from litestar import post
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from gateway.config import ServerConfig
-from gateway.errors import ClientGone
 from gateway.http import status
 from gateway.http.body import read_body
+from gateway.http.client import CLIENT, Client
 from gateway.http.documents import EmbeddingsOperation
 from gateway.http.encode import encode_response
 from gateway.http.envelope import EMBEDDINGS, RECORD
@@ -26,8 +24,6 @@ from gateway.http.record import Record
 from gateway.http.wire import Decoder, EmbeddingRequest, WireLimits, inputs_of
 from gateway.serving.ask import Answer, Ask
 from gateway.serving.registry import Registry
-
-T = TypeVar("T")
 
 
 class Embeddings:
@@ -47,6 +43,7 @@ class Embeddings:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request: read, decode, embed, encode, send."""
         record: Record = scope[RECORD]  # type: ignore[literal-required]
+        client: Client = scope[CLIENT]  # type: ignore[literal-required]
         server, headers = self._server, dict(scope["headers"])
         body = await read_body(headers, receive, server.body_bytes_max, server.body_timeout_s)
         asked = self._decoder.decode(body)
@@ -59,7 +56,7 @@ class Embeddings:
             asked, self._limits, space.decode("latin-1") if space else None, server.request_timeout_s
         )
         record.inputs = len(ask.inputs)
-        answer = await unless_gone(receive, model.embed(ask))
+        answer = await client.awaits(model.embed(ask))
         note(record, answer)
         began = time.monotonic()
         pieces = await encode_answer(answer, model.name, ask, asked)
@@ -134,30 +131,3 @@ async def send_json(send: Send, pieces: Sequence[bytes]) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     for place, piece in enumerate(pieces, 1):
         await send({"type": "http.response.body", "body": piece, "more_body": place < len(pieces)})
-
-
-async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """Await ``work``, or cancel it as soon as the client goes away. The body has been received before.
-
-    Raises:
-        ClientGone: it did.
-    """
-    working = asyncio.current_task()
-    assert working is not None  # noqa: S101 - for the type checker: a coroutine runs in a task
-    gone = False
-
-    async def watch() -> None:
-        nonlocal gone
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        gone = working.cancel()
-
-    watching = asyncio.get_running_loop().create_task(watch())
-    try:
-        return await work
-    except asyncio.CancelledError:
-        if gone and not working.uncancel():  # somebody else may have asked for it as well
-            raise ClientGone from None
-        raise
-    finally:
-        watching.cancel()

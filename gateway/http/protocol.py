@@ -14,6 +14,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from gateway.errors import GatewayError, HeadTooLarge, NotHttp
 from gateway.http import status
+from gateway.http.client import CLIENT, Client
 from gateway.http.transport import JoiningTransport
 
 HEAD_BYTES_MAX = 32 << 10
@@ -32,6 +33,7 @@ class Protocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.parser = self._make_parser()
+        self._client = Client()
         self._silent_bytes = 0
         self._offer = False
         self._refusal: bytes | None = None
@@ -39,6 +41,11 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin with a connection."""
         super().connection_made(cast(asyncio.Transport, JoiningTransport(transport)))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End with the connection."""
+        super().connection_lost(exc)
+        self._client.leave()
 
     def data_received(self, data: bytes) -> None:
         """Parse what came; after a refusal nothing of it counts any more."""
@@ -103,6 +110,7 @@ class Protocol(HttpToolsProtocol):
         names = [name for name, _ in self.headers]
         if names.count(b"host") != 1 and self.parser.get_http_version() == "1.1":
             raise NotHttp("A request has one Host.")
+        self.scope[CLIENT] = self._client  # type: ignore[literal-required]
         super().on_headers_complete()
         self.headers = []  # of a trailer, which nobody reads, and which must not be taken for a header
         if b"transfer-encoding" in names and b"content-length" in names:
@@ -119,6 +127,8 @@ class Protocol(HttpToolsProtocol):
         if not self._offer:
             super().on_message_complete()
             self.cycle.more_body = False  # also of a request that was answered before
+            if not self.pipeline:
+                self.flow.resume_reading()  # a large body has paused it, and a client that goes is to be seen
 
     def on_response_complete(self) -> None:
         """Go on with the next request, or with the refusal of what followed this one."""

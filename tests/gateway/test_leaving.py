@@ -7,31 +7,10 @@ import asyncio
 import pytest
 
 from gateway.errors import ClientGone, Overloaded
-from gateway.http.embeddings import unless_gone
+from gateway.http.client import Client
 from tests.gateway.fakes import all_quiet
 
 pytestmark = pytest.mark.anyio
-
-
-class Connection:
-    """A client of which the test decides when it leaves.
-
-    Attributes:
-        watched: whether anybody waits for that.
-    """
-
-    def __init__(self):
-        self.left = asyncio.Event()
-        self.watched = False
-
-    async def receive(self):
-        """Return what an ASGI server does after the body: nothing, until the client has left."""
-        self.watched = True
-        try:
-            await self.left.wait()
-        finally:
-            self.watched = False
-        return {"type": "http.disconnect"}
 
 
 class Work:
@@ -52,21 +31,21 @@ class Work:
 
 @pytest.fixture
 async def begun():
-    """Return a connection, work, and the task that does it for the client."""
-    connection, work = Connection(), Work()
-    task = asyncio.ensure_future(unless_gone(connection.receive, work.run()))
+    """Return a client, work, and the task that does it for the client."""
+    client, work = Client(), Work()
+    task = asyncio.ensure_future(client.awaits(work.run()))
     await all_quiet()
-    return connection, work, task
+    return client, work, task
 
 
 async def test_stays(begun):
     """The result is handed on, and nothing waits for the client any more."""
-    connection, work, task = begun
-    assert connection.watched
+    client, work, task = begun
+    assert client.watched
     work.end.set_result(7)
     assert await task == 7
     await all_quiet()
-    assert not connection.watched
+    assert not client.watched
 
 
 async def test_error(begun):
@@ -79,8 +58,8 @@ async def test_error(begun):
 
 async def test_leaves(begun):
     """When the client leaves the work is cancelled, and that is told as what it is."""
-    connection, work, task = begun
-    connection.left.set()
+    client, work, task = begun
+    client.leave()
     with pytest.raises(ClientGone):
         await task
     assert work.cancelled
@@ -89,9 +68,9 @@ async def test_leaves(begun):
 
 async def test_leaves_at_the_last_moment(begun):
     """A client that leaves in the turn in which its work ends is answered or gone, and the task goes on."""
-    connection, work, task = begun
-    connection.left.set()
+    client, work, task = begun
     work.end.set_result(7)
+    client.leave()
     (ended,) = await asyncio.gather(task, return_exceptions=True)
     assert ended == 7 or isinstance(ended, ClientGone)
     assert task.cancelling() == 0
@@ -99,9 +78,18 @@ async def test_leaves_at_the_last_moment(begun):
 
 async def test_cancelled_by_the_server(begun):
     """A cancellation that is not the client's stays one, also where the client leaves as well."""
-    connection, work, task = begun
+    client, work, task = begun
     task.cancel()
-    connection.left.set()
+    client.leave()
     await asyncio.wait([task])
     assert task.cancelled()
     assert work.cancelled
+
+
+async def test_has_left_before():
+    """Nothing is begun for a client that has left already."""
+    client, work = Client(), Work()
+    client.leave()
+    with pytest.raises(ClientGone):
+        await client.awaits(work.run())
+    assert not client.watched
