@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from backends.base import Backend, LoadError
-from backends.spec import FakeSpec, GgufSpec, HfSpec, Spec
+from backends.spec import FakeSpec, FaultSpec, GgufSpec, HfSpec, Spec
 
 
 def load(spec: Spec) -> Backend:
@@ -22,6 +22,10 @@ def load(spec: Spec) -> Backend:
                 from backends.gguf.backend import GgufBackend
 
                 return GgufBackend(spec)
+            case FaultSpec():
+                from backends.fault import FaultBackend
+
+                return FaultBackend(spec)
             case FakeSpec():
                 from backends.fake import FakeBackend
 

@@ -102,4 +102,20 @@ class FakeSpec(BackendSpec, frozen=True, kw_only=True, tag="fake"):
     cost: Literal["padded", "packed"] = "padded"
 
 
-Spec = HfSpec | GgufSpec | FakeSpec
+class FaultSpec(FakeSpec, frozen=True, kw_only=True, tag="fault"):
+    """The fake backend with faults, for tests of what becomes of everybody else. Never a default.
+
+    Attributes:
+        loading: how loading goes: ``wrong`` loads a model that mixes up the inputs of a batch.
+        load_seconds: how long loading takes.
+        seconds_per_token: how long a batch takes.
+        memory_tokens: the cost of a batch, padded, above which memory runs out.
+    """
+
+    loading: Literal["well", "abort", "hang", "refuse", "wrong"] = "well"
+    load_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0
+    seconds_per_token: Annotated[float, msgspec.Meta(ge=0)] = 0
+    memory_tokens: Positive | None = None
+
+
+Spec = HfSpec | GgufSpec | FakeSpec | FaultSpec

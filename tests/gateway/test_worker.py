@@ -29,35 +29,23 @@ from backends.protocol import (
     decode_from_worker,
     encode_frame,
 )
-from backends.spec import FakeSpec
+from backends.spec import FakeSpec, FaultSpec
 from tests.processes import SECONDS_MAX
 
 SECRET = "words that nobody else may read"
 AS_SHIPPED = "from backends.worker import main; main()"
-RAISING = """
+OUT_OF_MEMORY = """
 from backends.base import EmbedError
 from backends.fake import FakeBackend
 from backends.worker import main
 
-def embed(self, batch):
-    raise ValueError(bytes(batch[0][1:-1].tolist()).decode())
-
 def tokenize(self, texts):
-    if texts[0] == "engine":
-        raise EmbedError("the engine is out of memory")
-    raise KeyError(texts[0])
+    raise EmbedError("the engine is out of memory")
 
-FakeBackend.embed, FakeBackend.tokenize = embed, tokenize
+FakeBackend.tokenize = tokenize
 main()
 """
-STUCK = """
-import threading
-from backends.fake import FakeBackend
-from backends.worker import main
-
-FakeBackend.embed = lambda self, batch: threading.Event().wait()
-main()
-"""
+FAULTS = FaultSpec(width=4)
 
 
 class Peer:
@@ -146,38 +134,38 @@ def test_refusal(start):
 
 def test_raising_backend(start):
     """A backend that raises fails that call alone, and nothing that a user sent is repeated anywhere."""
-    peer = start(RAISING)
-    assert peer.ask(Embed(1, packed(SECRET))) == Failed(1, "ValueError")
-    assert peer.ask(Tokenize(2, [SECRET])) == Failed(2, "KeyError")
+    peer = start(spec=FAULTS)
+    assert peer.ask(Embed(1, packed(f"{SECRET}<raise>"))) == Failed(1, "RuntimeError")
+    assert peer.ask(Tokenize(2, [f"{SECRET}<tokenizer-raise>"])) == Failed(2, "RuntimeError")
     assert isinstance(peer.ask(Ping(3)), Pong)
     peer.socket.close()
     status, said = peer.ended()
     assert status == 0
-    assert "ValueError" in said
+    assert "RuntimeError" in said
     assert SECRET not in said
 
 
 def test_backends_own_error(start):
     """What a backend says in an error of its own is told, since it promises to hold no text."""
-    assert start(RAISING).ask(Tokenize(1, ["engine"])) == Failed(1, "the engine is out of memory")
+    assert start(OUT_OF_MEMORY).ask(Tokenize(1, ["a"])) == Failed(1, "the engine is out of memory")
 
 
 def test_alive_while_it_computes(start):
     """Pings and texts are answered while a batch is computed, and a ping says how long it has been."""
-    peer = start(STUCK)
-    peer.socket.sendall(encode_frame(Embed(1, packed("a"))))
+    peer = start(spec=FAULTS)
+    peer.socket.sendall(encode_frame(Embed(1, packed("<hang>"))))
     while (pong := peer.ask(Ping(2))).busy_seconds == 0:
         pass
     assert isinstance(pong, Pong)
     assert isinstance(peer.ask(Tokenize(3, ["a"])), Tokens)
 
 
-@pytest.mark.parametrize("program", [AS_SHIPPED, STUCK], ids=["idle", "computing"])
-def test_gateway_gone(start, program):
+@pytest.mark.parametrize("computing", [False, True], ids=["idle", "computing"])
+def test_gateway_gone(start, computing):
     """A worker ends when its gateway's end of the socket closes, even in the midst of a batch."""
-    peer = start(program)
-    if program is STUCK:
-        peer.socket.sendall(encode_frame(Embed(1, packed("a"))))
+    peer = start(spec=FAULTS)
+    if computing:
+        peer.socket.sendall(encode_frame(Embed(1, packed("<hang>"))))
     peer.socket.close()
     assert peer.ended()[0] == 0
 
