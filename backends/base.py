@@ -30,6 +30,7 @@ class BackendError(Exception):
         BackendError
         |-- LoadError     the model cannot be served at all; the message tells an operator why and what to do
         `-- EmbedError    the engine failed on this batch; the caller decides what to run again
+            `-- OutOfMemory   it has no memory for a batch of this size
     """
 
 
@@ -39,6 +40,10 @@ class LoadError(BackendError):
 
 class EmbedError(BackendError):
     """The engine failed on one batch. The backend is still usable."""
+
+
+class OutOfMemory(EmbedError):
+    """There is no memory for a batch of this size. The backend is still usable."""
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from backends.base import LoadError, TokenIds, Vectors
+from backends.base import EmbedError, LoadError, TokenIds, Vectors
 from backends.fake import FakeBackend
 from backends.spec import FaultSpec
 
@@ -110,6 +110,11 @@ def fail(text: str) -> None:
     raise RuntimeError(f"cannot compute {text}")
 
 
+def decline(_text: str) -> None:
+    """Raise an error of the backend's own."""
+    raise EmbedError("the engine declines this")
+
+
 ENGINE: dict[str, Callable[[str], None]] = {
     "abort": abort,
     "crash": crash,
@@ -118,6 +123,7 @@ ENGINE: dict[str, Callable[[str], None]] = {
     "freeze": freeze,
     "memory": exhaust,
     "raise": fail,
+    "decline": decline,
 }
 """What happens instead of an answer to a batch with a text of this mark."""
 

@@ -79,11 +79,24 @@ class Ping(msgspec.Struct, frozen=True, tag="ping"):
     id: int
 
 
+class Check(msgspec.Struct, frozen=True, tag="check"):
+    """Whether the model still passes its self-test; answered by ``Checked`` or ``Failed``."""
+
+    id: int
+
+
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """The model is loaded."""
+    """The model is loaded, and has passed its self-test.
+
+    Attributes:
+        info: the facts of the model.
+        seconds: how long it took to load.
+        tokens_per_s: how many tokens a second a small batch is computed with.
+    """
 
     info: ModelInfo
     seconds: float
+    tokens_per_s: float
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):
@@ -129,10 +142,24 @@ class Embedded(msgspec.Struct, frozen=True, tag="embedded"):
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
-    """The call failed; the worker is still usable. The reason never contains a user's text."""
+    """The call failed; the worker is still usable.
+
+    Attributes:
+        id: of the call.
+        reason: never contains a user's text.
+        memory: whether there was no memory for it.
+    """
 
     id: int
     reason: str
+    memory: bool = False
+
+
+class Checked(msgspec.Struct, frozen=True, tag="checked"):
+    """What is wrong with the model; empty if nothing is."""
+
+    id: int
+    wrong: str
 
 
 class Pong(msgspec.Struct, frozen=True, tag="pong"):
@@ -142,9 +169,9 @@ class Pong(msgspec.Struct, frozen=True, tag="pong"):
     busy_seconds: float
 
 
-Call = Tokenize | Embed | Ping
+Call = Tokenize | Embed | Check | Ping
 ToWorker = Start | Call
-Answer = Tokens | Embedded | Failed | Pong
+Answer = Tokens | Embedded | Checked | Failed | Pong
 FromWorker = Ready | Refused | Answer
 
 NOT_A_MESSAGE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)

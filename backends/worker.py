@@ -1,13 +1,14 @@
 """The child process that one model replica lives in: frames in, tokenizing, one compute thread, frames out.
 
-The main thread loads the model and is the only one that computes. A reader thread receives calls, answers
-pings, tokenizes what is short and hands what is longer to a small pool, so that all of it goes on while a
-batch is computed.
+The main thread loads the model, tests it, and is the only one that computes. A reader thread receives calls,
+answers pings, tokenizes what is short and hands what is longer to a small pool, so that all of it goes on
+while a batch is computed.
 The process ends when the socket does: it never outlives its gateway.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import queue
 import resource
@@ -20,11 +21,13 @@ import traceback
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO
 
-from backends.base import Backend, BackendError, LoadError
+from backends.base import Backend, BackendError, LoadError, OutOfMemory
 from backends.load import load
 from backends.parent import end_with_parent
 from backends.protocol import (
     HEADER,
+    Check,
+    Checked,
     Embed,
     Embedded,
     Failed,
@@ -43,6 +46,7 @@ from backends.protocol import (
     encode_frame,
     payload_length,
 )
+from backends.selftest import SelfTest
 
 TOKENIZER_THREADS = 2
 CHARS_AT_ONCE = 1024  # to hand so few to another thread takes longer than to tokenize them
@@ -55,7 +59,7 @@ class Worker:
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
         self._send_lock = threading.Lock()
-        self._batches: queue.SimpleQueue[Embed] = queue.SimpleQueue()
+        self._batches: queue.SimpleQueue[Embed | Check] = queue.SimpleQueue()
         self._tokenizers = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenize")
         self._busy_since: float | None = None
 
@@ -70,13 +74,21 @@ class Worker:
         began = time.perf_counter()
         try:
             backend = load(start.spec)
+            test = SelfTest(backend)
+            if wrong := test.run():
+                raise LoadError(f"not to be served: {wrong}")
         except LoadError as error:
             self._send(Refused(str(error)))
             return
+        speed = test.tokens_per_s()
         threading.Thread(target=self._read, args=(frames, backend), daemon=True, name="reader").start()
-        self._send(Ready(backend.info, time.perf_counter() - began))
+        self._send(Ready(backend.info, time.perf_counter() - began, speed))
         while True:
-            self._compute(backend, self._batches.get())
+            match self._batches.get():
+                case Embed() as call:
+                    self._compute(backend, call)
+                case Check(id=call_id):
+                    self._check(call_id, test)
 
     def _read(self, frames: IO[bytes], backend: Backend) -> None:
         """Receive calls until the gateway is gone; then end the process, whatever it computes."""
@@ -90,7 +102,7 @@ class Worker:
 
     def _answer(self, message: ToWorker, backend: Backend) -> None:
         match message:
-            case Embed():
+            case Embed() | Check():
                 self._batches.put(message)
             case Tokenize(texts=texts) if sum(map(len, texts)) < CHARS_AT_ONCE:
                 self._tokenize(backend, message)
@@ -106,18 +118,24 @@ class Worker:
         try:
             vectors = backend.embed(call.inputs.unpack())
             self._send(Embedded.of(call.id, vectors, time.perf_counter() - began))
-        except Exception as error:
-            self._send(Failed(call.id, reason(error)))
+        except BaseException as error:  # native code may raise what is no Exception
+            self._send(failed(call.id, error))
         finally:
             self._busy_since = None
+
+    def _check(self, call_id: int, test: SelfTest) -> None:
+        try:
+            self._send(Checked(call_id, test.run()))
+        except BaseException as error:
+            self._send(failed(call_id, error))
 
     def _tokenize(self, backend: Backend, call: Tokenize) -> None:
         began = time.perf_counter()
         try:
             inputs = PackedIds.of(backend.tokenize(call.texts))
             self._send(Tokens(call.id, inputs, time.perf_counter() - began))
-        except Exception as error:
-            self._send(Failed(call.id, reason(error)))
+        except BaseException as error:  # a panic of Rust is none either
+            self._send(failed(call.id, error))
 
     def _send(self, message: FromWorker) -> None:
         with self._send_lock:
@@ -138,7 +156,12 @@ def receive(frames: IO[bytes]) -> ToWorker | None:
     return decode_to_worker(payload) if len(payload) == length else None
 
 
-def reason(error: Exception) -> str:
+def failed(call_id: int, error: BaseException) -> Failed:
+    """Return the answer to a call that ended with ``error``."""
+    return Failed(call_id, reason(error), isinstance(error, MemoryError | OutOfMemory))
+
+
+def reason(error: BaseException) -> str:
     """Say what failed without a user's text: a third-party message may quote what it choked on."""
     if isinstance(error, BackendError):
         return str(error)
@@ -153,7 +176,10 @@ def main() -> None:
     end_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the gateway's to handle
     threading.stack_size(STACK_BYTES)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold users' texts
+    # A core file would hold users' texts. 1 byte is less than any, and also stops Linux from piping one to a
+    # program, which a limit of 0 does not.
+    resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
+    faulthandler.enable()  # says in which function a crash was
     Worker(socket.socket(fileno=channel)).run()
 
 

@@ -7,9 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-COMPANY = {"fp32": 0.99999, "f32": 0.99999, "bf16": 0.9999, "f16": 0.9999, "q8_0": 0.999}
-"""What the README promises of a vector alone and the same one in company, by dtype."""
-
 
 def unit(vectors: NDArray[Any]) -> NDArray[Any]:
     """Scale each row to unit length."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from llama_cpp import llama_cpp as llama
 
-from backends.base import EmbedError, LoadError, TokenIds, Vectors
+from backends.base import EmbedError, LoadError, OutOfMemory, TokenIds, Vectors
 from backends.gguf import library
 from backends.gguf.batch import TokenBatch
 from backends.gguf.facts import POOLINGS
@@ -20,6 +20,7 @@ from backends.gguf.model import Model
 from backends.gguf.pack import Pack
 from backends.gguf.sizes import SEQUENCES_MAX, TILE_TOKENS, Sizes, Traits
 
+ALLOCATION_FAILED = -2
 POOLING_TYPES = {name: value for value, name in POOLINGS.items()}
 
 
@@ -105,7 +106,8 @@ class Context:
         code = self._call(self._pointer, self._batch.fill(pack, outputs=outputs))
         if code != 0:
             self._tainted = True
-            raise EmbedError(f"llama.cpp failed with code {code} on {len(pack)} tokens")
+            kind = OutOfMemory if code == ALLOCATION_FAILED else EmbedError
+            raise kind(f"llama.cpp failed with code {code} on {len(pack)} tokens")
 
     def _collect(self, inputs: int) -> Vectors:
         vectors = np.empty((inputs, self._facts.width), dtype=np.float32)

@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from backends.base import ModelInfo
+from backends.selftest import PROBES, company
 from gateway import log
 from gateway.cli.options import ConfigPath, echo, err, load_config, out, rich_escaped
 from gateway.config import Config
@@ -19,14 +20,6 @@ from gateway.metrics import Metrics
 from gateway.serving.ask import Ask
 from gateway.serving.model import Model
 from gateway.serving.registry import Registry
-
-PROBES = [
-    "A probe.",
-    "The quick brown fox jumps over the lazy dog.",
-    "Ein etwas längerer Satz, der mit 漢字 und 🙂 andere Schriften enthält: nicht alle sind gleich lang.",
-]
-TOLERANCE = {"fp32": 0.99999, "f32": 0.99999, "bf16": 0.9999, "f16": 0.9999}
-TOLERANCE_QUANTISED = 0.999
 
 
 class Found(NamedTuple):
@@ -64,14 +57,13 @@ async def probe(model: Model) -> Found:
     if info is None:
         return Found(model.name, info, 0.0, f"{model.replicas.state}: {model.replicas.reason}")
     try:
-        together = (await model.embed(Ask(PROBES))).vectors
+        together = (await model.embed(Ask(list(PROBES)))).vectors
         alone = np.concatenate([(await model.embed(Ask([text]))).vectors for text in PROBES])
     except GatewayError as error:
         return Found(model.name, info, 0.0, error.message)
     norms = np.linalg.norm(together, axis=1) * np.linalg.norm(alone, axis=1)
     agreement = float(((together * alone).sum(axis=1) / norms).min())
-    needed = TOLERANCE.get(info.dtype, TOLERANCE_QUANTISED)
-    wrong = "" if agreement >= needed else f"a text alone and in company agree to {agreement:.6f} only"
+    wrong = "" if agreement >= company(info) else f"a text alone and in company agree to {agreement:.6f} only"
     return Found(model.name, info, agreement, wrong)
 
 

@@ -7,7 +7,7 @@ import importlib.util
 import openai
 import pytest
 
-from tests.cosine import COMPANY
+from backends.selftest import COMPANY
 from tests.server import serving
 
 MINILM = """

@@ -15,6 +15,7 @@ import httpx
 import numpy as np
 import uvicorn
 
+from backends.selftest import COMPANY
 from gateway.app import create_app
 from gateway.cli.serve import Server
 from gateway.config_file import parse
@@ -22,7 +23,7 @@ from gateway.http.protocol import Protocol
 from gateway.metrics import Metrics
 from gateway.serving.model import Model
 from gateway.serving.registry import Registry
-from tests.cosine import COMPANY, lowest_cosine
+from tests.cosine import lowest_cosine
 from tests.e2e.conftest import MINILM
 from tests.e2e.minilm import MINILM_PATH  # noqa: F401 - skips where the model is not installed
 from tests.texts import WORDS

@@ -59,7 +59,7 @@ class Wire:
 async def wire():
     """Return a wire, and the connection over it."""
     one = Wire()
-    made = Connection(one, Ready(make_info(), 0.1))
+    made = Connection(one, Ready(make_info(), 0.1, 1e4))
     yield one, made
     await made.close()
 
@@ -112,7 +112,7 @@ async def test_failed_call(wire):
 
 @pytest.mark.parametrize(
     "end",
-    [WorkerLost(), ProtocolError("a frame"), Ready(make_info(), 0.1)],
+    [WorkerLost(), ProtocolError("a frame"), Ready(make_info(), 0.1, 1e4)],
     ids=["lost", "hostile", "no answer"],
 )
 async def test_end_of_the_wire(wire, end):

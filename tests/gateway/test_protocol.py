@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from backends.protocol import (
     FRAME_BYTES_MAX,
     HEADER,
+    Check,
+    Checked,
     Embed,
     Embedded,
     Failed,
@@ -42,10 +44,12 @@ TO_WORKER = [
     Start(GgufSpec(path="/m.gguf", n_gpu_layers=-1, normalize=False)),
     Tokenize(1, ["", "a", "漢字 🙂", "\x00"]),
     Embed(2**63, PACKED),
+    Check(5),
     Ping(0),
 ]
 FROM_WORKER = [
-    Ready(make_info(prompts={"query": "q: "}), 1.5),
+    Ready(make_info(prompts={"query": "q: "}), 1.5, 2e4),
+    Checked(4, "wrong"),
     Refused("no file"),
     Tokens(1, PACKED, 0.1),
     Embedded.of(2, np.ones((3, 4), np.float32), 0.1),

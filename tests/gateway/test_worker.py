@@ -15,6 +15,8 @@ import pytest
 from backends.fake import fake_vector
 from backends.protocol import (
     HEADER,
+    Check,
+    Checked,
     Embed,
     Embedded,
     Failed,
@@ -33,30 +35,18 @@ from backends.spec import FakeSpec, FaultSpec
 from tests.processes import SECONDS_MAX
 
 SECRET = "words that nobody else may read"
-AS_SHIPPED = "from backends.worker import main; main()"
-OUT_OF_MEMORY = """
-from backends.base import EmbedError
-from backends.fake import FakeBackend
-from backends.worker import main
-
-def tokenize(self, texts):
-    raise EmbedError("the engine is out of memory")
-
-FakeBackend.tokenize = tokenize
-main()
-"""
 FAULTS = FaultSpec(width=4)
 
 
 class Peer:
     """A worker process and the gateway's end of its socket."""
 
-    def __init__(self, program=AS_SHIPPED):
+    def __init__(self):
         self.socket, theirs = socket.socketpair()
         self.socket.settimeout(SECONDS_MAX)
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", program, str(theirs.fileno()), str(os.getpid())],
+                [sys.executable, "-m", "backends.worker", str(theirs.fileno()), str(os.getpid())],
                 pass_fds=[theirs.fileno()],
                 stderr=subprocess.PIPE,
                 text=True,
@@ -86,8 +76,8 @@ def start():
     """Return a function that starts a worker and lets it load the fake backend."""
     peers = []
 
-    def started(program=AS_SHIPPED, spec=None):
-        peers.append(Peer(program))
+    def started(spec=None):
+        peers.append(Peer())
         peers[-1].first = peers[-1].ask(Start(spec or FakeSpec(width=4)))
         return peers[-1]
 
@@ -147,7 +137,23 @@ def test_raising_backend(start):
 
 def test_backends_own_error(start):
     """What a backend says in an error of its own is told, since it promises to hold no text."""
-    assert start(OUT_OF_MEMORY).ask(Tokenize(1, ["a"])) == Failed(1, "the engine is out of memory")
+    peer = start(spec=FAULTS)
+    assert peer.ask(Tokenize(1, ["<tokenizer-decline>"])) == Failed(1, "the engine declines this")
+
+
+def test_out_of_memory(start):
+    """That there was no memory for a batch is told as such: a smaller one may go well."""
+    peer = start(spec=FAULTS)
+    assert peer.ask(Embed(1, packed("<memory>"))) == Failed(1, "MemoryError", memory=True)
+    assert isinstance(peer.ask(Embed(2, packed("a"))), Embedded)
+
+
+def test_self_test(start):
+    """A worker whose model fails its self-test refuses it; a good one passes it again when it is asked to."""
+    assert start().ask(Check(1)) == Checked(1, "")
+    wrong = start(spec=FaultSpec(width=4, loading="wrong"))
+    assert isinstance(wrong.first, Refused)
+    assert "company" in wrong.first.reason
 
 
 def test_alive_while_it_computes(start):
@@ -217,4 +223,4 @@ def test_no_core_file(start):
     """A worker that crashes leaves no core file, which would hold users' texts."""
     limits = Path(f"/proc/{start().process.pid}/limits").read_text()
     (core,) = [line.split() for line in limits.splitlines() if line.startswith("Max core file size")]
-    assert core[4:6] == ["0", "0"]
+    assert core[4:6] == ["1", "1"]

@@ -17,8 +17,9 @@ pytest.importorskip("openvino", reason="the openvino extra is not installed")
 from backends.base import EmbedError, LoadError
 from backends.hf.backend import HfBackend
 from backends.hf.runtimes.openvino_runtime import round_up
+from backends.selftest import COMPANY
 from backends.spec import HfSpec
-from tests.cosine import COMPANY, lowest_cosine
+from tests.cosine import lowest_cosine
 from tests.hf.torch_settings import TORCH
 from tests.make_hf import FAMILIES, write_json
 from tests.texts import varied_texts

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from backends.base import CostRule, EmbedError, LoadError, TokenIds, Vectors
+from backends.base import CostRule, EmbedError, LoadError, OutOfMemory, TokenIds, Vectors
 from backends.hf import hardware
 from backends.hf.facts import Facts
 from backends.hf.runtimes.batch import pad
 from backends.hf.runtimes.choice import Dtype
 from backends.hf.runtimes.openvino_library import openvino
+from backends.hf.runtimes.runtime import exhausted
 
 # Kernels kept for shapes that came before, several for each: without a bound memory grows with every new one.
 KERNELS_KEPT = 400
@@ -67,6 +68,8 @@ class OpenvinoRuntime:
         try:
             vectors = self._request.infer([ids, mask], share_inputs=True, share_outputs=True)[0]
         except Exception as error:
+            if exhausted(error):
+                raise OutOfMemory("OpenVINO is out of memory") from None
             # Only the kind: a message may hold values of the input.
             raise EmbedError(f"OpenVINO failed: {type(error).__name__}") from None
         return np.array(vectors, dtype=np.float32, order="C")  # a copy: the next batch overwrites it

@@ -35,3 +35,9 @@ class Runtime(Protocol):
 
     def close(self) -> None:
         """Give the memory back."""
+
+
+def exhausted(error: Exception) -> bool:
+    """Tell whether an engine ran out of memory: not every one has a kind of its own for that."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or "alloc" in said or "out of memory" in said

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from backends.base import CostRule, EmbedError, LoadError, TokenIds, Vectors
+from backends.base import CostRule, EmbedError, LoadError, OutOfMemory, TokenIds, Vectors
 from backends.hf.facts import Facts
 from backends.hf.files.layout import Layout, settle
 from backends.hf.network import attention
@@ -22,6 +22,7 @@ from backends.hf.network.packed import Packed
 from backends.hf.runtimes import packing
 from backends.hf.runtimes.batch import join, pad
 from backends.hf.runtimes.choice import Choice, Dtype
+from backends.hf.runtimes.runtime import exhausted
 from backends.spec import HfSpec
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -129,8 +130,10 @@ class TorchRuntime:
             return self._vectors(network, batch)
         except torch.OutOfMemoryError as error:
             self._free()
-            raise EmbedError(f"{self.device} is out of memory") from error
+            raise OutOfMemory(f"{self.device} is out of memory") from error
         except Exception as error:
+            if exhausted(error):
+                raise OutOfMemory("torch is out of memory") from None
             # Only the kind: a message of torch may hold values of the input.
             raise EmbedError(f"torch failed on {self.device}: {type(error).__name__}") from None
 
