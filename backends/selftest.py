@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from backends.base import Backend, BackendError, EmbedError, ModelInfo, TokenIds, Vectors
+from backends.base import Backend, BackendError, EmbedError, ModelInfo, OutOfMemory, TokenIds, Vectors
 
 PROBES = (
     "A probe.",
@@ -41,11 +41,17 @@ class SelfTest:
         self._info = backend.info
 
     def run(self) -> str:
-        """Return what is wrong with the model, for an operator; empty if nothing is."""
+        """Return what is wrong with the model, for an operator; empty if nothing is.
+
+        Raises:
+            OutOfMemory: which may be so for a while only.
+        """
         try:
             batch = self._batch()
             alone = [self._backend.embed([ids]) for ids in batch]
             together = self._backend.embed(batch)
+        except OutOfMemory:
+            raise
         except BackendError as error:
             return f"the model fails on probe texts: {error}"
         return self._malformed([*alone, together], [1] * len(batch) + [len(batch)]) or self._disagreement(

@@ -58,6 +58,9 @@ class ServingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         truncate: what happens to an input that is too long, where the request does not say.
         token_ids: what inputs given as token ids mean.
         queue_tokens: tokens that may wait for the model.
+        hang_timeout_s: seconds after which a batch may be taken for hung, at the earliest; how many it takes
+            beyond that depends on its size and the measured speed.
+        load_timeout_s: seconds after which loading is taken for hung.
     """
 
     aliases: tuple[Annotated[str, msgspec.Meta(min_length=1)], ...] = ()
@@ -65,6 +68,8 @@ class ServingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     truncate: Truncate = "error"
     token_ids: TokenIdPolicy = "auto"
     queue_tokens: Positive = 1_000_000
+    hang_timeout_s: Seconds = 30
+    load_timeout_s: Seconds = 3600
 
 
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):

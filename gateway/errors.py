@@ -23,6 +23,9 @@ A message is written for the client and never contains a text of a user.
 
 from __future__ import annotations
 
+import copy
+from typing import Self
+
 
 class GatewayError(Exception):
     """Root of the tree.
@@ -38,6 +41,12 @@ class GatewayError(Exception):
         self.message = message
         self.param = param
         self.retry_after = retry_after
+
+    def about(self, param: str) -> Self:
+        """Return the same error, about this field: one that was found before its place was known."""
+        found = copy.copy(self)
+        found.param = param
+        return found
 
 
 class InvalidRequest(GatewayError):

@@ -8,33 +8,28 @@ could still grow.
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from operator import itemgetter
 
 import structlog
 
 from backends.base import ModelInfo
+from gateway.batching.admission import Admission
+from gateway.batching.budget import Budget
 from gateway.batching.job import Job, Request
-from gateway.batching.outcome import Outcome, WrongAnswer, outcomes
-from gateway.batching.planner import Limits, plan
+from gateway.batching.outcome import Outcome, outcomes
+from gateway.batching.planner import Limits, cost, plan
+from gateway.batching.poison import Poison
 from gateway.batching.queue import Queue
-from gateway.errors import (
-    DeadlinePassed,
-    GatewayError,
-    InputFailed,
-    InternalError,
-    ModelUnavailable,
-    Overloaded,
-)
+from gateway.batching.speed import Speed
+from gateway.errors import DeadlinePassed, GatewayError, InputFailed, InternalError
 from gateway.metrics import ModelMetrics
-from gateway.workers.worker import CallFailed, Worker, WorkerLost
+from gateway.workers.isolation import Failure, Isolation
+from gateway.workers.worker import CallFailed, OutOfMemory, Worker, WorkerLost
 
 IN_FLIGHT_MAX = 2
-RETRY_AFTER_S_MAX = 60
-RETRY_LOST_S = 1
-SPEED_MEMORY = 0.9
 
 
 class Batcher:
@@ -45,19 +40,31 @@ class Batcher:
         workers: its replicas.
         queue_tokens_max: tokens that may wait.
         metrics: where batches are counted.
+        poison: where inputs that end a worker are remembered.
+
+    Attributes:
+        admission: what may wait.
     """
 
     def __init__(
-        self, model: str, workers: Sequence[Worker], queue_tokens_max: int, metrics: ModelMetrics
+        self,
+        model: str,
+        workers: Sequence[Worker],
+        queue_tokens_max: int,
+        metrics: ModelMetrics,
+        poison: Poison,
     ) -> None:
         self._log = structlog.get_logger().bind(model=model)
-        self._queue_tokens_max = queue_tokens_max
         self._metrics = metrics
+        self._poison = poison
         self._queue = Queue()
+        self._speed = Speed()
+        self._budget = Budget()
         self._in_flight: dict[Worker, int] = dict.fromkeys(workers, 0)
         self._runs: set[asyncio.Task[None]] = set()
-        self._tokens_per_s = 0.0
+        self._refusal: Callable[[], GatewayError] | None = None
         self._stepping = False
+        self.admission = Admission(self._queue, self._speed, len(workers), queue_tokens_max)
         metrics.watch_queue(lambda: len(self._queue), lambda: self._queue.tokens)
 
     def __repr__(self) -> str:
@@ -77,10 +84,9 @@ class Batcher:
 
         Raises:
             Overloaded: the queue cannot take them.
+            DeadlinePassed: they could not be done in time.
         """
-        excess = self._queue.tokens + request.tokens - self._queue_tokens_max
-        if excess > 0:
-            raise Overloaded("The model's queue is full.", retry_after=self._seconds_for(excess))
+        self.admission.check(request.tokens, request.deadline - time.monotonic())
         self._queue.add(request)
         if not self._stepping:  # one step for all requests of this turn of the loop: they may share a batch
             self._stepping = True
@@ -95,8 +101,7 @@ class Batcher:
         self._stepping = False
         while len(self._queue) and (free := self._free_worker()) is not None:
             worker, info = free
-            limits = Limits(info.cost, info.batch_tokens, info.batch_inputs)
-            planned = plan(self._queue, limits, time.monotonic())
+            planned = plan(self._queue, self._limits(info), time.monotonic())
             self._drop(planned.drop)
             if not planned.run or (self._in_flight[worker] and not planned.full):
                 break
@@ -105,23 +110,32 @@ class Batcher:
                 job.overtaken += 1
             self._start(worker, planned.run)
 
-    def fail_waiting(self, make: Callable[[], GatewayError]) -> None:
-        """Settle everything that waits with an error of its own."""
-        settle((job, make()) for job in self._queue.clear())
+    def wait(self) -> None:
+        """Let jobs wait for a worker, from now on."""
+        self._refusal = None
+        self.step()
+
+    def refuse(self, make: Callable[[], GatewayError]) -> None:
+        """Settle everything that waits, or would have to from now on, with an error of its own."""
+        self._refusal = make
+        settle(self._queue.clear(), make)
+
+    def _limits(self, info: ModelInfo) -> Limits:
+        return Limits(info.cost, self._budget.within(info.batch_tokens), info.batch_inputs)
 
     def _free_worker(self) -> tuple[Worker, ModelInfo] | None:
         """Return the least busy worker that can take a batch, with the facts of its model."""
         free = [
             (batches, worker, worker.info)
             for worker, batches in self._in_flight.items()
-            if worker.info is not None and batches < IN_FLIGHT_MAX
+            if worker.ready and batches < IN_FLIGHT_MAX
         ]
         _, worker, info = min(free, key=itemgetter(0), default=(0, None, None))
         return None if worker is None or info is None else (worker, info)
 
     def _drop(self, jobs: Sequence[Job]) -> None:
         self._queue.drop(jobs)
-        settle((job, DeadlinePassed("The request was not done in time.")) for job in jobs)
+        settle(jobs, late)
 
     def _start(self, worker: Worker, jobs: list[Job]) -> None:
         self._in_flight[worker] += 1
@@ -135,50 +149,85 @@ class Batcher:
         run.add_done_callback(self._runs.discard)
 
     async def _run(self, worker: Worker, jobs: list[Job]) -> None:
-        """Run, settle."""
+        """Run and settle; what fails is searched for the guilty, what was lost by no fault waits again."""
+        left = dict.fromkeys(jobs)
         try:
-            answers = await self._answers(worker, jobs)
+            await self._settle(worker, left)
+        except WorkerLost:
+            self._put_back([job for job in left if not job.gone])
         except Exception:
             self._log.exception("batch failed", inputs=len(jobs))
-            answers = [InternalError() for _ in jobs]
+            settle(left, InternalError)
         finally:
             self._in_flight[worker] -= 1
-        settle(zip(jobs, answers, strict=True))
         self.step()
 
-    async def _answers(self, worker: Worker, jobs: list[Job]) -> Sequence[Outcome | GatewayError]:
-        """Return what each job gets. A batch that fails is halved until only the guilty inputs fail."""
-        info = worker.info
+    async def _settle(self, worker: Worker, left: dict[Job, None]) -> None:
+        """Run the jobs that are left, and take off each that has got what it gets.
+
+        Raises:
+            WorkerLost: by no fault of those that are still left.
+        """
+
+        def tell(job: Job, answer: Outcome | Failure) -> None:
+            del left[job]
+            job.owner.settle(
+                job.index, self._blamed(job, answer) if isinstance(answer, Exception) else answer
+            )
+
+        call = partial(self._call, worker)
+        failure: Failure | None = None
         try:
-            if info is None:
-                raise WorkerLost
-            timed = await worker.embed([job.ids for job in jobs])
-            answers = outcomes(timed.vectors, len(jobs), info)
-        except WorkerLost:
-            return [ModelUnavailable("The model's worker went away.", "model", RETRY_LOST_S) for _ in jobs]
-        except (CallFailed, WrongAnswer) as error:
-            self._log.warning("batch failed", inputs=len(jobs), reason=str(error))
-            if len(jobs) == 1:
-                return [InputFailed("The model fails on this input.")]
-            half = len(jobs) // 2
-            return [*await self._answers(worker, jobs[:half]), *await self._answers(worker, jobs[half:])]
-        self._measure(jobs, timed.seconds)
-        return answers
+            for job, row in zip(list(left), await call(list(left)), strict=True):
+                if row is not None:
+                    tell(job, row)
+        except (CallFailed, WorkerLost) as error:
+            if isinstance(error, WorkerLost) and not error.suspect:
+                raise
+            failure = error
+        if left:
+            self._log.warning("batch failed", inputs=len(left), reason=str(failure or "unusable vectors"))
+            search = Isolation(worker, call, tell, wanted=lambda job: not job.gone)
+            await search.run(list(left), failure)
 
-    def _measure(self, jobs: Sequence[Job], seconds: float) -> None:
-        """Remember the model's speed, as a moving average over batches."""
-        speed = sum(job.tokens for job in jobs) / max(seconds, 1e-6) * len(self._in_flight)
-        old = self._tokens_per_s or speed
-        self._tokens_per_s = SPEED_MEMORY * old + (1 - SPEED_MEMORY) * speed
+    async def _call(self, worker: Worker, jobs: Sequence[Job]) -> Sequence[Outcome | None]:
+        """Have a worker compute a batch; return the vector of each, ``None`` where it is unusable."""
+        info = worker.info
+        if info is None:
+            raise WorkerLost
+        price = cost(jobs, self._limits(info))
+        try:
+            seconds_max = self._speed.seconds_max(price, worker.tokens_per_s)
+            timed = await worker.embed([job.ids for job in jobs], seconds_max)
+        except (OutOfMemory, WorkerLost) as error:
+            if isinstance(error, OutOfMemory) or error.memory:
+                self._budget.exhausted(price)
+            raise
+        found = outcomes(timed.vectors, len(jobs), info)
+        self._budget.sufficed(price)
+        self._speed.observe(sum(job.tokens for job in jobs), timed.seconds)
+        return found
 
-    def _seconds_for(self, tokens: int) -> int:
-        """Return how long the model needs for this many tokens, in whole seconds, within bounds."""
-        return min(RETRY_AFTER_S_MAX, math.ceil(tokens / self._tokens_per_s)) if self._tokens_per_s else 1
+    def _blamed(self, job: Job, failure: Exception) -> InputFailed:
+        """Return the error of an input that is to blame; one that ended a worker is remembered."""
+        if isinstance(failure, WorkerLost):
+            self._poison.add(job.ids.tobytes())
+        return InputFailed("The model fails on this input.", f"input[{job.index}]")
+
+    def _put_back(self, jobs: Sequence[Job]) -> None:
+        """Let jobs wait again that a worker was lost with, by no fault of theirs."""
+        if self._refusal is not None:
+            settle(jobs, self._refusal)
+        else:
+            self._queue.put_back(jobs)
 
 
-def settle(answers: Iterable[tuple[Job, Outcome | GatewayError]]) -> None:
-    """Give each job what it gets; the failure of an input names it."""
-    for job, answer in answers:
-        if isinstance(answer, InputFailed):
-            answer.param = f"input[{job.index}]"
-        job.owner.settle(job.index, answer)
+def late() -> DeadlinePassed:
+    """Return the error of a job that was not done in time."""
+    return DeadlinePassed("The request was not done in time.")
+
+
+def settle(jobs: Iterable[Job], make: Callable[[], GatewayError]) -> None:
+    """Give each job an error of its own."""
+    for job in jobs:
+        job.owner.settle(job.index, make())

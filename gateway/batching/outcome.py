@@ -6,20 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.base import ModelInfo, Vectors
-from gateway.errors import InputFailed
+from gateway.workers.worker import WrongAnswer
 
-Outcome = NDArray[np.float32] | InputFailed
-"""A vector, float32 ``[dimensions]``, or why there is none."""
+Outcome = NDArray[np.float32]
+"""A vector, float32 ``[dimensions]``."""
 
 NORM_TOLERANCE = 0.01
 
 
-class WrongAnswer(Exception):
-    """The answer is not one row of the right width for each input: no row of it can be trusted."""
-
-
-def outcomes(vectors: Vectors, inputs: int, info: ModelInfo) -> list[Outcome]:
-    """Return what each input of a batch gets, in order.
+def outcomes(vectors: Vectors, inputs: int, info: ModelInfo) -> list[Outcome | None]:
+    """Return the vector of each input of a batch, in order; ``None`` where it is not usable.
 
     Args:
         vectors: what the worker answered, float32 ``[inputs, dimensions]`` if it is right.
@@ -35,7 +31,4 @@ def outcomes(vectors: Vectors, inputs: int, info: ModelInfo) -> list[Outcome]:
     good = np.isfinite(norms) & (norms > 0)
     if info.normalized:
         good &= np.abs(norms - 1) < NORM_TOLERANCE
-    return [
-        row if right else InputFailed("The model gives no usable vector for this input.")
-        for row, right in zip(vectors, good.tolist(), strict=True)
-    ]
+    return [row if right else None for row, right in zip(vectors, good.tolist(), strict=True)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from operator import attrgetter
 
 from gateway.batching.job import Job, Request
@@ -41,14 +41,22 @@ class Queue:
         for job in request.jobs:
             job.turn = turn
             turn += job.tokens
-        if len(request.jobs) == 1:
-            insort(self._jobs, request.jobs[0], key=_turn)
+        self.put_back(request.jobs)
+
+    def put_back(self, jobs: Sequence[Job]) -> None:
+        """Let jobs wait at the turn that they have, in order, as if they had not been taken."""
+        if len(jobs) == 1:
+            insort(self._jobs, jobs[0], key=_turn)
         else:
-            self._jobs += request.jobs
+            self._jobs += jobs
             self._jobs.sort(key=_turn)  # two sorted runs: merged in one pass
-        self.tokens += request.tokens
-        if request.jobs:  # one whose inputs were all refused is no flow
-            self._waiting[request] += len(request.jobs)
+        for job in jobs:
+            self.tokens += job.tokens
+            self._waiting[job.owner] += job.tokens
+
+    def ahead_of(self, tokens: int) -> int:
+        """Return how many tokens are served before a request of so many would be, if it came now."""
+        return sum(min(waiting, tokens) for waiting in self._waiting.values())
 
     def take(self, jobs: Collection[Job]) -> None:
         """Take jobs out because they are served."""
@@ -66,7 +74,7 @@ class Queue:
         self._jobs[:end] = [job for job in self._jobs[:end] if job not in leaving]
         self.tokens -= sum(job.tokens for job in leaving)
         for job in leaving:
-            self._waiting[job.owner] -= 1
+            self._waiting[job.owner] -= job.tokens
             if self._waiting[job.owner] == 0:
                 del self._waiting[job.owner]
 

@@ -6,15 +6,15 @@ import asyncio
 import functools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
-import structlog
 from msgspec.structs import replace
 
 from backends.base import ModelInfo, TokenIds, Vectors
 from gateway.batching.batcher import Batcher
 from gateway.batching.job import Request
+from gateway.batching.poison import Poison
 from gateway.config import ModelConfig
 from gateway.errors import (
     DeadlinePassed,
@@ -25,22 +25,20 @@ from gateway.errors import (
     SpaceMismatch,
 )
 from gateway.metrics import ModelMetrics
-from gateway.serving.ask import Answer, Ask
+from gateway.serving.ask import Answer, Ask, are_texts
 from gateway.serving.cl100k import Cl100k
 from gateway.serving.dimensions import cut
 from gateway.serving.gathering import Gathering
 from gateway.serving.pace import WORK_MAX, Pace
 from gateway.serving.preparer import Preparer
+from gateway.serving.tokenizer import Tokenizer
 from gateway.workers.cores import divide, usable
 from gateway.workers.replicas import Replicas
 from gateway.workers.supervisor import Supervisor
-from gateway.workers.worker import CallFailed, WorkerLost
+from gateway.workers.vigil import Patience
 
 RETRY_LOADING_S = 5
-RETRY_LOST_S = 1
 RETRY_FAILED_S = 60
-
-log = structlog.get_logger()
 
 
 class Model:
@@ -60,14 +58,19 @@ class Model:
         self.config = config
         self._metrics = metrics
         tokens_max = min(request_tokens_max, config.serving.queue_tokens)
-        self._preparer = Preparer(config.serving, tokens_max, Gathering(self._tokenize), cl100k)
-        make = functools.partial(Supervisor, name, metrics=metrics, echo=echo)
+        self._poison = Poison()
+        patience = Patience(config.serving.hang_timeout_s, config.serving.load_timeout_s)
+        make = functools.partial(Supervisor, name, metrics=metrics, patience=patience, echo=echo)
         makes = [
             functools.partial(make, replace(config.spec, threads=share.threads), cores=share.cores)
             for share in divide(usable(), config.serving.replicas, config.spec.threads)
         ]
         self.replicas = Replicas(makes, self._changed)
-        self.batcher = Batcher(name, self.replicas.workers, config.serving.queue_tokens, metrics)
+        tokenize = Gathering(Tokenizer(name, self.replicas, self._poison))
+        self._preparer = Preparer(config.serving, tokens_max, tokenize, cl100k)
+        self.batcher = Batcher(
+            name, self.replicas.workers, config.serving.queue_tokens, metrics, self._poison
+        )
 
     def __repr__(self) -> str:
         return f"<Model {self.name} {self.replicas.state} {self.batcher!r}>"
@@ -82,13 +85,18 @@ class Model:
         began = time.monotonic()
         try:
             async with asyncio.timeout(ask.seconds_max):
-                inputs, truncated = await self._preparer.prepare(ask, info)
+                estimate = self.batcher.admission.estimate(ask.inputs)
+                with self.batcher.admission.expected(estimate, ask.seconds_max):
+                    inputs, truncated = await self._preparer.prepare(ask, info)
+                self._screened(inputs, ask.partial)
                 tokenized = time.monotonic()
                 rows = await blank_all(len(inputs), info.dimensions)
                 request = Request(inputs, rows, began + ask.seconds_max, ask.partial)
                 await self._run(request)
         except TimeoutError:
             raise DeadlinePassed("The request was not done in time.") from None
+        if are_texts(ask.inputs):
+            self.batcher.admission.learn(sum(map(len, ask.inputs)), request.tokens)
         vectors = await cut_all(request, ask, info)
         self._metrics.inputs.inc(len(inputs) - len(request.errors))
         self._metrics.tokens.inc(request.tokens)
@@ -105,9 +113,8 @@ class Model:
     def _info_for(self, ask: Ask) -> ModelInfo:
         """Return the model's facts, after checking what needs nothing else."""
         info = self.replicas.info
-        if info is None:  # the reason may hold paths of this machine: it is for the operator
-            retry_s = RETRY_FAILED_S if self.replicas.state == "failed" else RETRY_LOADING_S
-            raise ModelUnavailable("The model cannot take a request now; /readyz says why.", "model", retry_s)
+        if info is None or not self.replicas.worth_waiting:
+            raise self._unavailable()
         if ask.space not in (None, info.fingerprint):
             raise SpaceMismatch(
                 f"The model's embedding space is {info.fingerprint}, the request expects another one.",
@@ -127,32 +134,31 @@ class Model:
             request.done.cancel()
             self.batcher.discard(request)
 
-    async def _tokenize(self, texts: Sequence[str]) -> Sequence[TokenIds | GatewayError]:
-        """Return the ids of each text. A call that fails is halved until only the guilty texts fail."""
-        try:
-            ids = await self.replicas.least_busy().tokenize(texts)
-            if len(ids) != len(texts):
-                raise CallFailed(f"ids of {len(ids)} texts for {len(texts)}")
-            return ids
-        except WorkerLost:
-            raise ModelUnavailable("The model's worker went away.", "model", RETRY_LOST_S) from None
-        except CallFailed as error:
-            log.warning("tokenizer failed", model=self.name, inputs=len(texts), reason=str(error))
-            if len(texts) == 1:
-                return [InputFailed("The model's tokenizer cannot take this input.")]
-            half = len(texts) // 2
-            return [*await self._tokenize(texts[:half]), *await self._tokenize(texts[half:])]
+    def _screened(self, inputs: list[TokenIds | GatewayError], partial: bool) -> None:
+        """Fail the inputs that are known to end a worker.
+
+        Raises:
+            InputFailed: there is one, and the request is not to be answered in part.
+        """
+        for index, ids in enumerate(inputs if len(self._poison) else ()):
+            if not isinstance(ids, GatewayError) and ids.tobytes() in self._poison:
+                error = InputFailed("The model fails on this input; it did not long ago.", f"input[{index}]")
+                if not partial:
+                    raise error
+                inputs[index] = error
 
     def _changed(self) -> None:
         """Note that a replica has become ready, or has stopped being so."""
-        ready = len(self.replicas.ready)
-        self._metrics.workers_ready.set(ready)
-        if ready:
-            self.batcher.step()
+        self._metrics.workers_ready.set(len(self.replicas.ready))
+        if self.replicas.worth_waiting:
+            self.batcher.wait()
         else:
-            self.batcher.fail_waiting(
-                lambda: ModelUnavailable(f"The model is {self.replicas.state}.", "model", RETRY_LOADING_S)
-            )
+            self.batcher.refuse(self._unavailable)
+
+    def _unavailable(self) -> ModelUnavailable:
+        """Return the error of a request that comes now. The reason may hold paths: it is for the operator."""
+        retry_s = RETRY_FAILED_S if self.replicas.state == "failed" else RETRY_LOADING_S
+        return ModelUnavailable("The model cannot take a request now; /readyz says why.", "model", retry_s)
 
 
 async def blank_all(inputs: int, dimensions: int) -> Vectors:

@@ -104,8 +104,7 @@ async def _native(inputs: IdLists, info: ModelInfo) -> Sequence[TokenIds | Gatew
 
 def _fitted(ids: TokenIds | GatewayError, info: ModelInfo, truncate: Truncate, where: str) -> Fitted:
     if isinstance(ids, GatewayError):
-        ids.param = where
-        raise ids
+        raise ids.about(where)
     return tokens.fit(ids, info, truncate, where)
 
 

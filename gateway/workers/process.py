@@ -13,6 +13,8 @@ import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
 
 from backends.protocol import (
     HEADER,
@@ -40,6 +42,20 @@ ENGINE_SETTINGS = {
 """What engines read from their environment once, when they are imported."""
 
 
+class Death(NamedTuple):
+    """How a worker process ended.
+
+    Attributes:
+        cause: for people: ``exit status 3``, ``signal SIGABRT``, ``out of memory``, or why it was ended.
+        memory: whether the system ended it because there was no memory left.
+        said: the end of what it wrote to its standard error.
+    """
+
+    cause: str
+    memory: bool = False
+    said: str = ""
+
+
 class WorkerProcess:
     """One worker process. Made by :meth:`start`; belongs to one event loop."""
 
@@ -54,6 +70,8 @@ class WorkerProcess:
         self._reader = reader
         self._writer = writer
         self._stderr = b""
+        self._verdict = ""
+        self._memory_deaths = memory_deaths()
         self._listening = asyncio.get_running_loop().create_task(self._listen(echo))
 
     @classmethod
@@ -101,11 +119,14 @@ class WorkerProcess:
         except (asyncio.IncompleteReadError, OSError):
             raise WorkerLost("the worker closed its socket") from None
 
-    async def end(self) -> str:
-        """Make sure that the process has ended; return how it did, and its last words.
+    def condemn(self, verdict: str) -> None:
+        """Kill the process; ``verdict`` is why. There is nothing to ask it for: it holds no state."""
+        self._verdict = self._verdict or verdict
+        if self._process.returncode is None:
+            self._process.kill()
 
-        There is nothing to ask it for: a worker holds no state that outlives it.
-        """
+    async def end(self) -> Death:
+        """Make sure that the process has ended; return how it did."""
         self._writer.close()
         with suppress(asyncio.TimeoutError):  # one that dies by itself shall be seen to die of its own cause
             await asyncio.wait_for(self._process.wait(), LEAVE_S)
@@ -113,7 +134,9 @@ class WorkerProcess:
             self._process.kill()
         code = await self._process.wait()
         await asyncio.wait([self._listening], timeout=LAST_WORDS_S)
-        return f"{_cause(code)}\n{self._stderr.decode(errors='replace')}".strip()
+        memory = not self._verdict and code == -signal.SIGKILL and memory_deaths() > self._memory_deaths
+        cause = self._verdict or ("out of memory" if memory else _cause(code))
+        return Death(cause, memory, self._stderr.decode(errors="replace").strip())
 
     async def _listen(self, echo: Callable[[bytes], object] | None) -> None:
         """Keep the end of what the process says; the pipe must never fill up."""
@@ -132,6 +155,15 @@ def _cause(code: int) -> str:
         return f"exit status {code}"
     names = {number.value: number.name for number in signal.Signals}
     return f"signal {names.get(-code, -code)}"
+
+
+def memory_deaths(vmstat: Path = Path("/proc/vmstat")) -> int:
+    """Return how many processes the system has ended for lack of memory; 0 where it does not say."""
+    with suppress(OSError, ValueError):
+        for line in vmstat.read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
 
 
 def _pin(pid: int, cores: Collection[int]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Protocol
 
 from backends.base import ModelInfo
@@ -11,7 +11,8 @@ from gateway.workers.worker import CallFailed, State, Worker, WorkerLost
 
 PING_S = 1.0
 STALLED_S = 60.0
-BEST_FIRST: Sequence[State] = ("ready", "loading", "failed", "stopped")
+BEST_FIRST: Sequence[State] = ("ready", "restarting", "loading", "broken", "failed", "stopped")
+WORTH_WAITING: Collection[State] = ("ready", "restarting")
 
 
 class MakeWorker(Protocol):
@@ -33,24 +34,23 @@ class Replicas:
     """
 
     def __init__(self, makes: Iterable[MakeWorker], changed: Callable[[], None]) -> None:
-        self.workers = [make(accepts=self._accepts, changed=changed) for make in makes]
         self._space: str | None = None
+        self._tell = changed
+        self._change = asyncio.Event()
+        self.workers = [make(accepts=self._accepts, changed=self._changed) for make in makes]
 
     def __repr__(self) -> str:
         return f"<Replicas {self.workers}>"
 
     @property
     def ready(self) -> list[Worker]:
-        """Those that can take a call."""
-        return [worker for worker in self.workers if worker.info is not None]
+        """Those that take a call now."""
+        return [worker for worker in self.workers if worker.ready]
 
     @property
     def info(self) -> ModelInfo | None:
-        """The model's facts, or ``None`` while no worker can take a call."""
-        for worker in self.workers:
-            if (info := worker.info) is not None:
-                return info
-        return None
+        """The model's facts, or ``None`` until a worker has loaded it for the first time."""
+        return next((worker.info for worker in self.workers if worker.info is not None), None)
 
     @property
     def state(self) -> State:
@@ -59,19 +59,25 @@ class Replicas:
         return next(state for state in BEST_FIRST if state in states)
 
     @property
+    def worth_waiting(self) -> bool:
+        """Whether a worker takes a call now or soon."""
+        return self.state in WORTH_WAITING
+
+    @property
     def reason(self) -> str:
         """Why none is ready; empty if one is."""
         return "" if self.state == "ready" else next(w.reason for w in self.workers if w.reason)
 
-    def least_busy(self) -> Worker:
-        """Return the one with the fewest open calls: one that has stopped answering gets no more.
+    async def least_busy(self) -> Worker:
+        """Return the one with the fewest open calls; wait for one while that is worth while.
 
         Raises:
-            WorkerLost: none can take a call.
+            WorkerLost: it is not.
         """
-        ready = self.ready
-        if not ready:
-            raise WorkerLost
+        while not (ready := self.ready):
+            if not self.worth_waiting:
+                raise WorkerLost(self.reason)
+            await self._change.wait()
         return ready[0] if len(ready) == 1 else min(ready, key=lambda worker: worker.calls)
 
     def start(self) -> None:
@@ -94,13 +100,19 @@ class Replicas:
         """
         ready = self.ready
         if not ready:
-            return self.reason or "the worker has just died"
+            return self.reason or "its worker looks for the input that it has failed on"
         try:
             async with asyncio.timeout(PING_S):
                 busy = max(await asyncio.gather(*(worker.ping() for worker in ready)))
         except (TimeoutError, WorkerLost, CallFailed):
             return f"a worker did not answer within {PING_S:g} s"
         return f"one batch has been computed for {busy:.0f} s" if busy > STALLED_S else ""
+
+    def _changed(self) -> None:
+        """Wake those who wait for a worker, and tell the model."""
+        self._change.set()
+        self._change = asyncio.Event()
+        self._tell()
 
     def _accepts(self, info: ModelInfo) -> bool:
         """Tell whether a worker makes vectors of the space that this model has had from the beginning."""

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import asynccontextmanager
 
 import structlog
 
 from backends.base import ModelInfo, TokenIds
 from backends.spec import Spec
 from gateway.metrics import ModelMetrics
+from gateway.workers.backoff import Backoff
+from gateway.workers.breaker import Breaker
 from gateway.workers.connection import Connection, LoadRefused, connect
+from gateway.workers.last_words import without_texts
+from gateway.workers.process import Death
+from gateway.workers.vigil import Patience
 from gateway.workers.worker import State, Timed, WorkerLost
 
-BACKOFF_S_MIN = 0.25
-BACKOFF_S_MAX = 30.0
-STEADY_S = 60.0
+CHARS_PER_S_MIN = 100_000
+"""A tokenizer is many times as fast; what it takes beyond ``hang_s`` is granted at this speed."""
+
+WORTH_WAITING: Collection[State] = ("ready", "loading", "restarting")
 
 log = structlog.get_logger()
 
@@ -31,12 +37,13 @@ class Supervisor:
         metrics: where restarts are counted.
         accepts: whether a worker that loaded this may serve.
         changed: is called after every change of ``state``.
+        patience: how long the worker may take for what.
         cores: the numbers of those that it is pinned to, every time that it is started; none if it is not.
         echo: is given what the worker writes to its standard error.
 
     Attributes:
-        state: ``loading`` until the model is loaded and again after a death, ``ready``, ``failed`` once the
-            model cannot be served, ``stopped``.
+        info: the facts of the model, ``None`` until it was loaded for the first time.
+        state: see :data:`gateway.workers.worker.State`.
         reason: why it is not ready; empty if it is.
     """
 
@@ -48,13 +55,16 @@ class Supervisor:
         *,
         accepts: Callable[[ModelInfo], bool],
         changed: Callable[[], None],
+        patience: Patience = Patience(),  # noqa: B008 - frozen
         cores: Collection[int] = (),
         echo: Callable[[bytes], object] | None = None,
     ) -> None:
+        self.info: ModelInfo | None = None
         self.state: State = "loading"
         self.reason = "the model is being loaded"
         self._model = model
         self._spec = spec
+        self._patience = patience
         self._cores = cores
         self._metrics = metrics
         self._accepts = accepts
@@ -63,14 +73,25 @@ class Supervisor:
         self._connection: Connection | None = None
         self._running: asyncio.Task[None] | None = None
         self._attempted = asyncio.Event()
+        self._change = asyncio.Event()
+        self._backoff = Backoff()
+        self._breaker = Breaker()
+        self._taking_turns = asyncio.Lock()
+        self._loners = 0
+        self._searched = False  # whether what the worker does now is done to find out what kills it
 
     def __repr__(self) -> str:
         return f"<Supervisor {self._model} {self.state}>"
 
     @property
-    def info(self) -> ModelInfo | None:
-        """The facts of the model, or ``None`` while no worker can take a call."""
-        return self._connection.info if self._connection and not self._connection.lost else None
+    def ready(self) -> bool:
+        """Whether it takes a call now."""
+        return self._connection is not None and not self._connection.lost and not self._loners
+
+    @property
+    def tokens_per_s(self) -> float:
+        """How fast it was in its self-test; 0 before."""
+        return self._connection.tokens_per_s if self._connection else 0.0
 
     @property
     def calls(self) -> int:
@@ -92,78 +113,124 @@ class Supervisor:
             await asyncio.wait([self._running])
         self._to("stopped", "the gateway is stopping")
 
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """See :class:`gateway.workers.worker.Worker`."""
+        self._loners += 1
+        try:
+            async with self._taking_turns:
+                if self._connection is not None and not self._connection.lost:
+                    await self._connection.answered()
+                    self._searched = True
+                yield
+        finally:
+            self._loners -= 1
+            if not self._loners:
+                self._searched = False
+                self._changed()
+
     async def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
         """See :class:`gateway.workers.worker.Worker`."""
-        return await self._live().tokenize(texts)
+        seconds_max = self._patience.hang_s + sum(map(len, texts)) / CHARS_PER_S_MIN
+        return await (await self._live()).tokenize(texts, seconds_max)
 
-    async def embed(self, batch: Sequence[TokenIds]) -> Timed:
+    async def embed(self, batch: Sequence[TokenIds], seconds_max: float) -> Timed:
         """See :class:`gateway.workers.worker.Worker`."""
-        return await self._live().embed(batch)
+        return await (await self._live()).embed(batch, max(seconds_max, self._patience.hang_s))
+
+    async def check(self) -> str:
+        """See :class:`gateway.workers.worker.Worker`."""
+        return await (await self._live()).check(self._patience.hang_s)
+
+    async def replace(self, reason: str) -> None:
+        """See :class:`gateway.workers.worker.Worker`."""
+        connection = await self._live()
+        connection.condemn(reason)
+        await connection.ended()
 
     async def ping(self) -> float:
         """See :class:`gateway.workers.worker.Worker`."""
-        return await self._live().ping()
-
-    def _live(self) -> Connection:
         if self._connection is None:
             raise WorkerLost
+        return await self._connection.ping()
+
+    async def _live(self) -> Connection:
+        """Return the connection; who has the worker to himself waits for it while it is started again.
+
+        Raises:
+            WorkerLost: there is none, or none to be expected.
+        """
+        while self._connection is None or self._connection.lost:
+            if not self._loners or self.state not in WORTH_WAITING:
+                raise WorkerLost(self.reason)
+            await self._change.wait()
         return self._connection
 
     async def _run(self) -> None:
         """Load, serve, die, and again, until the model turns out not to be servable."""
-        backoff = BACKOFF_S_MIN
         while True:
             try:
-                steady = await self._live_once()
+                await self._live_once()
             except LoadRefused as error:
                 log.error("model refused", model=self._model, reason=str(error))
                 self._to("failed", str(error))
                 return
             except Exception:  # a mistake of ours, which must not leave a model that nobody supervises
                 log.exception("supervisor failed", model=self._model)
-                self._to("loading", "the worker was lost and is started again")
-                steady = False
-            backoff = BACKOFF_S_MIN if steady else min(BACKOFF_S_MAX, 2 * backoff)
+                self._died("the worker was lost")
             self._metrics.worker_restarts.inc()
-            await asyncio.sleep(backoff * random.uniform(0.5, 1))  # noqa: S311 - jitter, not a secret
+            await asyncio.sleep(self._backoff.pause())
 
-    async def _live_once(self) -> bool:
-        """Run one process from birth to death; return whether it lived long enough to be called steady.
+    async def _live_once(self) -> None:
+        """Run one process from birth to death.
 
         Raises:
             LoadRefused: the model cannot be served.
         """
         try:
-            connection = await connect(self._spec, self._cores, self._echo)
+            connection = await connect(self._spec, self._cores, self._echo, patience=self._patience)
         except WorkerLost as error:
             log.error("worker died while loading", model=self._model, how=str(error))
-            self._to("loading", "the worker died while it loaded the model and is started again")
+            self._breaker.death(time.monotonic())
+            self._died("the worker died while it loaded the model")
             self._attempted.set()
-            return False
+            return
         try:
-            return await self._serve(connection)
+            death = await self._serve(connection)
         finally:
             self._connection = None
             await connection.close()
+        log.error("worker died", model=self._model, how=death.cause, said=without_texts(death.said))
+        if connection.batches or self._searched:
+            self._backoff.fruitful()
+        if not self._searched:
+            self._breaker.death(time.monotonic())
+        self._died(f"the worker died ({death.cause})")
 
-    async def _serve(self, connection: Connection) -> bool:
+    async def _serve(self, connection: Connection) -> Death:
         info = connection.info
         if not self._accepts(info):
             raise LoadRefused("the model's files have changed since the gateway started: start it again")
         for note in info.notes:
             log.warning("model note", model=self._model, note=note)
         log.info("model ready", model=self._model, space=info.fingerprint, seconds=connection.load_seconds)
-        began = time.monotonic()
-        self._connection = connection
+        self.info, self._connection = info, connection
+        self._searched = self._loners > 0
+        self._breaker.probed()
         self._to("ready", "")
-        how = await connection.ended()
-        self._connection = None
-        log.error("worker died", model=self._model, how=how)
-        self._to("loading", "the worker died and is started again")
-        return time.monotonic() - began > STEADY_S
+        return await connection.ended()
+
+    def _died(self, how: str) -> None:
+        """Tell how the worker is after a death."""
+        if self._breaker.open:
+            self._to("broken", f"{how}, too often of late; it is started again and tested before it is used")
+        else:
+            self._to("restarting" if self.info else "loading", f"{how} and is started again")
 
     def _to(self, state: State, reason: str) -> None:
         self.state, self.reason = state, reason
         if state != "loading":
             self._attempted.set()
+        self._change.set()
+        self._change = asyncio.Event()
         self._changed()

@@ -6,19 +6,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Literal, NamedTuple, Protocol
 
 from backends.base import ModelInfo, TokenIds, Vectors
 
-State = Literal["ready", "loading", "failed", "stopped"]
+State = Literal["ready", "restarting", "loading", "broken", "failed", "stopped"]
+"""``loading`` until the model is loaded for the first time; ``restarting`` after a death, while it is worth
+waiting; ``broken`` after too many of them, until it has been started well; ``failed`` once it is hopeless."""
 
 
 class WorkerLost(Exception):
-    """The worker went away with the call unanswered, or there is none. Nothing is known of the call."""
+    """The worker went away with the call unanswered, or there is none to call.
+
+    Attributes:
+        suspect: whether the call may be what ended it. If not, it may be made again.
+        memory: whether the system ended it because there was no memory left.
+    """
+
+    def __init__(self, how: str = "", *, suspect: bool = False, memory: bool = False) -> None:
+        super().__init__(how)
+        self.suspect = suspect
+        self.memory = memory
 
 
 class CallFailed(Exception):
     """The worker answered that the call failed. It is still usable. The message holds no user's text."""
+
+
+class OutOfMemory(CallFailed):
+    """There was no memory for a call of this size."""
+
+
+class WrongAnswer(CallFailed):
+    """The answer is not one of the right form for each item: nothing of it can be trusted."""
 
 
 class Timed(NamedTuple):
@@ -33,11 +54,19 @@ class Worker(Protocol):
 
     @property
     def info(self) -> ModelInfo | None:
-        """The facts of its model, or ``None`` while it cannot take a call."""
+        """The facts of its model, or ``None`` until it was loaded for the first time."""
+
+    @property
+    def tokens_per_s(self) -> float:
+        """How fast it was in its self-test; 0 before."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it takes a call now."""
 
     @property
     def state(self) -> State:
-        """``loading`` until its model is loaded and again after a death; ``failed`` if that is hopeless."""
+        """How it is."""
 
     @property
     def reason(self) -> str:
@@ -56,6 +85,12 @@ class Worker(Protocol):
     async def stop(self) -> None:
         """End, for good."""
 
+    def alone(self) -> AbstractAsyncContextManager[None]:
+        """Have the worker to oneself, once the calls made before are answered.
+
+        Inside, a call waits for a worker that is being started again. Nobody else calls: it is not ``ready``.
+        """
+
     async def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
         """Turn each text into its ids.
 
@@ -63,12 +98,22 @@ class Worker(Protocol):
             WorkerLost, CallFailed: no answer, or a failure.
         """
 
-    async def embed(self, batch: Sequence[TokenIds]) -> Timed:
-        """Turn each input into its vector.
+    async def embed(self, batch: Sequence[TokenIds], seconds_max: float) -> Timed:
+        """Turn each input into its vector; a worker that computes longer than it may is ended.
 
         Raises:
             WorkerLost, CallFailed: no answer, or a failure.
         """
+
+    async def check(self) -> str:
+        """Test the model again; return what is wrong with it, empty if nothing is.
+
+        Raises:
+            WorkerLost: no answer.
+        """
+
+    async def replace(self, reason: str) -> None:
+        """End the worker's process, which is started anew."""
 
     async def ping(self) -> float:
         """Return how many seconds the batch being computed has run, 0 if idle.

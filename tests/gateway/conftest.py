@@ -8,7 +8,11 @@ import signal
 import pytest
 from hypothesis import HealthCheck, settings
 
+from backends.spec import FakeSpec
+from gateway.config import ModelConfig, ServingConfig
 from gateway.metrics import Metrics
+from gateway.serving.cl100k import Cl100k
+from gateway.serving.model import Model
 from tests.processes import children_of
 
 TEST_SECONDS_MAX = 120
@@ -68,3 +72,21 @@ def config_file(tmp_path):
     path = tmp_path / "gateway.toml"
     path.write_text('[models.small]\nbackend = "fake"\naliases = ["little"]\n')
     return path
+
+
+@pytest.fixture
+async def start(metrics):
+    """Return a function that makes a model, by default on the fake backend, and loads its replicas."""
+    started = []
+
+    async def ready(spec=None, **serving):
+        config = ModelConfig(spec=spec or FakeSpec(), serving=ServingConfig(**serving))
+        model = Model("m", config, metrics.model("m"), cl100k=Cl100k(), request_tokens_max=10_000)
+        started.append(model)
+        model.replicas.start()
+        await model.replicas.attempted()
+        return model
+
+    yield ready
+    for model in started:
+        await model.replicas.stop()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 
 import msgspec
 import numpy as np
 
 from backends.base import ModelInfo, TokenIds, Vectors
-from backends.fake import FakeBackend, fake_vector
+from backends.fake import BEGIN, END, FakeBackend, fake_vector
 from backends.spec import FakeSpec
 from gateway.batching.job import Request
 from gateway.workers.worker import Timed
@@ -41,6 +42,11 @@ def make_request(*lengths: int, deadline: float = math.inf, partial: bool = Fals
     return Request([make_ids(tokens) for tokens in lengths], blank(len(lengths), WIDTH), deadline, partial)
 
 
+def vector_of(text: str) -> Vectors:
+    """Return the vector that the fake backend gives a text."""
+    return fake_vector(np.array([BEGIN, *text.encode(), END], np.int32), WIDTH)
+
+
 def right_vectors(batch: Sequence[TokenIds]) -> Vectors:
     """Return the vector of each input."""
     return np.stack([fake_vector(ids, WIDTH) for ids in batch])
@@ -52,8 +58,8 @@ def expected(request: Request) -> Vectors:
 
 
 async def all_quiet() -> None:
-    """Let everything in the event loop go on until it waits for the test; ten turns are plenty."""
-    for _ in range(10):
+    """Let everything in the event loop go on until it waits for the test; a hundred turns are plenty."""
+    for _ in range(100):
         await asyncio.sleep(0)
 
 
@@ -77,18 +83,45 @@ class HeldWorker:
     """A worker that answers a batch when the test says so.
 
     Attributes:
+        ready: whether it takes a call.
         running: the batches that were not ended yet, oldest first.
+        wrong: what its self-test says.
+        replaced: why it was replaced, each time.
     """
+
+    tokens_per_s = 0.0
 
     def __init__(self, info: ModelInfo | None = None) -> None:
         self.info: ModelInfo | None = info or make_info()
+        self.ready = True
         self.running: list[Running] = []
+        self.wrong = ""
+        self.replaced: list[str] = []
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """See :class:`gateway.workers.worker.Worker`."""
+        self.ready = False
+        while self.running:
+            await asyncio.wait([one.answer for one in self.running])
+            await asyncio.sleep(0)
+        yield
+        self.ready = True
+
+    async def check(self) -> str:
+        """See :class:`gateway.workers.worker.Worker`."""
+        return self.wrong
+
+    async def replace(self, reason: str) -> None:
+        """See :class:`gateway.workers.worker.Worker`."""
+        self.replaced.append(reason)
+        self.wrong = ""
 
     async def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
         """See :class:`gateway.workers.worker.Worker`."""
         raise NotImplementedError
 
-    async def embed(self, batch: Sequence[TokenIds]) -> Timed:
+    async def embed(self, batch: Sequence[TokenIds], seconds_max: float) -> Timed:
         """See :class:`gateway.workers.worker.Worker`."""
         one = Running(batch)
         self.running.append(one)
@@ -116,7 +149,7 @@ class AnsweringWorker(HeldWorker):
         self.batches: list[Sequence[TokenIds]] = []
         self._answer = answer
 
-    async def embed(self, batch: Sequence[TokenIds]) -> Timed:
+    async def embed(self, batch: Sequence[TokenIds], seconds_max: float) -> Timed:
         """See :class:`gateway.workers.worker.Worker`."""
         self.batches.append(batch)
         return Timed(self._answer(batch), 1.0)

@@ -140,13 +140,13 @@ async def test_deadline_of_partial_results(metrics):
     assert np.array_equal(request.vectors[:2], expected(request)[:2])
 
 
-async def test_fail_waiting(metrics):
+async def test_refuse(metrics):
     """When no replica is left, what waits gets the error and what runs is not touched."""
     worker, batcher = await busy(metrics)
     waits = [make_request(3, 4), make_request(5)]
     for request in waits:
         batcher.admit(request)
-    batcher.fail_waiting(lambda: ModelUnavailable("gone", "model", 5))
+    batcher.refuse(lambda: ModelUnavailable("gone", "model", 5))
     assert all(isinstance(request.done.exception(), ModelUnavailable) for request in waits)
     assert waits[0].done.exception() is not waits[1].done.exception()
     assert repr(batcher) == "<Batcher 0 jobs, 0 tokens, 2 running>"

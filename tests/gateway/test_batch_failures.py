@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gateway.errors import InputFailed, InternalError, ModelUnavailable
-from gateway.workers.worker import CallFailed, WorkerLost
+from gateway.workers.worker import CallFailed, OutOfMemory, WorkerLost
 from tests.gateway.fakes import (
     AnsweringWorker,
     HeldWorker,
@@ -30,11 +30,11 @@ def guilty_of(*requests_and_indices):
 async def run(metrics, answer, *requests, **facts):
     """Run the requests in company on a worker that answers so; return the worker."""
     worker = AnsweringWorker(answer, make_info(batch_tokens=512, batch_inputs=64, **facts))
-    batcher, ready = make_batcher(metrics, worker), worker.info
-    worker.info = None
+    batcher = make_batcher(metrics, worker)
+    worker.ready = False
     for request in requests:
         batcher.admit(request)
-    worker.info = ready
+    worker.ready = True
     batcher.step()
     await all_quiet()
     assert batcher.idle
@@ -84,7 +84,7 @@ async def test_unusable_row(metrics, kind):
         return vectors
 
     worker = await run(metrics, answer, good, bad, partial)
-    assert len(worker.batches) == 1
+    assert [len(batch) for batch in worker.batches] == [6, 1, 1, 1, 1]
     assert np.array_equal(good.vectors, expected(good))
     assert isinstance(bad.done.exception(), InputFailed)
     assert bad.done.exception().param == "input[1]"
@@ -127,62 +127,171 @@ async def test_not_normalized(metrics):
 
 
 async def test_lost_worker(metrics):
-    """When a worker goes away, what it held is told so, and another replica serves the rest."""
+    """When a worker goes away by no fault of a batch, another replica computes it."""
     dying, living = HeldWorker(), HeldWorker()
     batcher = make_batcher(metrics, dying, living)
     requests = [make_request(FULL) for _ in range(6)]
     for request in requests:
         batcher.admit(request)
     await all_quiet()
-    dying.info = None
+    dying.ready = False
     for one in list(dying.running):
         one.fail(WorkerLost())
     await all_quiet()
     while not batcher.idle:
         living.running[0].finish()
         await all_quiet()
-    lost = [request.done.exception() for request in requests if request.done.exception()]
-    assert [(type(error), error.param) for error in lost] == [(ModelUnavailable, "model")] * 2
-    assert all(error.retry_after for error in lost)
-    served = [request for request in requests if not request.done.exception()]
-    assert all(np.array_equal(request.vectors, expected(request)) for request in served)
+    assert all(np.array_equal(request.vectors, expected(request)) for request in requests)
 
 
-async def test_lost_before_it_was_asked(metrics):
-    """A worker that goes away just before it gets its batch costs that batch alone."""
+async def test_lost_for_good(metrics):
+    """When a worker goes away and none is to be expected, what it held is told so."""
     worker = HeldWorker()
-    batcher, first = make_batcher(metrics, worker), make_request(3)
-    batcher.admit(first)
-    batcher.step()
-    worker.info = None
+    batcher, running, held = make_batcher(metrics, worker), make_request(FULL), make_request(FULL)
+    batcher.admit(running)
+    batcher.admit(held)
     await all_quiet()
-    assert isinstance(first.done.exception(), ModelUnavailable)
-    second = make_request(3)
-    batcher.admit(second)
-    worker.info = make_info()
-    batcher.step()
+    worker.ready = False
+    batcher.refuse(lambda: ModelUnavailable("gone", "model", 5))
+    for one in list(worker.running):
+        one.fail(WorkerLost())
     await all_quiet()
-    worker.running[0].finish()
-    await second.done
+    assert [type(request.done.exception()) for request in (running, held)] == [ModelUnavailable] * 2
+    assert batcher.idle
 
 
-async def test_lost_while_halving(metrics):
-    """A worker that goes away while the batch is halved leaves what was already computed as it is."""
+def killing(*killers, harmless_after=None, **how):
+    """Return an answer that ends the worker on a batch with one of these inputs, and the list of deaths."""
+    guilty, deaths = guilty_of(*killers), []
+
+    def answer(batch):
+        if guilty(batch) and (harmless_after is None or len(deaths) < harmless_after):
+            deaths.append(len(batch))
+            raise WorkerLost("signal SIGABRT", suspect=True, **how)
+        return right_vectors(batch)
+
+    return answer, deaths
+
+
+@pytest.mark.parametrize("place", [0, 17, 63])
+async def test_killer(metrics, place):
+    """One input of 64 that ends the worker is found in few deaths, and everybody else gets the vector."""
+    good, bad = make_request(*[3] * 32), make_request(*[3] * 32, partial=True)
+    request, index = (good, place) if place < 32 else (bad, place - 32)
+    answer, deaths = killing((request, index))
+    await run(metrics, answer, good, bad)
+    assert deaths == [64, 64, 8, 1, 1]
+    if request is bad:
+        assert np.array_equal(good.vectors, expected(good))
+        assert [(i, type(e), e.param) for i, e in bad.errors.items()] == [(31, InputFailed, "input[31]")]
+        assert np.array_equal(bad.vectors[:31], expected(bad)[:31])
+    else:
+        assert good.done.exception().param == f"input[{place}]"
+        assert np.array_equal(bad.vectors, expected(bad))
+
+
+async def test_two_killers(metrics):
+    """Several inputs that end the worker are all found, in several requests or in one."""
+    one, other = make_request(*[3] * 32, partial=True), make_request(*[3] * 32, partial=True)
+    answer, _ = killing((one, 3), (other, 3), (other, 30))
+    await run(metrics, answer, one, other)
+    assert (list(one.errors), list(other.errors)) == ([3], [3, 30])
+
+
+async def test_killed_by_somebody_else(metrics):
+    """A worker that is ended once, by whatever, costs nobody anything."""
+    request = make_request(*[3] * 8)
+    answer, deaths = killing((request, 0), harmless_after=1)
+    worker = await run(metrics, answer, request)
+    assert deaths == [8]
+    assert [len(batch) for batch in worker.batches] == [8, 8]
+    assert np.array_equal(request.vectors, expected(request))
+
+
+async def test_killer_that_nobody_waits_for(metrics):
+    """An input whose request is over ends no further worker."""
+    request, other = make_request(3), make_request(4)
+    guilty, deaths = guilty_of((request, 0)), []
+
+    def answer(batch):
+        if guilty(batch):
+            deaths.append(len(batch))
+            request.done.cancel()
+            raise WorkerLost(suspect=True)
+        return right_vectors(batch)
+
+    await run(metrics, answer, request, other)
+    assert deaths == [2]
+    assert np.array_equal(other.vectors, expected(other))
+
+
+async def test_out_of_memory(metrics):
+    """A batch that memory runs out on is halved before anybody is blamed, and later ones are smaller."""
+    request, later = make_request(*[4] * 16), make_request(*[4] * 16)
+
+    def answer(batch):
+        if sum(map(len, batch)) > 20:
+            raise OutOfMemory("MemoryError")
+        return right_vectors(batch)
+
+    worker = AnsweringWorker(answer, make_info(batch_tokens=64, batch_inputs=64))
+    batcher = make_batcher(metrics, worker)
+    batcher.admit(request)
+    await all_quiet()
+    assert np.array_equal(request.vectors, expected(request))
+    assert [len(batch) for batch in worker.batches][:3] == [16, 8, 4]
+    worker.batches.clear()
+    batcher.admit(later)
+    await all_quiet()
+    assert np.array_equal(later.vectors, expected(later))
+    assert max(len(batch) for batch in worker.batches) <= 5
+
+
+async def test_ended_for_lack_of_memory(metrics):
+    """So is one that the system ended the worker for."""
+    request = make_request(*[4] * 16)
+
+    def answer(batch):
+        if len(batch) > 4:
+            raise WorkerLost("out of memory", suspect=True, memory=True)
+        return right_vectors(batch)
+
+    worker = await run(metrics, answer, request)
+    assert [len(batch) for batch in worker.batches] == [16] + [2] * 8
+    assert np.array_equal(request.vectors, expected(request))
+
+
+async def test_worker_that_is_not_well(metrics):
+    """Before an input is blamed the worker is tested; one that is not well is replaced, and nobody blamed."""
+    request = make_request(*[3] * 4)
+    worker = AnsweringWorker(right_vectors)
+    worker.wrong = "the model gives probe texts vectors that are not finite, or zero"
+
+    def answer(batch):
+        return right_vectors(batch) * (np.nan if worker.wrong else 1)
+
+    worker._answer = answer
+    make_batcher(metrics, worker).admit(request)
+    await all_quiet()
+    assert len(worker.replaced) == 1
+    assert np.array_equal(request.vectors, expected(request))
+
+
+async def test_lost_while_searching(metrics):
+    """A worker that goes away for good while it is searched leaves what was already computed as it is."""
     request, held = make_request(4, 4, partial=True), AnsweringWorker(right_vectors)
+    batcher = make_batcher(metrics, held)
 
     def answer(batch):
         if len(batch) == 2:
             raise CallFailed("RuntimeError")
-        if len(held.batches) == 3:
+        if len(held.batches) == 4:
+            batcher.refuse(lambda: ModelUnavailable("gone", "model", 5))
             raise WorkerLost
         return right_vectors(batch)
 
     held._answer = answer
-    batcher = make_batcher(metrics, held)
-    held.info, ready = None, held.info
     batcher.admit(request)
-    held.info = ready
-    batcher.step()
     await all_quiet()
     assert [type(error) for error in request.errors.values()] == [ModelUnavailable]
     assert np.array_equal(request.vectors[0], expected(request)[0])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from gateway.batching.batcher import Batcher
+from gateway.batching.poison import Poison
 from tests.gateway.fakes import HeldWorker, all_quiet, expected, make_info, make_request
 
 pytestmark = pytest.mark.anyio
@@ -18,7 +19,7 @@ FULL = 16
 
 def make_batcher(metrics, *workers, queue_tokens_max=100_000):
     """Return a batcher over these workers."""
-    return Batcher("m", workers, queue_tokens_max, metrics.model("m"))
+    return Batcher("m", workers, queue_tokens_max, metrics.model("m"), Poison())
 
 
 async def test_leaves_at_once(metrics):
@@ -125,11 +126,11 @@ async def test_least_busy(metrics):
 async def test_waits_for_a_worker(metrics):
     """Jobs wait while no worker has a model, and leave when one has."""
     worker = HeldWorker()
-    worker.info = None
+    worker.ready = False
     batcher, request = make_batcher(metrics, worker), make_request(3)
     batcher.admit(request)
     assert repr(batcher) == "<Batcher 1 jobs, 3 tokens, 0 running>"
-    worker.info = make_info()
+    worker.ready = True
     batcher.step()
     await all_quiet()
     worker.running[0].finish()

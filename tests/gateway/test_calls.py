@@ -20,6 +20,8 @@ from backends.protocol import (
     Tokens,
 )
 from gateway.workers.connection import Connection
+from gateway.workers.process import Death
+from gateway.workers.vigil import Patience
 from gateway.workers.worker import CallFailed, WorkerLost
 from tests.gateway.fakes import all_quiet, make_ids, make_info, right_vectors
 
@@ -32,11 +34,13 @@ class Wire:
     Attributes:
         sent: what the gateway sent.
         coming: what it will receive: messages, or an exception to end with.
+        verdict: why it was condemned.
     """
 
     def __init__(self):
         self.sent = []
         self.coming = asyncio.Queue()
+        self.verdict = ""
 
     def send(self, message):
         """See :class:`gateway.workers.process.WorkerProcess`."""
@@ -49,17 +53,21 @@ class Wire:
             raise message
         return message
 
+    def condemn(self, verdict):
+        """See :class:`gateway.workers.process.WorkerProcess`."""
+        self.verdict = self.verdict or verdict
+        self.coming.put_nowait(WorkerLost())
+
     async def end(self):
         """See :class:`gateway.workers.process.WorkerProcess`."""
-        self.coming.put_nowait(WorkerLost())
-        return "ended"
+        return Death(self.verdict or "ended")
 
 
 @pytest.fixture
 async def wire():
     """Return a wire, and the connection over it."""
     one = Wire()
-    made = Connection(one, Ready(make_info(), 0.1, 1e4))
+    made = Connection(one, Ready(make_info(), 0.1, 1e4), Patience())
     yield one, made
     await made.close()
 
@@ -127,7 +135,7 @@ async def test_end_of_the_wire(wire, end):
     with pytest.raises(WorkerLost):
         await connection.ping()
     assert len(channel.sent) == 3
-    assert await connection.ended() == "ended"
+    assert (await connection.ended()).cause == ("ended" if isinstance(end, WorkerLost) else "out of protocol")
 
 
 @pytest.mark.parametrize(

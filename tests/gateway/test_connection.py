@@ -57,7 +57,7 @@ async def test_killed(connection, own_child):
     for call in calls:
         with pytest.raises(WorkerLost):
             await call
-    assert await connection.ended() == "signal SIGKILL"
+    assert (await connection.ended()).cause == "signal SIGKILL"
 
 
 async def test_closed(connection, own_child):

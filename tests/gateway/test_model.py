@@ -9,9 +9,7 @@ import signal
 import numpy as np
 import pytest
 
-from backends.fake import BEGIN, END, fake_vector
 from backends.spec import FakeSpec
-from gateway.config import ModelConfig, ServingConfig
 from gateway.errors import (
     ContextLengthExceeded,
     DeadlinePassed,
@@ -22,37 +20,12 @@ from gateway.errors import (
     TooManyTokens,
 )
 from gateway.serving.ask import Ask
-from gateway.serving.cl100k import Cl100k
-from gateway.serving.model import Model
-from tests.gateway.fakes import all_quiet
+from tests.gateway.fakes import all_quiet, vector_of
 from tests.processes import children_of, freeze
 
 pytestmark = pytest.mark.anyio
 
-SPEC = FakeSpec(width=8, dimensions=(4,))
-
-
-def vector_of(text):
-    """Return the vector that the fake backend gives a text."""
-    return fake_vector(np.array([BEGIN, *text.encode(), END], np.int32), 8)
-
-
-@pytest.fixture
-async def start(metrics):
-    """Return a function that makes a model and loads its replicas."""
-    started = []
-
-    async def ready(spec=SPEC, **serving):
-        config = ModelConfig(spec=spec, serving=ServingConfig(**serving))
-        model = Model("m", config, metrics.model("m"), cl100k=Cl100k(), request_tokens_max=1000)
-        started.append(model)
-        model.replicas.start()
-        await model.replicas.attempted()
-        return model
-
-    yield ready
-    for model in started:
-        await model.replicas.stop()
+DIMENSIONS = FakeSpec(width=8, dimensions=(4,))
 
 
 async def test_answer(start):
@@ -70,7 +43,7 @@ async def test_answer(start):
 
 async def test_dimensions(start):
     """Dimensions that the model offers are cut and renormalised; others are refused by field."""
-    model = await start()
+    model = await start(DIMENSIONS)
     short = (await model.embed(Ask(["a"], dimensions=4))).vectors[0]
     assert np.allclose(short, vector_of("a")[:4] / np.linalg.norm(vector_of("a")[:4]), atol=1e-6)
     with pytest.raises(InvalidRequest, match="4, 8") as refusal:
@@ -173,7 +146,7 @@ async def test_lost_replica(start):
     model = await start(replicas=2)
     one, _ = set(children_of(os.getpid())) - before
     os.kill(one, signal.SIGKILL)
-    while all(worker.info for worker in model.replicas.workers):
+    while all(worker.ready for worker in model.replicas.workers):
         await asyncio.sleep(0)
     for text in "abcd":
         assert np.array_equal((await model.embed(Ask([text]))).vectors, [vector_of(text)])

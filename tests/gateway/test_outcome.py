@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gateway.batching.outcome import WrongAnswer, outcomes
-from gateway.errors import InputFailed
+from gateway.batching.outcome import outcomes
+from gateway.workers.worker import WrongAnswer
 from tests.gateway.fakes import WIDTH, make_ids, make_info, right_vectors
 
 BATCH = [make_ids(3), make_ids(4), make_ids(5)]
@@ -14,7 +14,7 @@ BATCH = [make_ids(3), make_ids(4), make_ids(5)]
 
 def usable(vectors, **facts):
     """Return which rows are believed."""
-    return [not isinstance(one, InputFailed) for one in outcomes(vectors, len(BATCH), make_info(**facts))]
+    return [one is not None for one in outcomes(vectors, len(BATCH), make_info(**facts))]
 
 
 def test_right():

@@ -82,7 +82,7 @@ async def test_loading_and_ready(watched):
     assert supervisor.info.dimensions == 4
     assert repr(supervisor) == "<Supervisor m ready>"
     ids = make_ids(3)
-    assert np.array_equal((await supervisor.embed([ids])).vectors, [fake_vector(ids, 4)])
+    assert np.array_equal((await supervisor.embed([ids], 0)).vectors, [fake_vector(ids, 4)])
 
 
 async def test_killed_worker(watched, metrics, own_child):
@@ -91,14 +91,14 @@ async def test_killed_worker(watched, metrics, own_child):
     await watching.until("ready")
     before, pid = watching.one.info, own_child()
     freeze(pid)
-    calls = [asyncio.ensure_future(watching.one.embed([make_ids(3)])) for _ in range(2)]
+    calls = [asyncio.ensure_future(watching.one.embed([make_ids(3)], 0)) for _ in range(2)]
     await all_quiet()
     os.kill(pid, signal.SIGKILL)
     for call in calls:
         with pytest.raises(WorkerLost):
             await call
-    await watching.until("loading")
-    assert watching.one.info is None
+    await watching.until("restarting")
+    assert not watching.one.ready
     await watching.until("ready")
     assert watching.one.info.fingerprint == before.fingerprint
     assert own_child() != pid
@@ -147,7 +147,7 @@ async def test_model_that_is_not_accepted(watched, own_child):
     os.kill(own_child(), signal.SIGKILL)
     await watching.until("failed")
     assert "changed" in watching.one.reason
-    assert watching.one.info is None
+    assert not watching.one.ready
     assert own_child() is None
 
 
@@ -159,12 +159,12 @@ async def test_stop(watched, own_child):
     call = asyncio.ensure_future(watching.one.ping())
     await all_quiet()
     await watching.one.stop()
-    assert (watching.one.state, watching.one.info) == ("stopped", None)
+    assert (watching.one.state, watching.one.ready) == ("stopped", False)
     assert own_child() is None
     with pytest.raises(WorkerLost):
         await call
     with pytest.raises(WorkerLost):
-        await watching.one.embed([make_ids(3)])
+        await watching.one.embed([make_ids(3)], 0)
 
 
 async def test_stop_while_loading(watched, own_child):

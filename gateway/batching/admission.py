@@ -1,0 +1,97 @@
+"""What may wait for a model: one bound in tokens, and nothing that could not be done in time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from gateway.batching.queue import Queue
+from gateway.batching.speed import Speed
+from gateway.errors import DeadlinePassed, Overloaded
+
+RETRY_AFTER_S_MAX = 60
+TOKENS_PER_CHAR = 0.25
+MEMORY = 0.99
+
+
+class Admission:
+    """Lets all of a request in, or nothing.
+
+    Texts are counted by an estimate before they are tokenized, so that no request waits for its refusal until
+    it has been, and none is tokenized for nothing.
+
+    Args:
+        queue: what waits.
+        speed: how fast a worker is.
+        workers: how many there are.
+        tokens_max: how many may wait.
+    """
+
+    def __init__(self, queue: Queue, speed: Speed, workers: int, tokens_max: int) -> None:
+        self._queue = queue
+        self._speed = speed
+        self._workers = workers
+        self._tokens_max = tokens_max
+        self._expected = 0
+        self._tokens_per_char = TOKENS_PER_CHAR
+
+    def __repr__(self) -> str:
+        return f"<Admission {self._expected} tokens expected>"
+
+    def estimate(self, inputs: Sequence[str] | Sequence[Sequence[int]]) -> int:
+        """Return about how many tokens the inputs are; no more than may wait."""
+        length = sum(map(len, inputs))
+        texts = isinstance(inputs[0], str)
+        return min(self._tokens_max, math.ceil(length * self._tokens_per_char) if texts else length)
+
+    def learn(self, chars: int, tokens: int) -> None:
+        """Note how many tokens became of the characters of texts."""
+        self._tokens_per_char = MEMORY * self._tokens_per_char + (1 - MEMORY) * tokens / max(1, chars)
+
+    @contextmanager
+    def expected(self, tokens: int, seconds_max: float) -> Iterator[None]:
+        """Count tokens that are being prepared as if they waited already.
+
+        Raises:
+            Overloaded, DeadlinePassed: see :meth:`check`.
+        """
+        self.check(tokens + self._expected, seconds_max)
+        self._expected += tokens
+        try:
+            yield
+        finally:
+            self._expected -= tokens
+
+    def check(self, tokens: int, seconds_max: float) -> None:
+        """Let a request in.
+
+        Args:
+            tokens: of all its inputs.
+            seconds_max: in which it has to be done.
+
+        Raises:
+            Overloaded: the queue has no room for it, or too much stands before it.
+            DeadlinePassed: it would take longer than it may even alone.
+        """
+        excess = self._queue.tokens + tokens - self._tokens_max
+        if excess > 0:
+            raise Overloaded("The model's queue is full.", retry_after=self._retry_after(excess))
+        speed = self._speed.tokens_per_s * self._workers
+        if not speed or (self._queue.tokens + tokens) / speed <= seconds_max:
+            return
+        if tokens / speed > seconds_max:
+            raise DeadlinePassed(
+                f"The request cannot be done in time: it takes about {tokens / speed:.1f} s."
+            )
+        excess_s = (self._queue.ahead_of(tokens) + tokens) / speed - seconds_max
+        if excess_s > 0:
+            raise Overloaded(
+                "The request cannot be done in time: too much stands before it.",
+                retry_after=min(RETRY_AFTER_S_MAX, math.ceil(excess_s)),
+            )
+
+    def _retry_after(self, tokens: int) -> int:
+        """Return how long the model needs for this many tokens, in whole seconds, within bounds."""
+        speed = self._speed.tokens_per_s * self._workers
+        return min(RETRY_AFTER_S_MAX, math.ceil(tokens / speed)) if speed else 1

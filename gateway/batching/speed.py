@@ -1,0 +1,33 @@
+"""PURE: how fast a model is, from the batches that it has computed."""
+
+from __future__ import annotations
+
+MEMORY = 0.9
+HANG_FACTOR = 20.0
+"""A batch that takes so many times as long as the model's speed says has hung; one is slow now and then."""
+
+
+class Speed:
+    """Tokens a second of one worker, as a moving average over batches.
+
+    Attributes:
+        tokens_per_s: 0 while nothing is known.
+    """
+
+    def __init__(self) -> None:
+        self.tokens_per_s = 0.0
+
+    def observe(self, tokens: int, seconds: float) -> None:
+        """Note a batch."""
+        speed = tokens / max(seconds, 1e-6)
+        self.tokens_per_s = MEMORY * (self.tokens_per_s or speed) + (1 - MEMORY) * speed
+
+    def seconds_max(self, tokens: int, guess: float) -> float:
+        """Return after how many seconds a batch has to be taken for hung.
+
+        Args:
+            tokens: its cost.
+            guess: tokens a second, for a model that has computed nothing yet; 0 if nobody knows.
+        """
+        speed = self.tokens_per_s or guess
+        return HANG_FACTOR * tokens / speed if speed else 0.0

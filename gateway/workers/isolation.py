@@ -1,0 +1,138 @@
+"""Items that failed together are run apart, until those that fail by themselves are found.
+
+The others get their answers. It is the same whether the worker died, said that it failed, or gave an answer
+that cannot be right, and whether the items are texts for a tokenizer or inputs for a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+import structlog
+
+from gateway.workers.worker import CallFailed, OutOfMemory, Worker, WorkerLost, WrongAnswer
+
+I = TypeVar("I")  # noqa: E741 - an item
+O = TypeVar("O")  # noqa: E741 - its outcome
+
+ALONE_MAX = 2
+"""An item that fails so often by itself is to blame; once might have been somebody else's doing."""
+
+PARTS_AFTER_DEATH = 8
+"""A start costs seconds and a small batch milliseconds: smaller parts find a killer in fewer deaths."""
+
+PARTS = 2
+
+log = structlog.get_logger()
+
+
+Failure = WorkerLost | CallFailed
+
+
+class Isolation(Generic[I, O]):
+    """The search among items that failed together.
+
+    Args:
+        worker: which failed on them; nobody else uses it meanwhile.
+        call: runs items; returns for each its outcome, or ``None`` where that is unusable.
+        tell: is told each item with its outcome, or with the failure that it alone is to blame for.
+        wanted: whether anybody still waits for an item.
+    """
+
+    def __init__(
+        self,
+        worker: Worker,
+        call: Callable[[Sequence[I]], Awaitable[Sequence[O | None]]],
+        tell: Callable[[I, O | Failure], None],
+        wanted: Callable[[I], bool] = lambda _: True,
+    ) -> None:
+        self._worker = worker
+        self._call = call
+        self._tell = tell
+        self._wanted = wanted
+
+    async def run(self, items: Sequence[I], failure: Failure | None) -> None:
+        """Run items again that ended with ``failure`` when they were run together.
+
+        Args:
+            items: those that have no outcome yet.
+            failure: of all of them; ``None`` if each has an unusable outcome of its own.
+
+        Raises:
+            WorkerLost: there is no worker any more; who was not told yet is not to blame.
+        """
+        async with self._worker.alone():
+            if not isinstance(failure, WorkerLost):
+                await self._assure()
+            if failure is None:
+                await self._one_by_one(items)
+            elif len(items) > 1 and _for_lack_of_memory(failure):
+                await self._apart(items, failure)
+            else:
+                await self._again(items, chances=1)
+
+    async def _again(self, items: Sequence[I], chances: int) -> None:
+        """Run the items together up to so many times, and then apart."""
+        while items := [item for item in items if self._wanted(item)]:
+            try:
+                unusable = self._tell_usable(items, await self._call(items))
+            except (CallFailed, WorkerLost) as failure:
+                if isinstance(failure, WorkerLost) and not failure.suspect:
+                    raise
+                chances -= 1
+                if not chances or (len(items) > 1 and _for_lack_of_memory(failure)):
+                    await self._apart(items, failure)
+                    return
+            else:
+                if len(items) > 1:
+                    await self._one_by_one(unusable)
+                    return
+                chances -= 1
+                if unusable and not chances:
+                    await self._apart(items, WrongAnswer("an unusable outcome"))
+                if not unusable or not chances:
+                    return
+
+    async def _one_by_one(self, items: Sequence[I]) -> None:
+        for item in items:
+            await self._again([item], ALONE_MAX)
+
+    async def _apart(self, items: Sequence[I], failure: Failure) -> None:
+        """Blame an item that is by itself; run the parts of more."""
+        if len(items) == 1:
+            log.warning("input failed by itself", reason=str(failure))
+            self._tell(items[0], failure)
+            return
+        parts = PARTS_AFTER_DEATH if isinstance(failure, WorkerLost) else PARTS
+        for part in split(items, parts):
+            await self._again(part, ALONE_MAX if len(part) == 1 else 1)
+
+    async def _assure(self) -> None:
+        """See to it that the worker is well, so that its failures are the items' doing."""
+        try:
+            if wrong := await self._worker.check():
+                await self._worker.replace(wrong)
+        except WorkerLost as lost:  # in its self-test: it is started anew as well
+            if not lost.suspect:
+                raise
+
+    def _tell_usable(self, items: Sequence[I], outcomes: Sequence[O | None]) -> list[I]:
+        """Tell the items that have an outcome, and return the others."""
+        unusable = []
+        for item, outcome in zip(items, outcomes, strict=True):
+            if outcome is None:
+                unusable.append(item)
+            else:
+                self._tell(item, outcome)
+        return unusable
+
+
+def split(items: Sequence[I], parts: int) -> list[Sequence[I]]:
+    """Return the items in at most so many parts of nearly equal size, in order."""
+    size = -(-len(items) // parts)
+    return [items[begin : begin + size] for begin in range(0, len(items), size)]
+
+
+def _for_lack_of_memory(failure: Failure) -> bool:
+    return isinstance(failure, OutOfMemory) or (isinstance(failure, WorkerLost) and failure.memory)
