@@ -61,6 +61,7 @@ class ServingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         hang_timeout_s: seconds after which a batch may be taken for hung, at the earliest; how many it takes
             beyond that depends on its size and the measured speed.
         load_timeout_s: seconds after which loading is taken for hung.
+        audit_every: how many batches there are for each of which one input is computed again; 0 is none.
     """
 
     aliases: tuple[Annotated[str, msgspec.Meta(min_length=1)], ...] = ()
@@ -70,6 +71,7 @@ class ServingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     queue_tokens: Positive = 1_000_000
     hang_timeout_s: Seconds = 30
     load_timeout_s: Seconds = 3600
+    audit_every: Annotated[int, msgspec.Meta(ge=0)] = 256
 
 
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,25 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from operator import itemgetter
-
-import structlog
 
 from backends.base import ModelInfo
 from gateway.batching.admission import Admission
-from gateway.batching.budget import Budget
-from gateway.batching.job import Job, Request
-from gateway.batching.outcome import Outcome, outcomes
-from gateway.batching.planner import Limits, cost, plan
+from gateway.batching.job import Job, Request, settle
+from gateway.batching.planner import plan
 from gateway.batching.poison import Poison
 from gateway.batching.queue import Queue
-from gateway.batching.speed import Speed
-from gateway.errors import DeadlinePassed, GatewayError, InputFailed, InternalError
+from gateway.batching.runner import Runner
+from gateway.errors import DeadlinePassed, GatewayError
 from gateway.metrics import ModelMetrics
-from gateway.workers.isolation import Failure, Isolation
-from gateway.workers.worker import CallFailed, OutOfMemory, Worker, WorkerLost
+from gateway.workers.worker import Worker
 
 IN_FLIGHT_MAX = 2
 
@@ -41,6 +35,7 @@ class Batcher:
         queue_tokens_max: tokens that may wait.
         metrics: where batches are counted.
         poison: where inputs that end a worker are remembered.
+        audit_every: how many batches there are for each of which a part is computed again; 0 is none.
 
     Attributes:
         admission: what may wait.
@@ -53,18 +48,17 @@ class Batcher:
         queue_tokens_max: int,
         metrics: ModelMetrics,
         poison: Poison,
+        *,
+        audit_every: int = 0,
     ) -> None:
-        self._log = structlog.get_logger().bind(model=model)
         self._metrics = metrics
-        self._poison = poison
         self._queue = Queue()
-        self._speed = Speed()
-        self._budget = Budget()
+        self._runner = Runner(model, poison, audit_every)
         self._in_flight: dict[Worker, int] = dict.fromkeys(workers, 0)
         self._runs: set[asyncio.Task[None]] = set()
         self._refusal: Callable[[], GatewayError] | None = None
         self._stepping = False
-        self.admission = Admission(self._queue, self._speed, len(workers), queue_tokens_max)
+        self.admission = Admission(self._queue, self._runner.speed, len(workers), queue_tokens_max)
         metrics.watch_queue(lambda: len(self._queue), lambda: self._queue.tokens)
 
     def __repr__(self) -> str:
@@ -101,7 +95,7 @@ class Batcher:
         self._stepping = False
         while len(self._queue) and (free := self._free_worker()) is not None:
             worker, info = free
-            planned = plan(self._queue, self._limits(info), time.monotonic())
+            planned = plan(self._queue, self._runner.limits(info), time.monotonic())
             self._drop(planned.drop)
             if not planned.run or (self._in_flight[worker] and not planned.full):
                 break
@@ -119,9 +113,6 @@ class Batcher:
         """Settle everything that waits, or would have to from now on, with an error of its own."""
         self._refusal = make
         settle(self._queue.clear(), make)
-
-    def _limits(self, info: ModelInfo) -> Limits:
-        return Limits(info.cost, self._budget.within(info.batch_tokens), info.batch_inputs)
 
     def _free_worker(self) -> tuple[Worker, ModelInfo] | None:
         """Return the least busy worker that can take a batch, with the facts of its model."""
@@ -149,73 +140,14 @@ class Batcher:
         run.add_done_callback(self._runs.discard)
 
     async def _run(self, worker: Worker, jobs: list[Job]) -> None:
-        """Run and settle; what fails is searched for the guilty, what was lost by no fault waits again."""
-        left = dict.fromkeys(jobs)
+        """Run and settle; what was lost by no fault of its own waits again."""
         try:
-            await self._settle(worker, left)
-        except WorkerLost:
-            self._put_back([job for job in left if not job.gone])
-        except Exception:
-            self._log.exception("batch failed", inputs=len(jobs))
-            settle(left, InternalError)
+            self._put_back(await self._runner.run(worker, jobs))
         finally:
             self._in_flight[worker] -= 1
         self.step()
 
-    async def _settle(self, worker: Worker, left: dict[Job, None]) -> None:
-        """Run the jobs that are left, and take off each that has got what it gets.
-
-        Raises:
-            WorkerLost: by no fault of those that are still left.
-        """
-
-        def tell(job: Job, answer: Outcome | Failure) -> None:
-            del left[job]
-            job.owner.settle(
-                job.index, self._blamed(job, answer) if isinstance(answer, Exception) else answer
-            )
-
-        call = partial(self._call, worker)
-        failure: Failure | None = None
-        try:
-            for job, row in zip(list(left), await call(list(left)), strict=True):
-                if row is not None:
-                    tell(job, row)
-        except (CallFailed, WorkerLost) as error:
-            if isinstance(error, WorkerLost) and not error.suspect:
-                raise
-            failure = error
-        if left:
-            self._log.warning("batch failed", inputs=len(left), reason=str(failure or "unusable vectors"))
-            search = Isolation(worker, call, tell, wanted=lambda job: not job.gone)
-            await search.run(list(left), failure)
-
-    async def _call(self, worker: Worker, jobs: Sequence[Job]) -> Sequence[Outcome | None]:
-        """Have a worker compute a batch; return the vector of each, ``None`` where it is unusable."""
-        info = worker.info
-        if info is None:
-            raise WorkerLost
-        price = cost(jobs, self._limits(info))
-        try:
-            seconds_max = self._speed.seconds_max(price, worker.tokens_per_s)
-            timed = await worker.embed([job.ids for job in jobs], seconds_max)
-        except (OutOfMemory, WorkerLost) as error:
-            if isinstance(error, OutOfMemory) or error.memory:
-                self._budget.exhausted(price)
-            raise
-        found = outcomes(timed.vectors, len(jobs), info)
-        self._budget.sufficed(price)
-        self._speed.observe(sum(job.tokens for job in jobs), timed.seconds)
-        return found
-
-    def _blamed(self, job: Job, failure: Exception) -> InputFailed:
-        """Return the error of an input that is to blame; one that ended a worker is remembered."""
-        if isinstance(failure, WorkerLost):
-            self._poison.add(job.ids.tobytes())
-        return InputFailed("The model fails on this input.", f"input[{job.index}]")
-
     def _put_back(self, jobs: Sequence[Job]) -> None:
-        """Let jobs wait again that a worker was lost with, by no fault of theirs."""
         if self._refusal is not None:
             settle(jobs, self._refusal)
         else:
@@ -225,9 +157,3 @@ class Batcher:
 def late() -> DeadlinePassed:
     """Return the error of a job that was not done in time."""
     return DeadlinePassed("The request was not done in time.")
-
-
-def settle(jobs: Iterable[Job], make: Callable[[], GatewayError]) -> None:
-    """Give each job an error of its own."""
-    for job in jobs:
-        job.owner.settle(job.index, make())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,3 +115,9 @@ class Request:
         finished = self.finished or since
         began = self.began or finished
         return {"queue": began - since, "infer": finished - began}
+
+
+def settle(jobs: Iterable[Job], make: Callable[[], GatewayError]) -> None:
+    """Give each job an error of its own."""
+    for job in jobs:
+        job.owner.settle(job.index, make())

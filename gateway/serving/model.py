@@ -69,7 +69,12 @@ class Model:
         tokenize = Gathering(Tokenizer(name, self.replicas, self._poison))
         self._preparer = Preparer(config.serving, tokens_max, tokenize, cl100k)
         self.batcher = Batcher(
-            name, self.replicas.workers, config.serving.queue_tokens, metrics, self._poison
+            name,
+            self.replicas.workers,
+            config.serving.queue_tokens,
+            metrics,
+            self._poison,
+            audit_every=config.serving.audit_every,
         )
 
     def __repr__(self) -> str:

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 import structlog
 
-from gateway.workers.worker import CallFailed, OutOfMemory, Worker, WorkerLost, WrongAnswer
+from gateway.workers.worker import CallFailed, Mistaken, OutOfMemory, Worker, WorkerLost, WrongAnswer
 
 I = TypeVar("I")  # noqa: E741 - an item
 O = TypeVar("O")  # noqa: E741 - its outcome
@@ -65,7 +65,7 @@ class Isolation(Generic[I, O]):
         async with self._worker.alone():
             if not isinstance(failure, WorkerLost):
                 await self._assure()
-            if failure is None:
+            if failure is None or isinstance(failure, Mistaken):
                 await self._one_by_one(items)
             elif len(items) > 1 and _for_lack_of_memory(failure):
                 await self._apart(items, failure)

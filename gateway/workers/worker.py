@@ -42,6 +42,10 @@ class WrongAnswer(CallFailed):
     """The answer is not one of the right form for each item: nothing of it can be trusted."""
 
 
+class Mistaken(WrongAnswer):
+    """The answer looks right, but is not what an item gets by itself: only such answers can be trusted."""
+
+
 class Timed(NamedTuple):
     """Vectors, float32 ``[inputs, dimensions]``, and how many seconds the engine took for them."""
 

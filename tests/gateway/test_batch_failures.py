@@ -297,6 +297,31 @@ async def test_lost_while_searching(metrics):
     assert np.array_equal(request.vectors[0], expected(request)[0])
 
 
+@pytest.mark.parametrize("every", [1, 3])
+async def test_audit(metrics, every):
+    """Rows in a wrong order are found where a batch is looked at again, and then each is computed alone."""
+    worker = AnsweringWorker(lambda batch: right_vectors(batch)[::-1].copy())
+    batcher = make_batcher(metrics, worker, audit_every=every)
+    right = []
+    for _ in range(2 * every):
+        request = make_request(3, 3)
+        batcher.admit(request)
+        await all_quiet()
+        right.append(np.array_equal(request.vectors, expected(request)))
+    assert right == ([False] * (every - 1) + [True]) * 2
+
+
+async def test_audit_of_right_answers(metrics):
+    """A right answer costs one more small batch where it is looked at, and one input alone none."""
+    worker = AnsweringWorker(right_vectors)
+    batcher = make_batcher(metrics, worker, audit_every=1)
+    for request in (make_request(3, 3, 3), make_request(6)):
+        batcher.admit(request)
+        await all_quiet()
+        assert np.array_equal(request.vectors, expected(request))
+    assert [len(batch) for batch in worker.batches] == [3, 1, 1]
+
+
 async def test_bug(metrics):
     """An error that nobody foresaw ends its batch with a fixed sentence, and the batcher lives on."""
     worker = HeldWorker()

@@ -17,9 +17,9 @@ FULL = 16
 """Tokens of a job that fills a batch alone."""
 
 
-def make_batcher(metrics, *workers, queue_tokens_max=100_000):
+def make_batcher(metrics, *workers, queue_tokens_max=100_000, audit_every=0):
     """Return a batcher over these workers."""
-    return Batcher("m", workers, queue_tokens_max, metrics.model("m"), Poison())
+    return Batcher("m", workers, queue_tokens_max, metrics.model("m"), Poison(), audit_every=audit_every)
 
 
 async def test_leaves_at_once(metrics):

@@ -91,7 +91,7 @@ WRONG = {
         ["model 'm'", "'n_gpu_layers'", "gguf", "remove it"],
     ),
     "key of two backends": (FAKE + "sha256 = 'a'", ["model 'm'", "'sha256'", "hf and gguf"]),
-    "unheard-of key": (FAKE + "zzzzzzzz = 2", ["model 'm'", "'zzzzzzzz'", "known are aliases, backend"]),
+    "unheard-of key": (FAKE + "zzzzzzzz = 2", ["model 'm'", "'zzzzzzzz'", "known are aliases, audit_every"]),
     "serving type": (FAKE + "replicas = 'two'", ["model 'm'", "replicas", "Expected `int`"]),
     "serving range": (FAKE + "queue_tokens = 0", ["model 'm'", "queue_tokens", ">= 1"]),
     "alias type": (FAKE + "aliases = ['a', 1]", ["model 'm'", "aliases[1]", "Expected `str`"]),

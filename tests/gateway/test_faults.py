@@ -60,6 +60,13 @@ async def test_one_bad_input(start, metrics, mark, where):
     assert await restarts(model, metrics) == deaths
 
 
+async def test_wrong_order(start):
+    """An engine that mixes rows up is found by computing one again: every vector is its input's own."""
+    model = await start(FaultSpec(), audit_every=1)
+    texts = ["a", "bc", "<order>", "def"]
+    assert np.array_equal((await model.embed(Ask(texts))).vectors, [vector_of(text) for text in texts])
+
+
 async def test_several_requests(start):
     """Several bad inputs in different requests at once fail by themselves, each in its own."""
     model = await start(FaultSpec())

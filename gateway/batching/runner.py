@@ -1,0 +1,130 @@
+"""Runs a batch on a worker, and gives each of its jobs what it gets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import structlog
+
+from backends.base import ModelInfo
+from gateway.batching.audit import Audit, alike
+from gateway.batching.budget import Budget
+from gateway.batching.job import Job, settle
+from gateway.batching.outcome import Outcome, outcomes
+from gateway.batching.planner import Limits, cost
+from gateway.batching.poison import Poison
+from gateway.batching.speed import Speed
+from gateway.errors import InputFailed, InternalError
+from gateway.workers.isolation import Failure, Isolation
+from gateway.workers.worker import CallFailed, Mistaken, OutOfMemory, Worker, WorkerLost
+
+
+class Runner:
+    """What becomes of batches on workers, and what is learned of a model by it.
+
+    Args:
+        model: its name, for the log.
+        poison: where inputs that end a worker are remembered.
+        audit_every: how many batches there are for each of which a part is computed again; 0 is none.
+
+    Attributes:
+        speed: how fast a worker is.
+    """
+
+    def __init__(self, model: str, poison: Poison, audit_every: int) -> None:
+        self.speed = Speed()
+        self._log = structlog.get_logger().bind(model=model)
+        self._poison = poison
+        self._budget = Budget()
+        self._audit = Audit(audit_every)
+
+    def limits(self, info: ModelInfo) -> Limits:
+        """Return what a batch may be, for a model of these facts."""
+        return Limits(info.cost, self._budget.within(info.batch_tokens), info.batch_inputs)
+
+    async def run(self, worker: Worker, jobs: Sequence[Job]) -> list[Job]:
+        """Run a batch and settle its jobs; a failure is searched for the guilty.
+
+        Returns:
+            Those that were lost with the worker, by no fault of theirs, and that somebody waits for.
+        """
+        left = dict.fromkeys(jobs)
+        try:
+            await self._settle(worker, left)
+        except WorkerLost:
+            return [job for job in left if not job.gone]
+        except Exception:
+            self._log.exception("batch failed", inputs=len(jobs))
+            settle(left, InternalError)
+        return []
+
+    async def _settle(self, worker: Worker, left: dict[Job, None]) -> None:
+        """Run the jobs that are left, and take off each that has got what it gets.
+
+        Raises:
+            WorkerLost: by no fault of those that are still left.
+        """
+
+        def tell(job: Job, answer: Outcome | Failure) -> None:
+            del left[job]
+            job.owner.settle(
+                job.index, self._blamed(job, answer) if isinstance(answer, Exception) else answer
+            )
+
+        call = partial(self._call, worker)
+        failure: Failure | None = None
+        try:
+            for job, row in zip(list(left), await call(list(left)), strict=True):
+                if row is not None:
+                    tell(job, row)
+        except (CallFailed, WorkerLost) as error:
+            if isinstance(error, WorkerLost) and not error.suspect:
+                raise
+            failure = error
+        if left:
+            self._log.warning("batch failed", inputs=len(left), reason=str(failure or "unusable vectors"))
+            search = Isolation(worker, call, tell, wanted=lambda job: not job.gone)
+            await search.run(list(left), failure)
+
+    async def _call(self, worker: Worker, jobs: Sequence[Job]) -> Sequence[Outcome | None]:
+        """Have a worker compute a batch; return the vector of each, ``None`` where it is unusable."""
+        info = worker.info
+        if info is None:
+            raise WorkerLost
+        price = cost(jobs, self.limits(info))
+        try:
+            seconds_max = self.speed.seconds_max(price, worker.tokens_per_s)
+            timed = await worker.embed([job.ids for job in jobs], seconds_max)
+        except (OutOfMemory, WorkerLost) as error:
+            if isinstance(error, OutOfMemory) or error.memory:
+                self._budget.exhausted(price)
+            raise
+        found = outcomes(timed.vectors, len(jobs), info)
+        await self._look_again(worker, info, jobs, found)
+        self._budget.sufficed(price)
+        self.speed.observe(sum(job.tokens for job in jobs), timed.seconds)
+        return found
+
+    async def _look_again(
+        self, worker: Worker, info: ModelInfo, jobs: Sequence[Job], rows: Sequence[Outcome | None]
+    ) -> None:
+        """Compute one of them again, now and then.
+
+        Raises:
+            Mistaken: it has another vector by itself.
+        """
+        place = self._audit.choose(rows)
+        if place is None:
+            return
+        job, row = jobs[place], rows[place]
+        alone = await worker.embed([job.ids], self.speed.seconds_max(job.tokens, worker.tokens_per_s))
+        (again,) = outcomes(alone.vectors, 1, info)
+        if row is None or again is None or not alike(row, again, info):
+            raise Mistaken("an input has another vector by itself")
+
+    def _blamed(self, job: Job, failure: Exception) -> InputFailed:
+        """Return the error of an input that is to blame; one that ended a worker is remembered."""
+        if isinstance(failure, WorkerLost):
+            self._poison.add(job.ids.tobytes())
+        return InputFailed("The model fails on this input.", f"input[{job.index}]")
