@@ -99,6 +99,7 @@ def hang(_text: str) -> None:
 def freeze(_text: str) -> None:
     """Stop the whole process; it does not even answer a ping."""
     os.kill(os.getpid(), signal.SIGSTOP)
+    hang("")  # this thread may be the last that the signal reaches
 
 
 def exhaust(_text: str) -> None:

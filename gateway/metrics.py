@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 PREFIX = "embeddings_gateway"
 PHASES = ("tokenize", "queue", "infer", "encode")
+CAUSES = ("exit", "signal", "memory", "hang", "protocol", "replaced")
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 TOKENS = (16, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 65536)
@@ -56,6 +57,7 @@ class Metrics:
             self._histogram("phase_seconds", "Seconds of a request's phases.", SECONDS, "model", "phase")
         )
         self._starts = self._counter("worker_restarts", "Workers started again after they died.", "model")
+        self._deaths = Bound(self._counter("worker_deaths", "Workers that died, by cause.", "model", "cause"))
         self._workers = self._gauge("workers_ready", "Workers that can take a batch.", "model")
 
     def model(self, name: str) -> ModelMetrics:
@@ -103,6 +105,7 @@ class ModelMetrics:
         self.batch_inputs = metrics._batch_inputs.labels(model)
         self.batch_tokens = metrics._batch_tokens.labels(model)
         self.worker_restarts = metrics._starts.labels(model)
+        self.worker_deaths = {cause: metrics._deaths[model, cause] for cause in CAUSES}
         self.workers_ready = metrics._workers.labels(model)
 
     def watch_queue(self, jobs: Callable[[], int], tokens: Callable[[], int]) -> None:

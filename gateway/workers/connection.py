@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from backends.base import ModelInfo, TokenIds
@@ -25,27 +25,18 @@ from backends.protocol import (
     Pong,
     ProtocolError,
     Ready,
-    Refused,
-    Start,
     Tokenize,
     Tokens,
 )
-from backends.spec import Spec
-from gateway.workers.process import Death, WorkerProcess
+from gateway.workers.process import Cause, Death, WorkerProcess
 from gateway.workers.vigil import Patience, Vigil
 from gateway.workers.worker import CallFailed, OutOfMemory, Timed, WorkerLost
 
 T = TypeVar("T")
 
-OUT_OF_PROTOCOL = "out of protocol"
-
-
-class LoadRefused(Exception):
-    """The worker says that its model cannot be served, and why. Starting again would not help."""
-
 
 class Connection:
-    """A worker process whose model is loaded. Made by :func:`connect`; belongs to one event loop.
+    """A worker process whose model is loaded. Made by ``loading.connect``; belongs to one event loop.
 
     Attributes:
         info: the facts of its model.
@@ -113,9 +104,9 @@ class Connection:
             await asyncio.wait(self._calls.values(), return_when=asyncio.ALL_COMPLETED)
             await asyncio.sleep(0)  # whoever waited for them takes them off
 
-    def condemn(self, verdict: str) -> None:
-        """End the process; ``verdict`` says why. Open calls fail."""
-        self._process.condemn(verdict)
+    def condemn(self, cause: Cause, why: str) -> None:
+        """End the process. Open calls fail."""
+        self._process.condemn(cause, why)
 
     async def ended(self) -> Death:
         """Wait until the process has ended; return how."""
@@ -123,7 +114,7 @@ class Connection:
 
     async def close(self) -> None:
         """End the process. Open calls fail."""
-        self.condemn("the gateway ended it")
+        self.condemn("replaced", "the gateway ended it")
         await asyncio.wait([self._living])
 
     async def _call(self, make: Callable[[int], Call], seconds_max: float) -> Answer:
@@ -148,9 +139,9 @@ class Connection:
                 call = self._calls.get(message.id)
                 if call is not None and not call.done():
                     call.set_result(message)
-            self._process.condemn(OUT_OF_PROTOCOL)
-        except ProtocolError:
-            self._process.condemn(OUT_OF_PROTOCOL)
+            self.condemn("protocol", f"it sent a {type(message).__name__}, which is no answer")
+        except ProtocolError as error:
+            self.condemn("protocol", f"it sent {error}")
         except WorkerLost:
             pass
         finally:
@@ -161,7 +152,7 @@ class Connection:
             for call_id, call in self._calls.items():
                 if not call.done():
                     call.set_exception(
-                        WorkerLost(death.cause, suspect=call_id in suspects, memory=death.memory)
+                        WorkerLost(death.how, suspect=call_id in suspects, memory=death.cause == "memory")
                     )
         return death
 
@@ -170,55 +161,9 @@ class Connection:
         while True:
             await asyncio.sleep(self._vigil.tick_s)
             if verdict := self._vigil.tick():
-                self._process.condemn(verdict)
+                self.condemn("hang", verdict)
                 return
             self._process.send(Ping(next(self._ids)))  # whatever it answers is a sign of life
-
-
-async def connect(
-    spec: Spec,
-    cores: Collection[int] = (),
-    echo: Callable[[bytes], object] | None = None,
-    *,
-    patience: Patience = Patience(),  # noqa: B008 - frozen
-) -> Connection:
-    """Start a worker, let it load its model, and return the connection.
-
-    Args:
-        spec: the model.
-        cores: the numbers of those that the worker is pinned to; none if it is not.
-        echo: is given what the worker writes to its standard error, a download's progress for instance.
-        patience: how long it may take for what.
-
-    Raises:
-        LoadRefused: the model cannot be served.
-        WorkerLost: the process ended first; the message says how.
-    """
-    try:
-        process = await WorkerProcess.start(spec.threads, cores, echo)
-    except OSError as error:  # no more processes, descriptors or memory: it may be so for a while only
-        raise WorkerLost(f"it cannot be started: {error.strerror}") from None
-    try:
-        process.send(Start(spec))
-        async with asyncio.timeout(patience.load_s):
-            first = await process.receive()
-        match first:
-            case Ready() as ready:
-                return Connection(process, ready, patience)
-            case Refused(reason=reason):
-                raise LoadRefused(reason)
-            case _:
-                raise ProtocolError("the first answer is neither Ready nor Refused")
-    except (WorkerLost, ProtocolError, TimeoutError) as error:
-        if isinstance(error, TimeoutError):
-            process.condemn(f"loading took longer than {patience.load_s:g} s")
-        if isinstance(error, ProtocolError):
-            process.condemn(OUT_OF_PROTOCOL)
-        death = await process.end()  # it has seen no user's text yet: all that it said may be told
-        raise WorkerLost(f"{death.cause}\n{death.said}".strip(), memory=death.memory) from None
-    except BaseException:
-        await process.end()
-        raise
 
 
 def _unpacked(unpack: Callable[[], T]) -> T:

@@ -14,7 +14,7 @@ from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from backends.protocol import (
     HEADER,
@@ -42,17 +42,22 @@ ENGINE_SETTINGS = {
 """What engines read from their environment once, when they are imported."""
 
 
+Cause = Literal["exit", "signal", "memory", "hang", "protocol", "replaced"]
+"""Why a process ended: by itself, by a signal, by the system for lack of memory; or because we ended it,
+since it hung, broke the protocol, or was no longer wanted."""
+
+
 class Death(NamedTuple):
     """How a worker process ended.
 
     Attributes:
-        cause: for people: ``exit status 3``, ``signal SIGABRT``, ``out of memory``, or why it was ended.
-        memory: whether the system ended it because there was no memory left.
+        cause: what kind of end it was.
+        how: for people: ``exit status 3``, ``signal SIGABRT``, or why it was ended.
         said: the end of what it wrote to its standard error.
     """
 
-    cause: str
-    memory: bool = False
+    cause: Cause
+    how: str
     said: str = ""
 
 
@@ -70,7 +75,7 @@ class WorkerProcess:
         self._reader = reader
         self._writer = writer
         self._stderr = b""
-        self._verdict = ""
+        self._verdict: Death | None = None
         self._memory_deaths = memory_deaths()
         self._listening = asyncio.get_running_loop().create_task(self._listen(echo))
 
@@ -119,9 +124,9 @@ class WorkerProcess:
         except (asyncio.IncompleteReadError, OSError):
             raise WorkerLost("the worker closed its socket") from None
 
-    def condemn(self, verdict: str) -> None:
-        """Kill the process; ``verdict`` is why. There is nothing to ask it for: it holds no state."""
-        self._verdict = self._verdict or verdict
+    def condemn(self, cause: Cause, why: str) -> None:
+        """Kill the process. There is nothing to ask it for: it holds no state."""
+        self._verdict = self._verdict or Death(cause, why)
         if self._process.returncode is None:
             self._process.kill()
 
@@ -134,9 +139,17 @@ class WorkerProcess:
             self._process.kill()
         code = await self._process.wait()
         await asyncio.wait([self._listening], timeout=LAST_WORDS_S)
-        memory = not self._verdict and code == -signal.SIGKILL and memory_deaths() > self._memory_deaths
-        cause = self._verdict or ("out of memory" if memory else _cause(code))
-        return Death(cause, memory, self._stderr.decode(errors="replace").strip())
+        said = self._stderr.decode(errors="replace").strip()
+        return (self._verdict or self._found(code))._replace(said=said)
+
+    def _found(self, code: int) -> Death:
+        """Return how a process ended that we did not end; a signal by its name, where it has one."""
+        if code >= 0:
+            return Death("exit", f"exit status {code}")
+        if code == -signal.SIGKILL and memory_deaths() > self._memory_deaths:
+            return Death("memory", "ended by the system for lack of memory")
+        names = {number.value: number.name for number in signal.Signals}
+        return Death("signal", f"signal {names.get(-code, -code)}")
 
     async def _listen(self, echo: Callable[[bytes], object] | None) -> None:
         """Keep the end of what the process says; the pipe must never fill up."""
@@ -147,14 +160,6 @@ class WorkerProcess:
             if echo is not None:
                 with suppress(OSError):  # the terminal may have gone
                     echo(said)
-
-
-def _cause(code: int) -> str:
-    """Say how a process ended; a signal by its name, where it has one."""
-    if code >= 0:
-        return f"exit status {code}"
-    names = {number.value: number.name for number in signal.Signals}
-    return f"signal {names.get(-code, -code)}"
 
 
 def memory_deaths(vmstat: Path = Path("/proc/vmstat")) -> int:

@@ -14,8 +14,9 @@ from backends.spec import Spec
 from gateway.metrics import ModelMetrics
 from gateway.workers.backoff import Backoff
 from gateway.workers.breaker import Breaker
-from gateway.workers.connection import Connection, LoadRefused, connect
+from gateway.workers.connection import Connection
 from gateway.workers.last_words import without_texts
+from gateway.workers.loading import DiedLoading, LoadRefused, connect
 from gateway.workers.process import Death
 from gateway.workers.vigil import Patience
 from gateway.workers.worker import State, Timed, WorkerLost
@@ -145,7 +146,7 @@ class Supervisor:
     async def replace(self, reason: str) -> None:
         """See :class:`gateway.workers.worker.Worker`."""
         connection = await self._live()
-        connection.condemn(reason)
+        connection.condemn("replaced", reason)
         await connection.ended()
 
     async def ping(self) -> float:
@@ -189,8 +190,9 @@ class Supervisor:
         """
         try:
             connection = await connect(self._spec, self._cores, self._echo, patience=self._patience)
-        except WorkerLost as error:
+        except DiedLoading as error:
             log.error("worker died while loading", model=self._model, how=str(error))
+            self._metrics.worker_deaths[error.cause].inc()
             self._breaker.death(time.monotonic())
             self._died("the worker died while it loaded the model")
             self._attempted.set()
@@ -200,12 +202,13 @@ class Supervisor:
         finally:
             self._connection = None
             await connection.close()
-        log.error("worker died", model=self._model, how=death.cause, said=without_texts(death.said))
+        log.error("worker died", model=self._model, how=death.how, said=without_texts(death.said))
+        self._metrics.worker_deaths[death.cause].inc()
         if connection.batches or self._searched:
             self._backoff.fruitful()
         if not self._searched:
             self._breaker.death(time.monotonic())
-        self._died(f"the worker died ({death.cause})")
+        self._died(f"the worker died ({death.how})")
 
     async def _serve(self, connection: Connection) -> Death:
         info = connection.info

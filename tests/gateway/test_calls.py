@@ -40,7 +40,7 @@ class Wire:
     def __init__(self):
         self.sent = []
         self.coming = asyncio.Queue()
-        self.verdict = ""
+        self.verdict = None
 
     def send(self, message):
         """See :class:`gateway.workers.process.WorkerProcess`."""
@@ -53,14 +53,14 @@ class Wire:
             raise message
         return message
 
-    def condemn(self, verdict):
+    def condemn(self, cause, why):
         """See :class:`gateway.workers.process.WorkerProcess`."""
-        self.verdict = self.verdict or verdict
+        self.verdict = self.verdict or Death(cause, why)
         self.coming.put_nowait(WorkerLost())
 
     async def end(self):
         """See :class:`gateway.workers.process.WorkerProcess`."""
-        return Death(self.verdict or "ended")
+        return self.verdict or Death("exit", "exit status 0")
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ async def test_end_of_the_wire(wire, end):
     with pytest.raises(WorkerLost):
         await connection.ping()
     assert len(channel.sent) == 3
-    assert (await connection.ended()).cause == ("ended" if isinstance(end, WorkerLost) else "out of protocol")
+    assert (await connection.ended()).cause == ("exit" if isinstance(end, WorkerLost) else "protocol")
 
 
 @pytest.mark.parametrize(

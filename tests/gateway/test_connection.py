@@ -13,7 +13,7 @@ import pytest
 
 from backends.fake import fake_vector
 from backends.spec import FakeSpec
-from gateway.workers.connection import LoadRefused, connect
+from gateway.workers.loading import DiedLoading, LoadRefused, connect
 from gateway.workers.worker import WorkerLost
 from tests.gateway.fakes import all_quiet, make_ids
 from tests.processes import Watch, freeze, only_child_of
@@ -57,7 +57,7 @@ async def test_killed(connection, own_child):
     for call in calls:
         with pytest.raises(WorkerLost):
             await call
-    assert (await connection.ended()).cause == "signal SIGKILL"
+    assert (await connection.ended()).how == "signal SIGKILL"
 
 
 async def test_closed(connection, own_child):
@@ -93,7 +93,7 @@ async def test_cancelled(own_child):
 async def test_cannot_be_started(monkeypatch):
     """A process that the system does not start is a lost worker, with the system's reason."""
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    with pytest.raises(WorkerLost, match="No such file"):
+    with pytest.raises(DiedLoading, match="No such file"):
         await connect(FakeSpec())
 
 
@@ -107,7 +107,7 @@ async def test_working_directory(monkeypatch, tmp_path):
 PARENT = """
 import asyncio
 from backends.spec import FakeSpec
-from gateway.workers.connection import connect
+from gateway.workers.loading import connect
 
 async def main():
     connection = await connect(FakeSpec())
