@@ -29,7 +29,12 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         request_tokens_max: tokens of one request.
         input_chars_max: characters of one text, before it is tokenized.
         body_bytes_max: bytes of a request's body.
-        body_timeout_s: seconds in which a body has to arrive.
+        connections_max: connections at once.
+        requests_bytes_max: bytes of the bodies of all requests that have not been answered.
+        idle_timeout_s: seconds for which a connection may have nothing to ask.
+        head_timeout_s: seconds in which a request's head has to arrive.
+        body_timeout_s: seconds in which its body has to arrive.
+        send_timeout_s: seconds in which a client has to take what it is sent.
         request_timeout_s: seconds in which a request has to be done.
         shutdown_timeout_s: seconds in which accepted requests are finished when the gateway is asked to end.
     """
@@ -44,7 +49,12 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     request_tokens_max: Positive = 300_000
     input_chars_max: Positive = 1_000_000
     body_bytes_max: Positive = 32 << 20
+    connections_max: Positive = 4096
+    requests_bytes_max: Positive = 256 << 20
+    idle_timeout_s: Seconds = 75
+    head_timeout_s: Seconds = 10
     body_timeout_s: Seconds = 30
+    send_timeout_s: Seconds = 30
     request_timeout_s: Seconds = 600
     shutdown_timeout_s: Positive = 30
 

@@ -11,8 +11,8 @@
     |-- ModelNotFound             no model or alias of that name
     |-- SpaceMismatch             the client pinned another embedding space
     |-- BodyTooLarge, BodyTimeout, WrongContentType
-    |-- NotHttp, HeadTooLarge     what came cannot be read as a request
-    |-- Overloaded                the model's queue is full
+    |-- NotHttp, HeadTooLarge, HeadTimeout  what came cannot be read as a request
+    |-- Overloaded                the model's queue is full, or the gateway's memory for requests
     |-- InputFailed               the model fails on this input
     |-- DeadlinePassed            not done in time
     |-- ModelUnavailable          loading, failed or stopping
@@ -97,8 +97,12 @@ class HeadTooLarge(GatewayError):
     """The request line and the headers are larger than they may be."""
 
 
+class HeadTimeout(GatewayError):
+    """The request line and the headers were not received in time."""
+
+
 class Overloaded(GatewayError):
-    """The model's queue cannot take the request."""
+    """The model's queue cannot take the request, or the gateway has too many at once."""
 
 
 class InputFailed(GatewayError):

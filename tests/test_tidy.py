@@ -37,8 +37,8 @@ AT_HOME = {
     "prometheus_client": ("gateway/metrics.py",),
     "typer": ("gateway/cli/",),
     "rich": ("gateway/cli/",),
-    "httptools": ("gateway/http/protocol.py",),
-    "uvicorn": ("gateway/cli/", "gateway/http/protocol.py"),
+    "httptools": ("gateway/http/",),
+    "uvicorn": ("gateway/http/",),
 }
 ROOMS = {
     "gateway.workers": {"workers", "metrics"},

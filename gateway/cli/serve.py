@@ -5,24 +5,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import resource
-import signal
-import socket
 import sys
-from collections.abc import Iterator
 from typing import Annotated, TextIO
 
 import msgspec
 import typer
-import uvicorn
 import uvloop
 
 from gateway import log
 from gateway.app import create_app
 from gateway.cli.options import ConfigPath, echo, fail, load_config
 from gateway.config import Config
-from gateway.http.protocol import Protocol
+from gateway.http.server import CannotListen, Server
 from gateway.metrics import Metrics
 from gateway.serving.registry import Registry
+
+OWN_FILES = 128
+"""What is left for the gateway itself, of the files it may open: a connection is one, too."""
+
+POLL_S = 0.05
 
 
 def serve(
@@ -36,119 +37,76 @@ def serve(
     settings = load_config(config)
     given = {key: value for key, value in {"host": host, "port": port}.items() if value is not None}
     server = msgspec.structs.replace(settings.server, **given)
-    settings = msgspec.structs.replace(settings, server=server)
     log.configure(server.log_format, server.log_level)
-    allow_many_connections()
+    forbid_core_files()
+    files = allow_many_files()
+    connections_max = max(1, min(server.connections_max, files - OWN_FILES))
+    server = msgspec.structs.replace(server, connections_max=connections_max)
+    settings = msgspec.structs.replace(settings, server=server)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            served = runner.run(run(settings))
+            ended_well = runner.run(run(settings))
         except CannotListen:
             fail(f"cannot listen on {server.host} port {server.port}")
-        if not served:
-            fail("no model can be served")
+    if not ended_well:
+        raise typer.Exit(1)
 
 
-def allow_many_connections() -> None:
-    """Raise the limit of open files, often 1024, as far as the system lets: each connection is one."""
+def allow_many_files() -> int:
+    """Raise the limit of open files, often 1024, as far as the system lets, and return it."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard if hard != resource.RLIM_INFINITY else sys.maxsize
 
 
-class CannotListen(Exception):
-    """The address is not to be had. The reason has been logged."""
+def forbid_core_files() -> None:
+    """Have Linux write none of this process: it would hold users' texts.
+
+    A limit of 1 byte is also one for cores that are piped to a program, where 0 is none (``fs/coredump.c``).
+    """
+    with contextlib.suppress(ValueError, OSError):  # the limit is 0 already, and may not be raised
+        resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
 
 
 async def run(config: Config) -> bool:
-    """Serve until a signal ends it; return whether there was any model to serve.
+    """Serve until a signal ends it, or no model can be served; return whether it ended as it should.
 
     Raises:
         CannotListen: the address is not to be had.
     """
     metrics = Metrics()
     registry = Registry(config, metrics, echo())
-    server = Server(
-        uvicorn.Config(
-            create_app(config, registry, metrics),
-            host=config.server.host,
-            port=config.server.port,
-            http=Protocol,
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,  # nobody asks where a request came from
-            server_header=False,
-            timeout_graceful_shutdown=config.server.shutdown_timeout_s,
-        )
-    )
-    serving = asyncio.create_task(server.serve())
+    server = Server(create_app(config, registry, metrics), config.server, registry)
     announcing = asyncio.create_task(announce(server, registry, config.source))
-    await asyncio.wait((serving, announcing), return_when=asyncio.FIRST_COMPLETED)
-    hopeless = announcing.done() and not announcing.result()
-    if hopeless:
-        server.should_exit = True
-    await serving
+    await server.serve()
     announcing.cancel()
-    return not hopeless
+    if server.hopeless:
+        fail(
+            "no model can be served: "
+            + "; ".join(f"{name} is failed: {why}" for name, why in server.hopeless.items())
+        )
+    return not server.force_exit
 
 
-async def announce(server: Server, registry: Registry, source: str) -> bool:
-    """Say what is served and how to call it, once it is; return whether anything can be."""
+async def announce(server: Server, registry: Registry, source: str) -> None:
+    """Say where it listens, what cannot be served yet, and, once something can be, how to call it."""
     await server.listening.wait()
     names = ", ".join(model.name for model in registry.models)
     say(f"Listening on {server.url}. Loading {names}, as {source} says.")
     await registry.attempted()
     for model in registry.models:
-        if model.replicas.state in ("loading", "failed"):
+        if model.replicas.state in ("loading", "failed") and not server.hopeless:
             say(f"{model.name} is {model.replicas.state}: {model.replicas.reason}", sys.stderr)
-    ready = next((model for model in registry.models if model.replicas.state == "ready"), None)
-    if ready is not None:
-        say(f"Serving on {server.url}/v1 (the API is described at {server.url}/docs). Try:")
-        say(
-            f"curl {server.url}/v1/embeddings -H 'Content-Type: application/json' "
-            f"""-d '{{"model": "{ready.name}", "input": "Hello, world"}}'""",
-        )
-    return any(model.replicas.state != "failed" for model in registry.models)
+    while not (ready := [model.name for model in registry.models if model.replicas.state == "ready"]):  # noqa: ASYNC110
+        await asyncio.sleep(POLL_S)
+    say(f"Serving on {server.url}/v1 (the API is described at {server.url}/docs). Try:")
+    say(
+        f"curl {server.url}/v1/embeddings -H 'Content-Type: application/json' "
+        f"""-d '{{"model": "{ready[0]}", "input": "Hello, world"}}'""",
+    )
 
 
 def say(words: str, to: TextIO = sys.stdout) -> None:
     """Print for whoever started the server; if nobody reads any more, it serves all the same."""
     with contextlib.suppress(OSError):
         print(words, file=to, flush=True)
-
-
-class Server(uvicorn.Server):
-    """uvicorn, ending with status 0 when it is asked to end: the first signal is kind, the second is not.
-
-    Attributes:
-        listening: set once connections are accepted.
-        url: where they are, as a client on this machine writes it.
-    """
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.listening = asyncio.Event()
-        self.url = ""
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Bind and listen.
-
-        Raises:
-            CannotListen: the address is not to be had.
-        """
-        try:
-            await super().startup(sockets)
-        except SystemExit:  # uvicorn would end the process from inside a task
-            raise CannotListen from None
-        if self.started:
-            host, port = self.servers[0].sockets[0].getsockname()[:2]
-            host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
-            self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-            self.listening.set()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Handle signals without raising them again afterwards, as uvicorn would."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self.handle_exit, number, None)
-        yield

@@ -6,12 +6,15 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from gateway.errors import ClientGone
+from gateway.errors import ClientGone, GatewayError
 
 T = TypeVar("T")
 
 CLIENT = "gateway.http.client"
 """The key of a request's scope under which its :class:`Client` is; by ASGI a task would have to wait."""
+
+ARRIVED = "gateway.http.arrived"
+"""The key under which it is when the request's head had arrived, in monotonic seconds."""
 
 
 class Client:
@@ -19,10 +22,12 @@ class Client:
 
     Attributes:
         gone: whether there is nobody any more.
+        refusal: why no more of the request that is being answered is received.
     """
 
     def __init__(self) -> None:
         self.gone = False
+        self.refusal: GatewayError | None = None
         self._tell: set[Callable[[], object]] = set()
 
     @property

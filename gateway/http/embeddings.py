@@ -46,7 +46,8 @@ class Embeddings:
         record: Record = scope[RECORD]  # type: ignore[literal-required]
         client: Client = scope[CLIENT]  # type: ignore[literal-required]
         server, headers = self._server, dict(scope["headers"])
-        body = await read_body(headers, receive, server.body_bytes_max, server.body_timeout_s)
+        self._registry.admit()
+        body = await read_body(headers, receive, client, server.body_bytes_max)
         asked = self._decoder.decode(body)
         model = self._registry[asked.model]
         record.model = model.name

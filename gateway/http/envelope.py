@@ -16,15 +16,16 @@ import structlog
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.errors import ClientGone, GatewayError, InternalError, ModelUnavailable
+from gateway.errors import ClientGone, GatewayError, InternalError
 from gateway.http import status
+from gateway.http.client import ARRIVED
 from gateway.http.record import Record
 from gateway.metrics import PHASES, Metrics
+from gateway.serving.registry import stopping
 
 SANE_ID = re.compile(rb"^[\w.:-]{1,128}$")
 RECORD = "gateway.http.record"
 EMBEDDINGS = "/v1/embeddings"
-RETRY_S = 5
 PROCESS = secrets.token_hex(8)
 CLIENT_GONE = 499  # nobody reads it; it is for log and metrics
 QUIET = frozenset({"/livez", "/readyz", "/health", "/metrics"})
@@ -45,7 +46,7 @@ class Envelope:
         if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
-        record = Record(_request_id(scope), scope["path"])
+        record = Record(_request_id(scope), scope["path"], scope[ARRIVED])  # type: ignore[literal-required]
         scope[RECORD] = record  # type: ignore[literal-required]
 
         async def tell(message: Message) -> None:
@@ -59,7 +60,7 @@ class Envelope:
         except asyncio.CancelledError:  # the server's grace is over; nothing else cancels a request here
             if record.status:
                 raise
-            record.code = await _tell_error(tell, ModelUnavailable("The gateway is stopping.", None, RETRY_S))
+            record.code = await _tell_error(tell, stopping())
         except ClientGone:
             record.status = CLIENT_GONE
         except GatewayError as error:

@@ -1,153 +1,189 @@
-"""HTTP/1.1 on one connection: uvicorn's httptools protocol, with what it lacks towards clients.
+"""HTTP/1.1 on one connection: its requests one after the other, what each has to wait for, and how it ends.
 
-A bound on what is not a body, errors in the shape of every other error, and offers of an upgrade that are
-ignored, as RFC 9110 (7.8) lets a server do: uvicorn would lose the body of the request that makes one.
+There is no timer for a request. A connection has two deadlines, set where it comes to wait for something,
+and :func:`sweep` looks at those of all connections now and then.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
+import time
+import urllib.parse
+from collections.abc import Iterable
 from typing import Any, cast
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from gateway.errors import GatewayError, HeadTooLarge, NotHttp
+from gateway.errors import BodyTimeout, GatewayError, HeadTimeout
 from gateway.http import status
-from gateway.http.client import CLIENT, Client
+from gateway.http.client import ARRIVED, CLIENT, Client
+from gateway.http.cycle import Cycle
+from gateway.http.load import Load
+from gateway.http.parsing import Parsing
 from gateway.http.transport import JoiningTransport
 
-HEAD_BYTES_MAX = 32 << 10
-"""Bytes of a request line with its headers, and of what stands round the pieces of a chunked body."""
-
 LINGER_S = 1.0
+"""How long a client whose connection ends may be silent, and still read what it has been told."""
+
+LINGER_S_MAX = 5.0
+"""How long it may go on to send meanwhile."""
 
 
-class Protocol(HttpToolsProtocol):
+class Protocol(Parsing):
     """One connection.
 
-    The parser keeps a header that is not complete to itself, so what is counted are the bytes that came since
-    it last had anything to tell; they are no more than the bound and one read of the transport.
+    Attributes:
+        deadline: when what the client has to do next has to be done; monotonic seconds.
+        send_deadline: when it has to have taken what was written.
     """
 
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(self, *args: Any, load: Load, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.parser = self._make_parser()
+        self.deadline = self.send_deadline = math.inf
+        self._load = load
+        self._server = load.server
         self._client = Client()
-        self._silent_bytes = 0
-        self._offer = False
+        self._answering: Cycle | None = None
+        self._in_head = False
+        self._held = 0
         self._refusal: bytes | None = None
+        self._closed_by = math.inf
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin with a connection."""
-        super().connection_made(cast(asyncio.Transport, JoiningTransport(transport)))
+        """Begin with a connection, unless there are too many."""
+        joining = JoiningTransport(transport, self._linger)
+        super().connection_made(cast(asyncio.Transport, joining))
+        self._joining = joining
+        self.deadline = time.monotonic() + self._server.idle_timeout_s
+        if refusal := self._load.too_many(len(self.connections)):
+            self.refuse(refusal)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End with the connection."""
         super().connection_lost(exc)
+        self._load.bytes -= self._held
+        self._held = 0
+        if self._answering is not None:  # uvicorn looks at the newest request alone
+            self._answering.disconnected = True
+            self._answering.message_event.set()
         self._client.leave()
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came; after a refusal nothing of it counts any more."""
-        if self._refusal is not None:
-            return
-        self._unset_keepalive_if_required()
-        self._silent_bytes += len(data)
-        try:
-            while data:
-                data = self._feed(data)
-            if self._silent_bytes > HEAD_BYTES_MAX:
-                raise HeadTooLarge(f"The headers have at most {HEAD_BYTES_MAX} bytes.")
-        except httptools.HttpParserError as error:
-            cause = error.__context__
-            self._refuse(cause if isinstance(cause, GatewayError) else NotHttp("This is not HTTP/1.1."))
-        except GatewayError as error:
-            self._refuse(error)
+        """Parse what came; after a refusal, or the last answer, nothing of it counts any more."""
+        if self._joining.is_closing():
+            self.deadline = min(time.monotonic() + LINGER_S, self._closed_by)
+        elif self._refusal is None:
+            super().data_received(data)
 
-    def _feed(self, data: bytes) -> bytes:
-        """Parse up to the end, or up to an offer of an upgrade; return what is still to be parsed."""
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._offer = False
-            rest = data[upgrade.args[0] :]
-            if self.parser.get_method() == b"CONNECT":  # which is no offer, but a wish
-                raise NotHttp("This is no proxy.") from None
-            head = self._head_without_offer()
-            self.parser = self._make_parser()
-            return head + rest
-        return b""
+    def on_message_begin(self) -> None:
+        """Begin with the head of a request; while another one is answered, it has time."""
+        super().on_message_begin()
+        self._in_head = True
+        if self._answering is None:
+            self.deadline = time.monotonic() + self._server.head_timeout_s
 
-    def _make_parser(self) -> httptools.HttpRequestParser:
-        """Return a parser.
+    def request_begins(self, *, keep_alive: bool) -> None:
+        """Begin to answer, or let it wait for its turn."""
+        self._in_head = False
+        self._complete_scope()
+        cycle = self.cycle = Cycle(
+            is_last=self._is_last,
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=keep_alive and self.parser.get_http_version() != "1.0",
+            on_response=self.on_response_complete,
+        )
+        if self._answering is None:
+            self._answer(cycle)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, self.app))
 
-        Of two lengths of a body the chunks count (RFC 9112, 6.3); what follows a last request is passed over.
-        """
-        parser = httptools.HttpRequestParser(self)
-        parser.set_dangerous_leniencies(lenient_chunked_length=True, lenient_data_after_close=True)
-        return parser
-
-    def _head_without_offer(self) -> bytes:
-        """Return the head that was just parsed, as a client without an offer would have sent it."""
-        version = self.parser.get_http_version().encode()
-        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
-        for name, value in self.headers:
-            if name == b"connection":
-                kept = (token for token in value.split(b",") if token.strip().lower() != b"upgrade")
-                lines.append(b"connection: " + b",".join(kept))
-            elif name != b"upgrade":
-                lines.append(b"%b: %b" % (name, value))
-        return b"\r\n".join([*lines, b"", b""])
-
-    def on_headers_complete(self) -> None:
-        """Begin to answer, if this is not an offer, which is parsed again without it."""
-        self._silent_bytes = 0
-        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > HEAD_BYTES_MAX:
-            raise HeadTooLarge(f"The headers have at most {HEAD_BYTES_MAX} bytes.")
-        self._offer = self.parser.should_upgrade()
-        if self._offer:
-            return
-        names = [name for name, _ in self.headers]
-        if names.count(b"host") != 1 and self.parser.get_http_version() == "1.1":
-            raise NotHttp("A request has one Host.")
+    def _complete_scope(self) -> None:
+        """Tell the application what is asked for."""
+        url = httptools.parse_url(self.url)
+        path = url.path.decode("ascii")
+        self.scope["method"] = self.parser.get_method().decode("ascii")
+        self.scope["http_version"] = self.parser.get_http_version()
+        self.scope["path"] = urllib.parse.unquote(path) if "%" in path else path
+        self.scope["raw_path"] = url.path
+        self.scope["query_string"] = url.query or b""
         self.scope[CLIENT] = self._client  # type: ignore[literal-required]
-        super().on_headers_complete()
-        self.headers = []  # of a trailer, which nobody reads, and which must not be taken for a header
-        if b"transfer-encoding" in names and b"content-length" in names:
-            self.cycle.keep_alive = False  # somebody in front of us may have believed the other length
+        self.scope[ARRIVED] = time.monotonic()  # type: ignore[literal-required]
 
-    def on_body(self, body: bytes) -> None:
-        """Take a part of the body."""
-        self._silent_bytes = 0
-        super().on_body(body)
+    def body_came(self, body: bytes) -> None:
+        """Take a part of a body, as long as there is room for it."""
+        cycle = cast(Cycle, self.cycle)
+        if cycle.response_complete or self._client.refusal is not None:
+            return
+        cycle.take(body)
+        self._held += len(body)
+        self._load.bytes += len(body)
+        if refusal := self._load.too_much():
+            if cycle is not self._answering:
+                raise refusal
+            self._stop_receiving(refusal)
 
-    def on_message_complete(self) -> None:
-        """Take the end of a request; an offer ends with its head, and comes again."""
-        self._silent_bytes = 0
-        if not self._offer:
-            super().on_message_complete()
-            self.cycle.more_body = False  # also of a request that was answered before
-            if not self.pipeline:
-                self.flow.resume_reading()  # a large body has paused it, and a client that goes is to be seen
+    def request_ends(self) -> None:
+        """Take the end of a request."""
+        cycle = self.cycle
+        cycle.more_body = False  # also of a request that was answered before
+        cycle.message_event.set()
+        if cycle is self._answering:
+            self.deadline = math.inf
+        if not self.pipeline:
+            self.flow.resume_reading()  # a large body has paused it, and a client that goes is to be seen
 
     def on_response_complete(self) -> None:
         """Go on with the next request, or with the refusal of what followed this one."""
-        last = not self.pipeline
-        super().on_response_complete()
-        if last and self._refusal is not None:
+        self.server_state.total_requests += 1
+        answered, self._answering = self._answering, None
+        if answered is not None:
+            self._held -= answered.held
+            self._load.bytes -= answered.held
+        if self._joining.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            cycle, _ = self.pipeline.pop()
+            self._answer(cast(Cycle, cycle))
+        elif self._refusal is not None:
             self._end(self._refusal)
+        else:
+            server = self._server
+            seconds = server.head_timeout_s if self._in_head else server.idle_timeout_s
+            self.deadline = time.monotonic() + seconds
 
-    def send_400_response(self, msg: str) -> None:
-        """Answer what cannot be parsed; uvicorn's own word for it is plain text."""
-        self._refuse(NotHttp(msg))
+    def _answer(self, cycle: Cycle) -> None:
+        """Begin to answer a request, of which the body may still be to come."""
+        self._answering = cycle
+        self.deadline = time.monotonic() + self._server.body_timeout_s if cycle.more_body else math.inf
+        self._start_asgi_task(cycle, self.app)
 
-    def _refuse(self, error: GatewayError) -> None:
+    def _is_last(self) -> bool:
+        """Tell whether the answer that begins now is the last one of the connection."""
+        return self._load.draining and not self.pipeline
+
+    def _stop_receiving(self, error: GatewayError) -> None:
+        """Have whoever reads the body of the request that is being answered fail with an error."""
+        self.deadline = math.inf
+        self._client.refusal = error
+        self.cycle.message_event.set()  # while its body is not whole, there is no newer one
+
+    def refuse(self, error: GatewayError) -> None:
         """Answer with an error and close, after the answers to the requests that came before."""
         self.logger.warning("connection refused: %s", error.message)
-        told = status.answer(error)
-        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
-        self._refusal = STATUS_LINE[told.status] + head % len(told.body) + told.body
-        if self.cycle is None:
+        self._refusal = last_words(error)
+        if self._answering is None:
             self._end(self._refusal)
         elif self.pipeline and self.cycle.more_body:  # what is broken waits behind others, and never begins
             self.pipeline.popleft()
@@ -155,15 +191,78 @@ class Protocol(HttpToolsProtocol):
             self._end(b"" if self.cycle.response_started else self._refusal)
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        elif self.cycle.response_complete:
-            self._end(self._refusal)
         else:  # the request before is whole, and has an answer coming
             self.flow.pause_reading()
 
     def _end(self, last: bytes) -> None:
-        """Say the last words. A client that still sends would lose them, were it cut off at once."""
-        if not self.transport.is_closing():
-            self.flow.resume_reading()
-            self.transport.write(last)
-            self.transport.write_eof()
-            self.loop.call_later(LINGER_S, self.transport.close)
+        """Say the last words."""
+        if not self._joining.is_closing():
+            self._joining.write(last)
+            self._joining.close()
+
+    def _linger(self) -> None:
+        """Let the client read the last words: it would lose them, were it cut off while it still sends."""
+        now = time.monotonic()
+        self._closed_by = now + LINGER_S_MAX
+        self.deadline = now + LINGER_S
+        self.send_deadline = min(self.send_deadline, now + self._server.send_timeout_s)
+        self.flow.resume_reading()
+
+    def _leave(self) -> None:
+        """Close a connection on which nothing is asked."""
+        self.deadline = time.monotonic()
+        self.send_deadline = min(self.send_deadline, self.deadline + self._server.send_timeout_s)
+        self._joining.leave()
+
+    def pause_writing(self) -> None:
+        """Wait for a client that does not take what was written."""
+        super().pause_writing()
+        self.send_deadline = min(self.send_deadline, time.monotonic() + self._server.send_timeout_s)
+
+    def resume_writing(self) -> None:
+        """Go on: it has taken it."""
+        super().resume_writing()
+        if not self._joining.is_closing():
+            self.send_deadline = math.inf
+
+    def expire(self, now: float) -> None:
+        """Act on a deadline that has passed."""
+        if now >= self.send_deadline:
+            self.transport.abort()
+        elif self._joining.is_closing():
+            if self.transport.get_write_buffer_size():
+                self.deadline = now + LINGER_S
+            else:
+                self.transport.abort()
+        elif self._answering is not None:
+            self._stop_receiving(BodyTimeout("The body was not received in time."))
+        elif self._in_head:
+            self.refuse(HeadTimeout("The head of the request was not received in time."))
+        else:
+            self._leave()
+
+    def drain(self, error: GatewayError) -> None:
+        """Refuse a request whose body is still being received: the gateway is stopping."""
+        if self._answering is not None and self._answering.more_body:
+            self._stop_receiving(error)
+
+    def shutdown(self) -> None:
+        """Let what is being answered be the last, and close if there is nothing."""
+        if self._answering is not None:
+            self.cycle.keep_alive = False
+        elif not self._joining.is_closing():
+            self._leave()
+
+
+def last_words(error: GatewayError) -> bytes:
+    """Return the answer to what never became a request."""
+    told = status.answer(error)
+    own = "".join(f"{name}: {value}\r\n" for name, value in told.headers.items()).encode()
+    head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n%b\r\n"
+    return STATUS_LINE[told.status] + head % (len(told.body), own) + told.body
+
+
+def sweep(connections: Iterable[Protocol], now: float) -> None:
+    """Act on the deadlines that have passed."""
+    for one in [one for one in connections if one.deadline <= now or one.send_deadline <= now]:
+        one.expire(now)

@@ -14,7 +14,7 @@ class Record:
     Attributes:
         id: the client's, or one of ours.
         path: what was asked for.
-        began: monotonic seconds.
+        began: when its head had arrived; monotonic seconds.
         model: the served model; empty where none is known.
         space: fingerprint of its embedding space.
         inputs, tokens: how many.
@@ -26,7 +26,7 @@ class Record:
 
     id: str
     path: str
-    began: float = field(default_factory=time.monotonic)
+    began: float
     model: str = ""
     space: str = ""
     inputs: int = 0

@@ -38,6 +38,7 @@ TABLE: dict[type[GatewayError], Status] = {
     errors.BodyTooLarge: Status(413, INVALID, "request_too_large"),
     errors.WrongContentType: Status(415, INVALID, None),
     errors.NotHttp: Status(400, INVALID, "invalid_http"),
+    errors.HeadTimeout: Status(408, INVALID, "request_timeout"),
     errors.HeadTooLarge: Status(431, INVALID, "headers_too_large"),
     errors.Overloaded: Status(429, "overloaded_error", "overloaded"),
     errors.InputFailed: Status(500, SERVER, "input_failed"),

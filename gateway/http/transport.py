@@ -6,6 +6,7 @@ An ASGI server writes a response's head by itself and then its body, each a call
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 BYTES_MAX = 64 << 10
@@ -13,10 +14,20 @@ BYTES_MAX = 64 << 10
 
 
 class JoiningTransport:
-    """A transport that joins small writes; in all else it is the one that it stands for."""
+    """A transport that joins small writes and closes in two steps; in all else it is the one it stands for.
 
-    def __init__(self, transport: asyncio.Transport) -> None:
+    A connection that is closed with bytes in it that nobody has read is reset, and its client loses what it
+    has not read yet itself. So only the way out is closed at first.
+
+    Args:
+        transport: the one below.
+        ended: is called when the way out has been closed: who calls ``abort`` ends the rest.
+    """
+
+    def __init__(self, transport: asyncio.Transport, ended: Callable[[], None]) -> None:
         self._transport = transport
+        self._told = ended
+        self._ended = False
         self._loop = asyncio.get_running_loop()
         self._written: list[bytes] = []
         self._bytes = 0
@@ -26,6 +37,8 @@ class JoiningTransport:
 
     def write(self, data: bytes) -> None:
         """Write before the loop turns again."""
+        if self._ended:
+            return
         self._written.append(data)
         self._bytes += len(data)
         if self._bytes > BYTES_MAX:
@@ -33,13 +46,20 @@ class JoiningTransport:
         elif len(self._written) == 1:
             self._loop.call_soon(self._flush)
 
-    def write_eof(self) -> None:
-        """Close the way out, after what was written."""
-        self._flush()
-        self._transport.write_eof()
+    def is_closing(self) -> bool:
+        """Tell whether nothing more can be written."""
+        return self._ended or self._transport.is_closing()
 
     def close(self) -> None:
-        """Close the connection, after what was written."""
+        """Close the way out, after what was written."""
+        self._flush()
+        if not self.is_closing():
+            self._ended = True
+            self._transport.write_eof()
+            self._told()
+
+    def leave(self) -> None:
+        """Close both ways, after what was written, to a client that sends nothing."""
         self._flush()
         self._transport.close()
 

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from types import TracebackType
 
 from gateway.config import Config
-from gateway.errors import ModelNotFound
+from gateway.errors import ModelNotFound, ModelUnavailable
 from gateway.metrics import Metrics
 from gateway.serving.cl100k import Cl100k
 from gateway.serving.model import Model
+
+RETRY_STOPPED_S = 5
 
 
 class Registry:
@@ -20,11 +22,16 @@ class Registry:
         config: the models.
         metrics: where they count.
         echo: is given what workers write to their standard error.
+
+    Attributes:
+        models: all of them.
+        draining: whether the gateway is stopping, and finishes what it has accepted.
     """
 
     def __init__(
         self, config: Config, metrics: Metrics, echo: Callable[[bytes], object] | None = None
     ) -> None:
+        self.draining = False
         cl100k = Cl100k()
         self.models = [
             Model(
@@ -51,6 +58,15 @@ class Registry:
     ) -> None:
         await asyncio.gather(*(model.replicas.stop() for model in self.models))
 
+    def admit(self) -> None:
+        """Let a request in.
+
+        Raises:
+            ModelUnavailable: the gateway is stopping.
+        """
+        if self.draining:
+            raise stopping()
+
     def __getitem__(self, name: str) -> Model:
         """Return the model of that name or alias.
 
@@ -65,3 +81,8 @@ class Registry:
     async def attempted(self) -> None:
         """Wait until the first attempt to load each model has ended, well or badly."""
         await asyncio.gather(*(model.replicas.attempted() for model in self.models))
+
+
+def stopping() -> ModelUnavailable:
+    """Return what a request is told when the gateway is stopping."""
+    return ModelUnavailable("The gateway is stopping.", None, RETRY_STOPPED_S)

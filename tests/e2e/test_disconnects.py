@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import httpx
+import msgspec
 import numpy as np
-import uvicorn
 
 from backends.selftest import COMPANY
 from gateway.app import create_app
-from gateway.cli.serve import Server
 from gateway.config_file import parse
-from gateway.http.protocol import Protocol
+from gateway.http.server import Server
 from gateway.metrics import Metrics
 from gateway.serving.model import Model
 from gateway.serving.registry import Registry
@@ -47,9 +46,8 @@ async def running(config: str, name: str) -> AsyncIterator[Running]:
     """Serve ``config`` on the loop of the test, so that the test sees the batcher."""
     settings, metrics = parse(tomllib.loads(config), Path.cwd(), "a test"), Metrics()
     registry = Registry(settings, metrics)
-    server = Server(
-        uvicorn.Config(create_app(settings, registry, metrics), port=0, http=Protocol, log_config=None)
-    )
+    bounds = msgspec.structs.replace(settings.server, port=0)
+    server = Server(create_app(settings, registry, metrics), bounds, registry)
     serving = asyncio.create_task(server.serve())
     await server.listening.wait()
     await registry.attempted()

@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-import socket
-import urllib.parse
 from pathlib import Path
 
 import pytest
 
-from gateway.http.protocol import HEAD_BYTES_MAX
+from gateway.http.parsing import HEAD_BYTES_MAX
+from tests.connection import SMALL, START, Connection, sized
 from tests.server import eventually, serving
 
-WAIT_S = 60
-START = b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
 OFFER = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\n"
-SMALL = b'{"model": "fake", "input": "text"}'
 LARGE = json.dumps({"model": "fake", "input": ["a" * 300] * 500}).encode()
-
-
-def sized(body):
-    """Return the rest of a request, with the body's length before it."""
-    return b"content-length: %d\r\n\r\n%b" % (len(body), body)
 
 
 def chunked(body):
@@ -38,46 +29,18 @@ def pieces(request, count):
     return [request[at : at + size] for at in range(0, len(request), size)]
 
 
-class Client:
-    """One connection to a gateway."""
-
-    def __init__(self, server):
-        where = urllib.parse.urlsplit(server.url)
-        self.socket = socket.create_connection((where.hostname, where.port), timeout=WAIT_S)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._answers = self.socket.makefile("rb")
-
-    def send(self, *parts):
-        """Send parts, each as a packet as far as that can be asked for."""
-        for part in parts:
-            self.socket.sendall(part)
-
-    def receive(self):
-        """Return the status, the headers and the body of the next answer."""
-        status = int(self._answers.readline().split()[1])
-        headers = {}
-        while (line := self._answers.readline().strip()) != b"":
-            name, _, value = line.partition(b":")
-            headers[name.strip().lower().decode()] = value.strip().decode()
-        return status, headers, self._answers.read(int(headers.get("content-length", "0")))
-
-    def ended(self):
-        """Tell that nothing more comes, and that the gateway has closed its end."""
-        return self._answers.read() == b""
-
-
 @pytest.fixture
 def connect(server):
     """Return a function that opens connections."""
     clients = []
 
     def connected():
-        clients.append(Client(server))
+        clients.append(Connection(server.url))
         return clients[-1]
 
     yield connected
     for client in clients:
-        client.socket.close()
+        client.close()
 
 
 def assert_vectors(answer, count=1):
@@ -272,7 +235,7 @@ def peak_bytes(pid):
 def test_header_without_end(tmp_path):
     """A header that never ends does not fill the memory."""
     with serving(tmp_path, '[models.fake]\nbackend = "fake"\n') as server:
-        client = Client(server)
+        client = Connection(server.url)
         before = peak_bytes(server.pid)
         client.send(START + b"x: ")
         try:
@@ -281,7 +244,7 @@ def test_header_without_end(tmp_path):
         except OSError:  # the gateway has closed
             pass
         assert peak_bytes(server.pid) - before < 30 << 20
-        client.socket.close()
+        client.close()
 
 
 def test_leaving_after_a_refusal(tmp_path):
@@ -289,8 +252,8 @@ def test_leaving_after_a_refusal(tmp_path):
     with serving(tmp_path, '[models.fake]\nbackend = "fake"\n') as server:
         sockets = Path(f"/proc/{server.pid}/fd")
         before = len(list(sockets.iterdir()))
-        client = Client(server)
+        client = Connection(server.url)
         client.send(b"hello\r\n\r\n")
         assert client.receive()[0] == 400
         eventually(lambda: len(list(sockets.iterdir())) == before)
-        client.socket.close()
+        client.close()

@@ -28,6 +28,7 @@ ROWS = [
     (errors.BodyTooLarge("no"), 413, INVALID, "request_too_large"),
     (errors.WrongContentType("no"), 415, INVALID, None),
     (errors.NotHttp("no"), 400, INVALID, "invalid_http"),
+    (errors.HeadTimeout("no"), 408, INVALID, "request_timeout"),
     (errors.HeadTooLarge("no"), 431, INVALID, "headers_too_large"),
     (errors.Overloaded("no", retry_after=7), 429, "overloaded_error", "overloaded"),
     (errors.InputFailed("no", "input[17]"), 500, "server_error", "input_failed"),

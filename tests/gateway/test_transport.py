@@ -37,7 +37,7 @@ def told(act):
 
     async def run():
         below = Notebook()
-        act(JoiningTransport(below), below)
+        act(JoiningTransport(below, lambda: below.told.append("ended")), below)
         await asyncio.sleep(0)
         return below.told
 
@@ -59,7 +59,7 @@ def test_each_turn_leaves_by_itself():
 
     async def run():
         below = Notebook()
-        transport = JoiningTransport(below)
+        transport = JoiningTransport(below, list)
         for piece in (b"one", b"two"):
             transport.write(piece)
             await asyncio.sleep(0)
@@ -81,18 +81,30 @@ def test_much_is_not_held_back():
 
 
 def test_nothing_is_lost_at_the_end():
-    """Closing, or closing one way, comes after what was written."""
+    """Closing both ways, or the way out, comes after what was written."""
+
+    def leave(transport, _):
+        transport.write(b"last")
+        transport.leave()
 
     def close(transport, _):
         transport.write(b"last")
         transport.close()
 
-    def close_one_way(transport, _):
-        transport.write(b"last")
-        transport.write_eof()
+    assert told(leave) == [b"last", "close"]
+    assert told(close) == [b"last", "eof", "ended"]
 
-    assert told(close) == [b"last", "close"]
-    assert told(close_one_way) == [b"last", "eof"]
+
+def test_nothing_is_written_after_the_end():
+    """What comes after the way out was closed, another closing among it, is passed over."""
+
+    def act(transport, _):
+        transport.close()
+        assert transport.is_closing()
+        transport.write(b"late")
+        transport.close()
+
+    assert told(act) == ["eof", "ended"]
 
 
 def test_a_lost_connection_is_not_written_to():

@@ -1,0 +1,39 @@
+"""One request on a connection and its answer, as ASGI sees them: uvicorn's, with what it lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+
+class Cycle(RequestResponseCycle):
+    """A request and its answer.
+
+    An answer that is given before the whole request has come is the last one of its connection: what is still
+    to come could be anything.
+
+    Attributes:
+        held: bytes of the body that have come.
+    """
+
+    def __init__(self, *, is_last: Callable[[], bool], **options: Any) -> None:
+        super().__init__(**options)
+        self.held = 0
+        self._is_last = is_last
+
+    def take(self, body: bytes) -> None:
+        """Take a part of the body, for whoever reads it; pause the connection while nobody does."""
+        self.held += len(body)
+        self.body += body
+        if len(self.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        self.message_event.set()
+
+    def send(self, message: Any) -> Coroutine[Any, Any, None]:
+        """Send a part of the answer."""
+        if not self.response_started and (self.more_body or self._is_last()):
+            self.keep_alive = False  # and uvicorn says so
+        return super().send(message)

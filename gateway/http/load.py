@@ -1,0 +1,43 @@
+"""What all connections hold together, of what the gateway has only so much of."""
+
+from __future__ import annotations
+
+from gateway.config import ServerConfig
+from gateway.errors import GatewayError, Overloaded
+from gateway.serving.registry import Registry
+
+RETRY_S = 1
+
+
+class Load:
+    """What the connections of one gateway share. Belongs to one event loop.
+
+    Args:
+        server: the bounds.
+        registry: knows whether the gateway is stopping.
+
+    Attributes:
+        bytes: of request bodies, from their arrival until their request has been answered.
+    """
+
+    def __init__(self, server: ServerConfig, registry: Registry) -> None:
+        self.server = server
+        self.bytes = 0
+        self._registry = registry
+
+    @property
+    def draining(self) -> bool:
+        """Whether the gateway is stopping, so that an answer is the last of its connection."""
+        return self._registry.draining
+
+    def too_many(self, connections: int) -> GatewayError | None:
+        """Return what a new connection is told if it is one of too many."""
+        if connections <= self.server.connections_max:
+            return None
+        return Overloaded("The gateway has too many connections.", retry_after=RETRY_S)
+
+    def too_much(self) -> GatewayError | None:
+        """Return what a request is told whose body is more than there is room for now."""
+        if self.bytes <= self.server.requests_bytes_max:
+            return None
+        return Overloaded("The gateway has too many bytes of requests in memory.", retry_after=RETRY_S)
