@@ -1,0 +1,129 @@
+"""More than the gateway has room for is refused, told so in full, and harms nothing that was there before."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import httpx
+import pytest
+
+from gateway.config_file import ConfigError, parse
+from tests.connection import SMALL, START, Connection, sized
+from tests.server import eventually, serving
+
+FAKE = '[models.fake]\nbackend = "fake"\n'
+NARROW = f"[server]\nconnections_max = 3\n{FAKE}"
+LITTLE = f"[server]\nbody_bytes_max = 1000\nrequests_bytes_max = 1000\n{FAKE}"
+
+
+def padded(length):
+    """Return a good body of so many bytes."""
+    return SMALL + b" " * (length - len(SMALL))
+
+
+def assert_overloaded(answer):
+    """Check that a client is told to try again, in the form of every error."""
+    told, headers, body = answer
+    error = json.loads(body)["error"]
+    assert (told, error["code"], error["type"]) == (429, "overloaded", "overloaded_error")
+    assert error.keys() == {"message", "type", "param", "code"}
+    assert int(headers["retry-after"]) >= 1
+
+
+@pytest.mark.parametrize("sent", [b"", START + sized(SMALL)], ids=["silent", "asking"])
+def test_too_many_connections(tmp_path, sent):
+    """One connection too many is refused and ends, the others go on, and when one has ended there is room."""
+    with serving(tmp_path, NARROW) as server:
+        others = [Connection(server.url) for _ in range(3)]
+        for one in others * 2:
+            one.send(START + sized(SMALL))
+            assert one.receive()[0] == 200
+        with Connection(server.url) as late:
+            late.send(sent)
+            told = late.receive()
+            assert_overloaded(told)
+            assert told[1]["connection"] == "close"
+            assert late.ended()
+        others.pop().close()
+        eventually(lambda: is_served(server))
+        for one in others:
+            one.close()
+
+
+def is_served(server):
+    """Tell whether there is room for a connection."""
+    with Connection(server.url) as connection:
+        connection.send(START + sized(SMALL))
+        return connection.receive()[0] == 200
+
+
+@pytest.fixture
+def filled(tmp_path):
+    """Return a gateway, and a connection whose request is not whole and holds most of the room for bodies."""
+    with serving(tmp_path, LITTLE) as server, Connection(server.url) as first:
+        first.send(START + sized(padded(900))[:-300])
+        eventually(lambda: not has_room(server))
+        yield server, first
+
+
+def has_room(server):
+    """Tell whether there is room for a body of half the bound; if not, check how that is told."""
+    with Connection(server.url) as connection:
+        connection.send(START + sized(padded(500)))
+        told = connection.receive()
+    if told[0] != 200:
+        assert_overloaded(told)
+    return told[0] == 200
+
+
+def test_too_many_bytes(filled):
+    """A body for which there is no room is refused and counted; there is some when others are answered."""
+    server, first = filled
+    assert 'requests_total{model="",status="429"} 1.0' in httpx.get(f"{server.url}/metrics").text
+    first.send(b" " * 300)
+    assert first.receive()[0] == 200
+    for _ in range(3):
+        first.send(START + sized(padded(900)))
+        assert first.receive()[0] == 200
+
+
+def test_room_after_a_client_has_left(filled):
+    """What a client that leaves has sent takes no room any more."""
+    server, first = filled
+    first.close()
+    eventually(lambda: has_room(server))
+
+
+def test_a_body_that_is_not_whole(filled):
+    """A client whose body is refused before it is whole is told, and its connection ends."""
+    server, _ = filled
+    with Connection(server.url) as connection:
+        connection.send(START + sized(padded(900))[:-1])
+        told = connection.receive()
+        assert_overloaded(told)
+        assert told[1]["connection"] == "close"
+        assert connection.ended()
+
+
+def test_requests_in_a_row(tmp_path):
+    """A body that waits behind another request takes room, too, and is refused after the answer to that."""
+    with serving(tmp_path, LITTLE) as server, Connection(server.url) as connection:
+        os.kill(server.worker(), signal.SIGSTOP)
+        connection.send((START + sized(padded(600))) * 2)
+        eventually(lambda: not has_room(server))
+        os.kill(server.worker(), signal.SIGCONT)
+        assert connection.receive()[0] == 200
+        told = connection.receive()
+        assert_overloaded(told)
+        assert connection.ended()
+
+
+def test_room_for_one_body():
+    """Bounds of which one request could never be had are refused."""
+    with pytest.raises(ConfigError, match="server: requests_bytes_max: less than body_bytes_max"):
+        parse(
+            {"server": {"requests_bytes_max": 1000}, "models": {"m": {"backend": "fake"}}}, Path(), "a test"
+        )
