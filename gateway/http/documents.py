@@ -15,9 +15,18 @@ import msgspec
 from litestar import Litestar
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import SwaggerRenderPlugin
-from litestar.openapi.spec import OpenAPIMediaType, OpenAPIResponse, Operation, RequestBody
+from litestar.openapi.spec import (
+    OpenAPIMediaType,
+    OpenAPIResponse,
+    OpenAPIType,
+    Operation,
+    Parameter,
+    RequestBody,
+    Schema,
+)
 from litestar.static_files import create_static_files_router
 
+from gateway.http.deadline import NAME as TIMEOUT
 from gateway.http.encode import EmbeddingResponse
 from gateway.http.status import TABLE
 from gateway.http.wire import EmbeddingRequest, ErrorBody
@@ -25,6 +34,17 @@ from gateway.http.wire import EmbeddingRequest, ErrorBody
 DOCS = "/docs"
 ASSETS = "/docs/assets"
 STRUCTS = (EmbeddingRequest, EmbeddingResponse, ErrorBody)
+HEADERS = {
+    TIMEOUT: (
+        "Milliseconds in which it has to be done, from its arrival on; no more than the gateway gives.",
+        Schema(type=OpenAPIType.INTEGER, minimum=1),
+    ),
+    "x-expected-space": (
+        "The fingerprint of the embedding space that the vectors have to live in.",
+        Schema(type=OpenAPIType.STRING),
+    ),
+    "x-request-id": ("The request's id, if it is a sane one.", Schema(type=OpenAPIType.STRING)),
+}
 
 
 def _errors() -> dict[int, str]:
@@ -48,6 +68,10 @@ class EmbeddingsOperation(Operation):
     """``POST /v1/embeddings``, with the body and the answers that its handler decodes and encodes by hand."""
 
     def __post_init__(self) -> None:
+        self.parameters = [
+            Parameter(name=name, param_in="header", description=says, required=False, schema=schema)
+            for name, (says, schema) in HEADERS.items()
+        ]
         self.request_body = RequestBody(required=True, content=_content(EmbeddingRequest))
         success = OpenAPIResponse("One entry for each input, in order.", content=_content(EmbeddingResponse))
         self.responses = {"200": success}

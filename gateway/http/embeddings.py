@@ -18,6 +18,7 @@ from gateway.config import ServerConfig
 from gateway.http import status
 from gateway.http.body import read_body
 from gateway.http.client import CLIENT, Client
+from gateway.http.deadline import deadline_of, passed
 from gateway.http.documents import EmbeddingsOperation
 from gateway.http.encode import encode_response
 from gateway.http.envelope import EMBEDDINGS, RECORD
@@ -47,16 +48,19 @@ class Embeddings:
         client: Client = scope[CLIENT]  # type: ignore[literal-required]
         server, headers = self._server, dict(scope["headers"])
         self._registry.admit()
-        body = await read_body(headers, receive, client, server.body_bytes_max)
+        deadline = deadline_of(headers, record.began, server.request_timeout_s)
+        try:
+            async with asyncio.timeout(deadline.left() if deadline.asked else None):
+                body = await read_body(headers, receive, client, server.body_bytes_max)
+        except TimeoutError:
+            raise passed() from None
         asked = self._decoder.decode(body)
         model = self._registry[asked.model]
         record.model = model.name
         info = model.replicas.info
         record.space = info.fingerprint if info else ""
         space = headers.get(b"x-expected-space")
-        ask = ask_for(
-            asked, self._limits, space.decode("latin-1") if space else None, server.request_timeout_s
-        )
+        ask = ask_for(asked, self._limits, space.decode("latin-1") if space else None, deadline.left())
         record.inputs = len(ask.inputs)
         answer = await client.awaits(model.embed(ask))
         note(record, answer)

@@ -1,0 +1,59 @@
+"""How long a request may take: as long as its client says, within what the gateway gives."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from gateway.errors import DeadlinePassed, InvalidRequest
+
+NAME = "x-request-timeout-ms"
+HEADER = NAME.encode()
+
+
+class Deadline(NamedTuple):
+    """When a request has to be done.
+
+    Attributes:
+        at: monotonic seconds.
+        asked: whether the client said so itself.
+    """
+
+    at: float
+    asked: bool
+
+    def left(self) -> float:
+        """Return the seconds that are left.
+
+        Raises:
+            DeadlinePassed: there are none.
+        """
+        seconds = self.at - time.monotonic()
+        if seconds <= 0:
+            raise passed()
+        return seconds
+
+
+def deadline_of(headers: Mapping[bytes, bytes], began: float, seconds_max: float) -> Deadline:
+    """Return the deadline of a request.
+
+    Args:
+        headers: of the request, by their names in lower case.
+        began: when its head had arrived; monotonic seconds.
+        seconds_max: what the gateway gives.
+
+    Raises:
+        InvalidRequest: what the client says is no whole number of milliseconds, or 0.
+    """
+    said = headers.get(HEADER)
+    if said is None:
+        return Deadline(began + seconds_max, False)
+    if not said.isdigit() or not said.strip(b"0"):
+        raise InvalidRequest("The time for a request is a whole number of milliseconds, at least 1.", NAME)
+    return Deadline(began + min(float(said) / 1000, seconds_max), True)  # a float takes any number of digits
+
+
+def passed() -> DeadlinePassed:
+    """Return what a request is told whose time is over before it reaches its model."""
+    return DeadlinePassed("The request was not done in time.")
