@@ -24,11 +24,13 @@ class Server(NamedTuple):
         url: without a path.
         pid: of the gateway's process.
         log: what it writes to its standard error.
+        process: the gateway itself.
     """
 
     url: str
     pid: int
     log: Path
+    process: subprocess.Popen[str]
 
     def worker(self, index: int = 0) -> int:
         """Return the process id of a worker, in the order in which they were started."""
@@ -52,7 +54,7 @@ def serving(folder: Path, config: str, *, ready: bool = True) -> Iterator[Server
         )
     try:
         url = _announced(process, log, r"Serving on (\S+)/v1" if ready else r"Listening on (\S+)")
-        yield Server(url, process.pid, log)
+        yield Server(url, process.pid, log, process)
     finally:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=WAIT_S)

@@ -48,8 +48,11 @@ def health_routes(registry: Registry, metrics: Metrics) -> list[HTTPRouteHandler
 
     @get(["/readyz", "/health"], responses={503: not_ready})
     async def readyz() -> Response[Health]:
-        """Tell whether every model can take a request now, asked of its worker; 503 if one cannot."""
-        healths = await asyncio.gather(*(health(model) for model in registry.models))
+        """Tell whether every model can take a request now, asked of its worker; 503 if one cannot.
+
+        A gateway that is stopping is not ready, whatever its models are.
+        """
+        healths = await asyncio.gather(*(health(model, registry.draining) for model in registry.models))
         ready = all(one.ready for one in healths)
         models = {model.name: one for model, one in zip(registry.models, healths, strict=True)}
         body = Health("ready" if ready else "unavailable", models)
@@ -63,7 +66,7 @@ def health_routes(registry: Registry, metrics: Metrics) -> list[HTTPRouteHandler
     return [livez, readyz, prometheus]
 
 
-async def health(model: Model) -> ModelHealth:
+async def health(model: Model, draining: bool) -> ModelHealth:
     """Return whether the model can take a request now, asked of its workers."""
-    wrong = await model.replicas.unready()
+    wrong = "the gateway is stopping" if draining else await model.replicas.unready()
     return ModelHealth(not wrong, model.replicas.state, wrong)

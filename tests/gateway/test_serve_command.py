@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
@@ -70,6 +71,17 @@ def test_some_to_serve(tmp_path, config_file):
     assert httpx.get(f"{url}/readyz").status_code == 503
     answer = httpx.post(f"{url}/v1/embeddings", json={"model": "small", "input": "a"})
     assert answer.status_code == 200
+    assert ended(command, signal.SIGINT) == 0
+
+
+def test_a_worker_that_dies_while_it_loads(tmp_path, config_file):
+    """A model whose first worker dies is told to be loading, and said to be served when it is."""
+    command = begin("serve", "--config", str(config_file), "--port", "0", cwd=tmp_path)
+    while not (workers := children_of(command.pid)):
+        assert command.poll() is None
+    os.kill(workers[0], signal.SIGKILL)
+    url = until_serving(command)
+    assert httpx.get(f"{url}/readyz").status_code == 200
     assert ended(command, signal.SIGINT) == 0
 
 

@@ -1,0 +1,165 @@
+"""A gateway that is told to stop finishes what it accepted, and refuses what is new; told twice, it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.connection import SMALL, START, Connection, sized
+from tests.processes import Watch
+from tests.server import eventually, serving
+
+CONFIG = '[server]\nshutdown_timeout_s = {seconds}\n[models.fake]\nbackend = "fake"\n'
+ONE = START + sized(SMALL)
+SIGNALS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["term", "int"])
+
+
+class Busy:
+    """A gateway with a request that it has accepted, and that its worker does not answer.
+
+    Attributes:
+        server: the gateway.
+        accepted: a connection that waits for its answer.
+    """
+
+    def __init__(self, server, sent):
+        self.server = server
+        self.worker = server.worker()
+        os.kill(self.worker, signal.SIGSTOP)
+        self.accepted = Connection(server.url)
+        self.accepted.send(sent)
+        httpx.get(f"{server.url}/livez")  # when it has answered this, it has read that
+
+    def stop(self, number=signal.SIGTERM):
+        """Tell it to stop, and wait until it has heard."""
+        self.server.process.send_signal(number)
+        eventually(lambda: "stopping" in httpx.get(f"{self.server.url}/readyz", timeout=60).text)
+
+    def go_on(self):
+        """Let the worker answer."""
+        os.kill(self.worker, signal.SIGCONT)
+
+    def status(self):
+        """Return the exit status, after checking that no worker is left."""
+        watch = Watch(self.worker)
+        status = self.server.process.wait()
+        assert watch.ended()
+        return status
+
+
+@pytest.fixture
+def begin(tmp_path):
+    """Return a function that starts a gateway and asks something of it."""
+    with contextlib.ExitStack() as stack:
+
+        def busy(sent=ONE, seconds=600):
+            server = stack.enter_context(serving(tmp_path, CONFIG.format(seconds=seconds)))
+            stack.callback(server.process.kill)
+            one = Busy(server, sent)
+            stack.callback(one.accepted.close)
+            return one
+
+        yield busy
+
+
+def assert_refused(connection):
+    """Check that a request is refused because the gateway stops, and that its connection ends."""
+    told, headers, body = connection.receive()
+    error = json.loads(body)["error"]
+    assert (told, error["code"], error["type"]) == (503, "model_unavailable", "server_error")
+    assert int(headers["retry-after"]) >= 1
+    assert headers["connection"] == "close"
+    assert connection.ended()
+
+
+def assert_vectors(connection):
+    """Check a success; return the headers."""
+    told, headers, body = connection.receive()
+    assert told == 200
+    assert len(json.loads(body)["data"]) == 1
+    return headers
+
+
+@SIGNALS
+def test_what_was_accepted_is_finished(begin, number):
+    """What was accepted is answered, new requests are told to go elsewhere meanwhile, and the status is 0."""
+    busy = begin()
+    with Connection(busy.server.url) as kept:
+        kept.send(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert kept.receive()[0] == 200
+        busy.stop(number)
+        ready = httpx.get(f"{busy.server.url}/readyz")
+        assert ready.status_code == 503
+        assert ready.json()["models"]["fake"]["reason"] == "the gateway is stopping"
+        kept.send(ONE)
+        assert_refused(kept)
+        with Connection(busy.server.url) as new:
+            new.send(ONE)
+            assert_refused(new)
+    busy.go_on()
+    assert assert_vectors(busy.accepted)["connection"] == "close"
+    assert busy.accepted.ended()
+    assert busy.status() == 0
+
+
+def test_a_body_that_is_being_received(begin):
+    """A request that is not whole when the gateway is told to stop is refused at once."""
+    busy = begin()
+    with Connection(busy.server.url) as half:
+        half.send(ONE[:-1])
+        httpx.get(f"{busy.server.url}/livez")
+        busy.stop()
+        assert_refused(half)
+    busy.go_on()
+    assert_vectors(busy.accepted)
+    assert busy.status() == 0
+
+
+def test_requests_in_a_row(begin):
+    """One that waits behind what is answered is refused after that answer, on the same connection."""
+    busy = begin(ONE * 2)
+    busy.stop()
+    busy.go_on()
+    assert "connection" not in assert_vectors(busy.accepted)
+    assert_refused(busy.accepted)
+    assert busy.status() == 0
+
+
+@SIGNALS
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT], ids=["term", "int"])
+def test_told_twice(begin, first, number):
+    """The second signal ends it at once, with a status that is not 0, and says so to whom it leaves."""
+    busy = begin()
+    busy.stop(first)
+    busy.server.process.send_signal(number)
+    assert_refused(busy.accepted)
+    assert busy.status() == 1
+
+
+def test_the_grace_is_over(begin):
+    """What cannot be finished in time is refused in the end, and the status is 0."""
+    busy = begin(seconds=1)
+    busy.server.process.send_signal(signal.SIGTERM)
+    assert_refused(busy.accepted)
+    assert busy.status() == 0
+
+
+def test_nothing_to_finish(begin):
+    """A gateway that has nothing to do ends, whoever is connected to it."""
+    busy = begin(b"")
+    busy.server.process.send_signal(signal.SIGTERM)
+    assert busy.accepted.ended()
+    assert busy.status() == 0
+
+
+def test_core_files(begin):
+    """Linux writes no core file of it, nor hands one to a program."""
+    limits = Path(f"/proc/{begin().server.pid}/limits").read_text()
+    assert re.search(r"Max core file size +(0|1) +(0|1) ", limits)
