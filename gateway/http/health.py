@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import Literal
 
 import msgspec
-from litestar import Response, get
+from litestar import HttpMethod, Response, get, route
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import ResponseSpec
 
 from gateway.metrics import Metrics
 from gateway.serving.model import Model
 from gateway.serving.registry import Registry
+
+get_or_head = functools.partial(route, http_method=[HttpMethod.GET, HttpMethod.HEAD])
 
 
 class ModelHealth(msgspec.Struct, frozen=True):
@@ -39,14 +42,14 @@ class Alive(msgspec.Struct, frozen=True):
 def health_routes(registry: Registry, metrics: Metrics) -> list[HTTPRouteHandler]:
     """Return the handlers."""
 
-    @get("/livez", sync_to_thread=False)
+    @get_or_head("/livez", sync_to_thread=False)
     def livez() -> Alive:
         """Tell that the gateway's process is alive; nothing of its models."""
         return Alive()
 
     not_ready = ResponseSpec(Health, description="A model cannot take a request; the reason is told.")
 
-    @get(["/readyz", "/health"], responses={503: not_ready})
+    @get_or_head(["/readyz", "/health"], responses={503: not_ready})
     async def readyz() -> Response[Health]:
         """Tell whether every model can take a request now, asked of its worker; 503 if one cannot.
 
