@@ -16,6 +16,17 @@ _cache = tempfile.TemporaryDirectory(prefix="embeddings-gateway-")
 os.environ["XDG_CACHE_HOME"] = _cache.name
 
 
+def pytest_addoption(parser):
+    """Let tests that try many things try thousands of them."""
+    parser.addoption("--full-size", action="store_true", help="try thousands where a few stand for them")
+
+
+@pytest.fixture(scope="session")
+def full_size(request) -> bool:
+    """Tell whether tests that try many things shall try thousands of them."""
+    return request.config.getoption("--full-size")
+
+
 @pytest.fixture(scope="session")
 def make_gguf():
     """Return the module that writes GGUF files."""

@@ -65,6 +65,10 @@ class Connection:
             headers[name.strip().lower().decode()] = value.strip().decode()
         return status, headers, self._answers.read(int(headers.get("content-length", "0")))
 
+    def everything(self) -> bytes:
+        """Return all that is still to come, until the gateway closes its end."""
+        return self._answers.read()
+
     def ended(self) -> bool:
         """Tell that nothing more comes, and that the gateway has closed its end."""
-        return self._answers.read() == b""
+        return self.everything() == b""

@@ -17,6 +17,9 @@ HEAD_BYTES_MAX = 32 << 10
 """Bytes of a request line with its headers, and of what stands round the pieces of a chunked body."""
 
 
+VERSIONS = ("1.1", "1.0")
+
+
 class Parsing(HttpToolsProtocol):
     """The way into a connection.
 
@@ -52,9 +55,14 @@ class Parsing(HttpToolsProtocol):
         self._offer = self.parser.should_upgrade()
         if self._offer:
             return
+        version = self.parser.get_http_version()
+        if version not in VERSIONS:
+            raise NotHttp("This is not HTTP/1.1.")
         names = [name for name, _ in self.headers]
-        if names.count(b"host") != 1 and self.parser.get_http_version() == "1.1":
+        if names.count(b"host") != 1 and version == "1.1":
             raise NotHttp("A request has one Host.")
+        if b"transfer-encoding" in names:
+            self._refuse_codings()
         # of two lengths, somebody in front of us may have believed the other one
         two_lengths = b"transfer-encoding" in names and b"content-length" in names
         self.request_begins(keep_alive=self.parser.should_keep_alive() and not two_lengths)
@@ -90,6 +98,12 @@ class Parsing(HttpToolsProtocol):
     def refuse(self, error: GatewayError) -> None:
         """Answer what cannot be read any further."""
         raise NotImplementedError
+
+    def _refuse_codings(self) -> None:
+        """Refuse a body that is not simply chunked: where it ends could be doubtful (RFC 9112, 6.3)."""
+        codings = [value.strip().lower() for name, value in self.headers if name == b"transfer-encoding"]
+        if codings != [b"chunked"]:
+            raise NotHttp("The one transfer coding of a request is chunked.")
 
     def _feed(self, data: bytes) -> bytes:
         """Parse up to the end, or up to an offer of an upgrade; return what is still to be parsed."""
