@@ -17,13 +17,13 @@ os.environ["XDG_CACHE_HOME"] = _cache.name
 
 
 def pytest_addoption(parser):
-    """Let tests that try many things try thousands of them."""
-    parser.addoption("--full-size", action="store_true", help="try thousands where a few stand for them")
+    """Add ``--full-size``."""
+    parser.addoption("--full-size", action="store_true", help="run tests of faults as long as they say")
 
 
 @pytest.fixture(scope="session")
 def full_size(request) -> bool:
-    """Tell whether tests that try many things shall try thousands of them."""
+    """Return whether tests of faults are to run at full size, and to measure; else they are short."""
     return request.config.getoption("--full-size")
 
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ class Server(NamedTuple):
         url: without a path.
         pid: of the gateway's process.
         log: what it writes to its standard error.
-        process: the gateway itself.
+        process: the gateway's process, to end it and to ask how it ended.
     """
 
     url: str
@@ -39,11 +39,17 @@ class Server(NamedTuple):
 
 
 @contextlib.contextmanager
-def serving(folder: Path, config: str, *, ready: bool = True) -> Iterator[Server]:
-    """Serve ``config`` until the block ends; with ``ready`` the block begins when the models are loaded."""
+def serving(
+    folder: Path, config: str, *, ready: bool = True, settings: Mapping[str, str] | None = None
+) -> Iterator[Server]:
+    """Serve ``config`` until the block ends; with ``ready`` the block begins when the models are loaded.
+
+    Args:
+        settings: of its environment, beside those of this process.
+    """
     path, log = folder / "gateway.toml", folder / "server.log"
     path.write_text(config)
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", **(settings or {})}
     with log.open("wb") as errors:
         process = subprocess.Popen(
             [*COMMAND, "serve", "--config", str(path), "--port", "0"],
@@ -57,7 +63,10 @@ def serving(folder: Path, config: str, *, ready: bool = True) -> Iterator[Server
         yield Server(url, process.pid, log, process)
     finally:
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=WAIT_S)
+        try:
+            process.communicate(timeout=WAIT_S)
+        finally:
+            process.kill()  # one that does not end is a failure, and is not left to the tests that follow
 
 
 def eventually(holds: Callable[[], bool]) -> None:

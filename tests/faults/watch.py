@@ -1,0 +1,67 @@
+"""What a gateway and its workers tell of themselves: metrics, readiness, and what the system knows of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Any
+
+import httpx
+import psutil
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.processes import children_of
+from tests.server import WAIT_S, Server, eventually
+
+PREFIX = "embeddings_gateway_"
+
+
+def metric(server: Server, name: str, **labels: str) -> float:
+    """Return the sum of a metric's values over all labels that are not given; 0 where it has none."""
+    text = httpx.get(f"{server.url}/metrics", timeout=WAIT_S).text
+    return sum(
+        sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == PREFIX + name and labels.items() <= sample.labels.items()
+    )
+
+
+def starts(server: Server, model: str) -> int:
+    """Return how often a worker of the model was started again."""
+    return int(metric(server, "worker_restarts_total", model=model))
+
+
+def health(server: Server) -> tuple[int, dict[str, Any]]:
+    """Return the status of ``/readyz``, and what it says of each model."""
+    answer = httpx.get(f"{server.url}/readyz", timeout=WAIT_S)
+    return answer.status_code, answer.json()["models"]
+
+
+def until_ready(server: Server) -> float:
+    """Wait until every model can take a request; return the monotonic time."""
+    end = time.monotonic() + WAIT_S
+    while health(server)[0] != 200:
+        assert time.monotonic() < end, health(server)
+        time.sleep(0.01)
+    return time.monotonic()
+
+
+def restarted(server: Server, worker: int) -> float:
+    """Kill an idle worker; return how many seconds it takes until there is another one that can be used."""
+    began = time.monotonic()
+    os.kill(worker, signal.SIGKILL)
+    eventually(lambda: worker not in workers(server))
+    return until_ready(server) - began
+
+
+def workers(server: Server) -> list[int]:
+    """Return the process ids of the workers, the oldest first."""
+    return sorted(children_of(server.pid), key=lambda pid: psutil.Process(pid).create_time())
+
+
+def family(server: Server) -> list[psutil.Process]:
+    """Return the gateway's process and all that descend from it."""
+    root = psutil.Process(server.pid)
+    return [root, *root.children(recursive=True)]
