@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PEERS := bench/.peers
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: serve test check bench bench-peers clean
+.PHONY: serve test check faults bench bench-peers clean
 
 serve: $(VENV)/.installed-serve
 	@$(BIN)/embeddings-gateway serve
@@ -19,6 +19,10 @@ check: $(VENV)/.installed-test
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/pytest --quiet tests/test_tidy.py
+
+# Kills, floods and besieges running gateways, as long as it takes (about three hours), and prints what it measured.
+faults: $(VENV)/.installed-test
+	$(BIN)/pytest tests/faults --full-size -s $(ARGUMENTS)
 
 # ARGUMENTS="--quick" is a trial of three minutes; python -m bench --help tells the rest.
 bench: $(VENV)/.installed-bench

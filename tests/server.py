@@ -59,7 +59,7 @@ def serving(
             text=True,
         )
     try:
-        url = _announced(process, log, r"Serving on (\S+)/v1" if ready else r"Listening on (\S+)")
+        url = _announced(process, log, r"Serving on (\S+)/v1" if ready else r"Listening on (\S+)\.")
         yield Server(url, process.pid, log, process)
     finally:
         process.send_signal(signal.SIGTERM)

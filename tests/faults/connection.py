@@ -14,7 +14,7 @@ from tests.server import Server
 
 LIMIT_BYTES = 1 << 20
 TCP_CLOSE = 7  # of netinet/tcp.h: the other side has answered with a reset
-RESET_S = 5
+RESET_S = 3
 
 
 class Reply(NamedTuple):

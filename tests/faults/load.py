@@ -57,13 +57,13 @@ class Load:
         self._ending = False
 
     @contextlib.asynccontextmanager
-    async def clients(self, count: int) -> AsyncIterator[None]:
+    async def clients(self, count: int) -> AsyncIterator[Load]:
         """Ask until the block ends and every request is answered; then nothing must have been wrong."""
         async with asyncio.TaskGroup() as tasks:
             for _ in range(count):
                 tasks.create_task(self._client())
             try:
-                yield
+                yield self
             finally:
                 self._ending = True
         assert not self.faults, self.faults[:5]

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.cosine import COMPANY
-from tests.faults.truth import Computed, Remembered, Truth
+from tests.faults.truth import Computed, Remembered, Truth, different_texts
 from tests.server import Server
 
 REAL = """
@@ -33,9 +33,9 @@ def real(name: str) -> str:
     return REAL.format(name=name)
 
 
-def truth_of(server: Server, name: str) -> Truth:
-    """Return what is true of a model that is served, real or not."""
+def truth_of(server: Server, name: str, texts: int = 512) -> Truth:
+    """Return what is true of a model that is served; of a real one by so many texts."""
     facts = httpx.get(f"{server.url}/v1/models/{name}").json()
     if facts["backend"] == "hf":
-        return Remembered(server, name, COMPANY[facts["dtype"]])
+        return Remembered(server, name, COMPANY[facts["dtype"]], different_texts(texts))
     return Computed(name, facts["dimensions"])

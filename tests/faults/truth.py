@@ -18,7 +18,7 @@ from tests.faults.connection import Reply
 from tests.server import Server
 
 WAIT_S = 120
-SHORT, MIXED = 448, 64
+REQUEST = 512
 
 
 class Truth(Protocol):
@@ -61,20 +61,24 @@ class Remembered:
 
     Args:
         alike: the least cosine of two vectors of one text.
+        texts: which are asked for in turn.
     """
 
-    def __init__(self, server: Server, model: str, alike: float) -> None:
+    def __init__(self, server: Server, model: str, alike: float, texts: Sequence[str]) -> None:
         self.model = model
         self._alike = alike
-        self._texts = [*make_texts("short", 0, SHORT), *make_texts("mixed", SHORT, MIXED)]
-        random.Random(0).shuffle(self._texts)
-        self._places = {text: place for place, text in enumerate(self._texts)}
-        body = {"model": model, "input": self._texts, "truncate": "right"}
-        answer = httpx.post(f"{server.url}/v1/embeddings", json=body, timeout=WAIT_S)
-        self._vectors = np.array([entry["embedding"] for entry in answer.json()["data"]], np.float32)
+        self._texts = texts
+        self._places = {text: place for place, text in enumerate(texts)}
+        parts = [texts[at : at + REQUEST] for at in range(0, len(texts), REQUEST)]
+        self._vectors = np.concatenate([self._ask(server, part) for part in parts])
         likeness = unit(self._vectors) @ unit(self._vectors).T
         np.fill_diagonal(likeness, 0)
         assert likeness.max() < alike, "two texts that cannot be told apart"
+
+    def _ask(self, server: Server, texts: Sequence[str]) -> Vectors:
+        body = {"model": self.model, "input": texts, "truncate": "right"}
+        answer = httpx.post(f"{server.url}/v1/embeddings", json=body, timeout=WAIT_S)
+        return np.array([entry["embedding"] for entry in answer.json()["data"]], np.float32)
 
     def texts(self, number: int, count: int) -> list[str]:
         """See :class:`Truth`."""
@@ -84,6 +88,14 @@ class Remembered:
         """See :class:`Truth`."""
         expected = self._vectors[[self._places[text] for text in texts]]
         return lowest_cosine(vectors, expected) >= self._alike
+
+
+def different_texts(count: int) -> list[str]:
+    """Return texts for a real model: most of them a sentence, an eighth several."""
+    several = count // 8
+    texts = [*make_texts("mixed", 0, several), *make_texts("short", several, count - several)]
+    random.Random(0).shuffle(texts)
+    return texts
 
 
 def vectors_of(reply: Reply) -> Vectors:

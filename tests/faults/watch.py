@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import psutil
@@ -61,7 +61,42 @@ def workers(server: Server) -> list[int]:
     return sorted(children_of(server.pid), key=lambda pid: psutil.Process(pid).create_time())
 
 
+class Resources(NamedTuple):
+    """What processes hold.
+
+    Attributes:
+        at: monotonic seconds.
+        processes: the gateway's process id and those of all that descend from it; the others in their order.
+        megabytes: resident.
+        descriptors: that the gateway's own process has open.
+    """
+
+    at: float
+    processes: list[int]
+    megabytes: list[float]
+    threads: list[int]
+    descriptors: int
+
+
+def resources(server: Server) -> Resources:
+    """Return what the gateway and its workers hold."""
+    there = family(server)
+    return Resources(
+        time.monotonic(),
+        [process.pid for process in there],
+        [process.memory_info().rss / 1e6 for process in there],
+        [process.num_threads() for process in there],
+        there[0].num_fds(),
+    )
+
+
 def family(server: Server) -> list[psutil.Process]:
     """Return the gateway's process and all that descend from it."""
     root = psutil.Process(server.pid)
     return [root, *root.children(recursive=True)]
+
+
+def clients_of(server: Server) -> set[int]:
+    """Return the ports of the clients whose connections the gateway has not closed."""
+    there = psutil.Process(server.pid).net_connections("tcp")
+    return {connection.raddr.port for connection in there if connection.raddr}

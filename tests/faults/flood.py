@@ -1,0 +1,75 @@
+"""More load than a model can take: requests at a fixed rate, whatever becomes of those before."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from typing import NamedTuple
+
+from tests.faults.connection import Connection, Reply, post
+from tests.faults.truth import Truth
+from tests.faults.verdict import judge
+from tests.server import WAIT_S, Server
+
+
+class Answer(NamedTuple):
+    """One answer: right, or else refused.
+
+    Attributes:
+        seconds: how long it took.
+    """
+
+    right: bool
+    status: int
+    seconds: float
+
+
+class Flood:
+    """Requests at a rate. Belongs to one event loop.
+
+    Args:
+        inputs: of one request.
+        rate: requests a second.
+
+    Attributes:
+        answers: in the order in which they came.
+    """
+
+    def __init__(self, server: Server, truth: Truth, *, inputs: int, rate: float) -> None:
+        self.answers: list[Answer] = []
+        self._server = server
+        self._truth = truth
+        self._inputs = inputs
+        self._rate = rate
+        self._idle: list[Connection] = []
+
+    async def run(self, seconds: float) -> None:
+        """Send requests for so long, and wait for all answers.
+
+        Raises:
+            ExceptionGroup: of what became of requests that got none, or one that must not be.
+        """
+        began = time.monotonic()
+        async with asyncio.TaskGroup() as tasks, asyncio.timeout(seconds + WAIT_S):
+            for number in itertools.count():
+                at = number / self._rate
+                if at > seconds:
+                    break
+                await asyncio.sleep(began + at - time.monotonic())
+                tasks.create_task(self._one(number))
+        for connection in self._idle:
+            connection.close()
+
+    async def _one(self, number: int) -> None:
+        texts = self._truth.texts(number, self._inputs)
+        body = {"model": self._truth.model, "input": texts, "encoding_format": "base64", "truncate": "right"}
+        connection = self._idle.pop() if self._idle else await Connection.open(self._server)
+        reply: Reply = await connection.ask(post(body, f"flood-{number}"))
+        self._idle.append(connection)
+        right = judge(reply, f"flood-{number}", self._truth, texts)
+        self.answers.append(Answer(right, reply.status, reply.seconds))
+
+    def seconds(self, *, right: bool) -> list[float]:
+        """Return how long the answers took that were right, or that were not."""
+        return [answer.seconds for answer in self.answers if answer.right == right]

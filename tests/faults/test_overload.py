@@ -1,0 +1,95 @@
+"""Four times the load that a model can take: it does what it can, and refuses the rest at once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import NamedTuple
+
+import pytest
+
+from tests.faults.asking import answers
+from tests.faults.figures import p99
+from tests.faults.flood import Flood
+from tests.faults.load import Load
+from tests.faults.models import fault, real, truth_of
+from tests.faults.truth import Computed, vectors_of
+from tests.faults.watch import metric
+from tests.server import serving
+
+INPUTS, CHARS = 4, 48
+TOKENS = INPUTS * (CHARS + 2)
+SECONDS_PER_TOKEN = 1e-4
+BATCH_TOKENS = 1000
+QUEUE_TOKENS = 10_000
+TIMES = 4
+REFUSED_S = 0.05
+
+
+class Measured(NamedTuple):
+    """What a flood did: tokens a second, and how long answers took at the 99th percentile, in seconds."""
+
+    rate: float
+    right_s: float
+    refused_s: float
+
+
+def flooded(server, truth, inputs, rate, seconds) -> Measured:
+    """Flood a model; check every answer, and that it is as it was afterwards."""
+    flood = Flood(server, truth, inputs=inputs, rate=rate)
+    before, began = metric(server, "tokens_total", model=truth.model), time.monotonic()
+    asyncio.run(flood.run(seconds))
+    spent_s = time.monotonic() - began
+    tokens = metric(server, "tokens_total", model=truth.model) - before
+    assert {answer.status for answer in flood.answers} == {200, 429}
+    assert metric(server, "queue_tokens", model=truth.model) == 0
+    texts = truth.texts(0, inputs)
+    (after,) = answers(server, truth.model, texts, truncate="right")
+    assert truth.right(texts, vectors_of(after))
+    return Measured(tokens / spent_s, p99(flood.seconds(right=True)), p99(flood.seconds(right=False)))
+
+
+def assert_goals(measured, capacity, queue_tokens, batch_tokens) -> None:
+    """Check what was measured at full size."""
+    assert measured.rate >= 0.9 * capacity
+    assert measured.refused_s <= REFUSED_S
+    # before the head of the queue there are the batch that runs and the next one
+    assert measured.right_s <= (queue_tokens + 2 * batch_tokens) / measured.rate
+
+
+def test_known_capacity(tmp_path, full_size, tell):
+    """A model of a known speed keeps it under four times its load."""
+    keys = {"queue_tokens": QUEUE_TOKENS, "batch_tokens": BATCH_TOKENS}
+    with serving(tmp_path, fault("model", seconds_per_token=SECONDS_PER_TOKEN, **keys)) as server:
+        capacity = 1 / SECONDS_PER_TOKEN
+        rate = TIMES * capacity / TOKENS
+        truth = Computed("model", chars=(CHARS,))
+        measured = flooded(server, truth, INPUTS, rate, 300 if full_size else 3)
+        tell(capacity=capacity, **measured._asdict())
+        if full_size:
+            assert_goals(measured, capacity, QUEUE_TOKENS, BATCH_TOKENS)
+
+
+def test_real_model(tmp_path, full_size, tell):
+    """A real model keeps the speed that it has when as many ask as it can take."""
+    if not full_size:
+        pytest.skip("has nothing to show at a small size")
+    inputs, queue_tokens = 16, 50_000
+    with serving(tmp_path, real("model") + f"queue_tokens = {queue_tokens}\n") as server:
+        truth = truth_of(server, "model")
+        tokens, requests = asyncio.run(capacity_of(server, truth, inputs, 30))
+        measured = flooded(server, truth, inputs, TIMES * requests, 300)
+        tell(capacity=tokens, **measured._asdict())
+        assert_goals(measured, tokens, queue_tokens, 2048)
+
+
+async def capacity_of(server, truth, inputs, seconds) -> tuple[float, float]:
+    """Return how many tokens, and how many requests, a model does in a second."""
+    load = Load(server, truth, inputs=inputs)
+    async with load.clients(16):
+        await load.more(50)
+        answered, before = len(load.right), metric(server, "tokens_total", model="model")
+        await asyncio.sleep(seconds)
+        tokens = metric(server, "tokens_total", model="model") - before
+        requests = len(load.right) - answered
+    return tokens / seconds, requests / seconds
