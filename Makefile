@@ -20,7 +20,7 @@ check: $(VENV)/.installed-test
 	$(BIN)/mypy
 	$(BIN)/pytest --quiet tests/test_tidy.py
 
-# Kills, floods and besieges running gateways, as long as it takes (about three hours), and prints what it measured.
+# Tests of faults at full size, with what they measured: two hours, on a machine that does nothing else.
 faults: $(VENV)/.installed-test
 	$(BIN)/pytest tests/faults --full-size -s $(ARGUMENTS)
 

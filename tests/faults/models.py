@@ -8,7 +8,7 @@ import json
 import httpx
 import pytest
 
-from tests.cosine import COMPANY
+from backends.selftest import COMPANY
 from tests.faults.truth import Computed, Remembered, Truth, different_texts
 from tests.server import Server
 

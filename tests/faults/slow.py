@@ -16,6 +16,7 @@ from tests.server import Server
 PAUSE_S = 0.2
 LARGE = post({"model": "large", "input": [f"large {i}" for i in range(512)]}, "slow")
 SMALL = post({"model": "model", "input": "small"}, "slow")
+ENDLESS = post({"model": "model", "input": "endless " * 1000}, "slow")[:-7000]
 
 
 class Kind(NamedTuple):
@@ -37,7 +38,7 @@ class Kind(NamedTuple):
 
 KINDS = (
     Kind("headers", "head", b"", SMALL.partition(b"\r\n\r\n")[0] * 100, 408),
-    Kind("body", "body", SMALL[:-20], b" " * 10_000, 408),
+    Kind("body", "body", ENDLESS, b"more" * 1000, 408),
     Kind("reading", "send", LARGE, b"", None),
     Kind("silent", "idle", b"", b"", None),
     Kind("kept", "idle", SMALL, b"", None),

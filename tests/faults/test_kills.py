@@ -64,7 +64,7 @@ def test_kills_under_load(tmp_path, full_size, tell, kind):
 
 
 async def killing(server, load, others, spared, size) -> tuple[list[float], list[float]]:
-    """Return how long the others' answers took without kills, and when there was one, in monotonic seconds."""
+    """Return how long the others' answers took without kills, and when there was one, by the clock."""
     kills = []
     async with load.clients(CLIENTS), others.clients(OTHERS):
         await load.more(size.answers)

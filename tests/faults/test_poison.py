@@ -18,13 +18,14 @@ TRUTH = Computed("model")
 SECRET = "hush-hush"
 PLACE = 5
 STALLS = ("hang", "freeze", "tokenizer-hang")
+HANG_S = 1
 DEATHS = ("abort", "crash", "exit", "tokenizer-abort")
 
 
 @pytest.fixture
 def server(tmp_path):
     """Return a gateway that takes many texts into one batch, and finds out soon that a batch hangs."""
-    with serving(tmp_path, fault("model", batch_tokens=8192, hang_timeout_s=2)) as running:
+    with serving(tmp_path, fault("model", batch_tokens=8192, hang_timeout_s=HANG_S)) as running:
         yield running
         assert SECRET not in running.log.read_text()
 
@@ -49,7 +50,11 @@ def assert_right(texts, reply) -> None:
 
 def assert_named(error, place) -> None:
     """Check that an error names an input, and says nothing of its text."""
-    assert (error["type"], error["code"], error["param"]) == ("server_error", "input_failed", f"input[{place}]")
+    assert (error["type"], error["code"], error["param"]) == (
+        "server_error",
+        "input_failed",
+        f"input[{place}]",
+    )
     assert SECRET not in error["message"]
 
 

@@ -19,7 +19,7 @@ SLACK_S = 1.0
 
 
 class Size(NamedTuple):
-    """How many slow clients of each kind, their deadlines in seconds, and how long the others are measured."""
+    """How many slow clients of each kind, their deadlines, and how long others are measured before."""
 
     each: int
     deadlines_s: dict[str, float]
@@ -47,7 +47,9 @@ def test_slow_clients(tmp_path, full_size, tell):
             kind.name: max(each.closed - each.began for each in slow if each.kind is kind) for kind in KINDS
         }
         ratio = p99(disturbed_s) / p99(baseline_s)
-        tell(others_p99_ms=1000 * p99(baseline_s), ratio=ratio, **{f"{k}_s_max": v for k, v in open_s.items()})
+        tell(
+            others_p99_ms=1000 * p99(baseline_s), ratio=ratio, **{f"{k}_s_max": v for k, v in open_s.items()}
+        )
         for each in slow:
             each.check()
         if full_size:

@@ -20,12 +20,18 @@ from tests.server import eventually, serving
 TRUTH = Computed("model")
 HEARTBEAT_S = 10
 """Within about so long a process that stands still is noticed, whatever a batch may take."""
+HANG_S = 2
 
 
-@pytest.mark.parametrize("setting", [{"hang_timeout_s": 2}, {}], ids=["batch", "process"])
-def test_stopped_under_load(tmp_path, full_size, tell, setting):
-    """Requests that are in a worker when it is stopped get their right vectors, and no client sees an error."""
-    with serving(tmp_path, fault("model", seconds_per_token=2e-4, **setting)) as server:
+@pytest.fixture
+def limit(full_size) -> dict[str, float]:
+    """Return what a model is told of its patience: nothing at full size, else that it has little."""
+    return {} if full_size else {"hang_timeout_s": HANG_S}
+
+
+def test_stopped_under_load(tmp_path, full_size, tell, limit):
+    """Requests that are in a worker when it is stopped get their right vectors; no client sees an error."""
+    with serving(tmp_path, fault("model", seconds_per_token=2e-4, **limit)) as server:
         load = Load(server, TRUTH)
         stopped = asyncio.run(stopping(server, load, kills=5 if full_size else 1))
         assert starts(server, "model") == len(stopped)
@@ -33,7 +39,7 @@ def test_stopped_under_load(tmp_path, full_size, tell, setting):
         noticed_s = max(load.recovered(at) for at in stopped)
         tell(noticed_s_max=noticed_s, answers=len(load.right))
         if full_size:
-            assert noticed_s <= setting.get("hang_timeout_s", HEARTBEAT_S) + 2
+            assert noticed_s <= HEARTBEAT_S + 2
 
 
 async def stopping(server, load, kills) -> list[float]:
@@ -49,9 +55,9 @@ async def stopping(server, load, kills) -> list[float]:
     return stopped
 
 
-def test_stopped_while_idle(tmp_path, full_size, tell):
-    """A worker that is stopped while it has nothing to do is replaced, and a request meanwhile is answered."""
-    with serving(tmp_path, fault("model")) as server:
+def test_stopped_while_idle(tmp_path, full_size, tell, limit):
+    """A worker that is stopped while it is idle is replaced, and a request meanwhile is answered."""
+    with serving(tmp_path, fault("model", **limit)) as server:
         (worker,) = workers(server)
         watch = Watch(worker)
         os.kill(worker, signal.SIGSTOP)
@@ -66,7 +72,7 @@ def test_stopped_while_idle(tmp_path, full_size, tell):
 
 
 def test_stopped_unnoticed_by_clients(tmp_path):
-    """A worker that is stopped is replaced although nobody asks it for anything."""
+    """A worker that is stopped is replaced although nobody asks it for anything, by default."""
     with serving(tmp_path, fault("model")) as server:
         (worker,) = workers(server)
         watch = Watch(worker)

@@ -1,4 +1,4 @@
-"""What a gateway and its workers tell of themselves: metrics, readiness, and what the system knows of them."""
+"""What a gateway tells of itself, by metrics and readiness, and what the system knows of its processes."""
 
 from __future__ import annotations
 
