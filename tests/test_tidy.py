@@ -41,7 +41,7 @@ AT_HOME = {
     "uvicorn": ("gateway/http/",),
 }
 ROOMS = {
-    "gateway.workers": {"workers", "metrics"},
+    "gateway.workers": {"workers", "metrics", "config"},
     "gateway.batching": {"batching", "workers", "metrics", "errors"},
     "gateway.serving": {"serving", "batching", "workers", "metrics", "errors", "config"},
     "gateway.http": {"http", "serving", "metrics", "errors", "config"},
@@ -49,6 +49,11 @@ ROOMS = {
 PURE = (
     "gateway/batching/planner.py",
     "gateway/batching/outcome.py",
+    "gateway/batching/budget.py",
+    "gateway/batching/speed.py",
+    "gateway/workers/breaker.py",
+    "gateway/workers/last_words.py",
+    "gateway/workers/vigil.py",
     "gateway/serving/tokens.py",
     "gateway/serving/dimensions.py",
     "backends/gguf/sizes.py",

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-import math
 import time
 from collections.abc import Callable
 
-import numpy as np
-from msgspec.structs import replace
-
-from backends.base import ModelInfo, TokenIds, Vectors
+from backends.base import ModelInfo, TokenIds
 from gateway.batching.batcher import Batcher
 from gateway.batching.job import Request
 from gateway.batching.poison import Poison
@@ -27,15 +22,12 @@ from gateway.errors import (
 from gateway.metrics import ModelMetrics
 from gateway.serving.ask import Answer, Ask, are_texts
 from gateway.serving.cl100k import Cl100k
-from gateway.serving.dimensions import cut
 from gateway.serving.gathering import Gathering
-from gateway.serving.pace import WORK_MAX, Pace
 from gateway.serving.preparer import Preparer
 from gateway.serving.tokenizer import Tokenizer
-from gateway.workers.cores import divide, usable
+from gateway.serving.vectors import blank_all, cut_all
+from gateway.workers.local import local
 from gateway.workers.replicas import Replicas
-from gateway.workers.supervisor import Supervisor
-from gateway.workers.vigil import Patience
 
 RETRY_LOADING_S = 5
 RETRY_FAILED_S = 60
@@ -59,12 +51,7 @@ class Model:
         self._metrics = metrics
         tokens_max = min(request_tokens_max, config.serving.queue_tokens)
         self._poison = Poison()
-        patience = Patience(config.serving.hang_timeout_s, config.serving.load_timeout_s)
-        make = functools.partial(Supervisor, name, metrics=metrics, patience=patience, echo=echo)
-        makes = [
-            functools.partial(make, replace(config.spec, threads=share.threads), cores=share.cores)
-            for share in divide(usable(), config.serving.replicas, config.spec.threads)
-        ]
+        makes = local(name, config, metrics, echo)
         self.replicas = Replicas(makes, self._changed)
         tokenize = Gathering(Tokenizer(name, self.replicas, self._poison))
         self._preparer = Preparer(config.serving, tokens_max, tokenize, cl100k)
@@ -164,44 +151,3 @@ class Model:
         """Return the error of a request that comes now. The reason may hold paths: it is for the operator."""
         retry_s = RETRY_FAILED_S if self.replicas.state == "failed" else RETRY_LOADING_S
         return ModelUnavailable("The model cannot take a request now; /readyz says why.", "model", retry_s)
-
-
-async def blank_all(inputs: int, dimensions: int) -> Vectors:
-    """Return rows that are no vectors yet: NaN, which nothing takes for one. Made in short turns."""
-    pace = Pace()
-    vectors = np.empty((inputs, dimensions), np.float32)
-    size = math.ceil(WORK_MAX / dimensions)
-    for begin in range(0, inputs, size):
-        part = vectors[begin : begin + size]
-        part[:] = np.nan
-        await pace.after(part.size)
-    return vectors
-
-
-async def cut_all(request: Request, ask: Ask, info: ModelInfo) -> Vectors:
-    """Return the vectors of a finished request in the dimensions asked for; what has nothing in these fails.
-
-    Raises:
-        InputFailed: one has nothing in these, and the request is not to be answered in part.
-    """
-    if ask.dimensions in (None, info.dimensions):
-        return request.vectors
-    vectors = np.empty((len(request.vectors), ask.dimensions), np.float32)
-    pace = Pace()
-    size = math.ceil(WORK_MAX / info.dimensions)
-    for begin in range(0, len(vectors), size):
-        part = slice(begin, begin + size)
-        vectors[part] = cut(request.vectors[part], ask.dimensions, info.normalized)
-        for index in np.flatnonzero(~np.isfinite(vectors[part]).all(axis=1)).tolist():
-            _refuse(begin + index, request, ask.partial)
-        await pace.after(len(vectors[part]) * info.dimensions)
-    return vectors
-
-
-def _refuse(index: int, request: Request, partial: bool) -> None:
-    """Fail an input whose vector has nothing in the dimensions asked for, unless it has failed before."""
-    if index not in request.errors:
-        error = InputFailed("The vector is zero in these dimensions.", f"input[{index}]")
-        if not partial:
-            raise error
-        request.errors[index] = error

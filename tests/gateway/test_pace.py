@@ -12,7 +12,7 @@ from gateway.config import ServingConfig
 from gateway.http.embeddings import send_json
 from gateway.serving.ask import Ask
 from gateway.serving.cl100k import Cl100k
-from gateway.serving.model import blank_all, cut_all
+from gateway.serving.vectors import blank_all, cut_all
 from gateway.serving.pace import WORK_MAX, Pace
 from gateway.serving.preparer import Preparer
 from tests.gateway.fakes import blank, make_info
