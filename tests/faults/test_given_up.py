@@ -78,5 +78,5 @@ def test_one_never_loads(tmp_path, full_size, tell, loading):
             time.sleep(60)
             tell(refused_s_max=max(refused_s), starts_a_minute=starts(server, "bad") - before)
             assert max(refused_s) <= AT_ONCE_S
-            assert starts(server, "bad") - before <= 4  # it is tried now and then, not all the time
+            assert starts(server, "bad") - before <= 8  # it is tried now and then, not all the time
         assert starts(server, "good") == 0

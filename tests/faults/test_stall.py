@@ -21,6 +21,8 @@ TRUTH = Computed("model")
 HEARTBEAT_S = 10
 """Within about so long a process that stands still is noticed, whatever a batch may take."""
 HANG_S = 2
+KILLS = 4
+"""Of more in a minute the breaker makes refusals, which ``test_kills`` is about."""
 
 
 @pytest.fixture
@@ -33,7 +35,7 @@ def test_stopped_under_load(tmp_path, full_size, tell, limit):
     """Requests that are in a worker when it is stopped get their right vectors; no client sees an error."""
     with serving(tmp_path, fault("model", seconds_per_token=2e-4, **limit)) as server:
         load = Load(server, TRUTH)
-        stopped = asyncio.run(stopping(server, load, kills=5 if full_size else 1))
+        stopped = asyncio.run(stopping(server, load, kills=KILLS if full_size else 1))
         assert starts(server, "model") == len(stopped)
         assert not load.refused
         noticed_s = max(load.recovered(at) for at in stopped)
