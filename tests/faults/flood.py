@@ -7,7 +7,7 @@ import itertools
 import time
 from typing import NamedTuple
 
-from tests.faults.connection import Connection, Reply, post
+from tests.faults.connection import Connection, Lost, Reply, post
 from tests.faults.truth import Truth
 from tests.faults.verdict import judge
 from tests.server import WAIT_S, Server
@@ -64,11 +64,26 @@ class Flood:
     async def _one(self, number: int) -> None:
         texts = self._truth.texts(number, self._inputs)
         body = {"model": self._truth.model, "input": texts, "encoding_format": "base64", "truncate": "right"}
-        connection = self._idle.pop() if self._idle else await Connection.open(self._server)
-        reply: Reply = await connection.ask(post(body, f"flood-{number}"))
-        self._idle.append(connection)
+        reply = await self._ask(post(body, f"flood-{number}"))
         right = judge(reply, f"flood-{number}", self._truth, texts)
         self.answers.append(Answer(right, reply.status, reply.seconds))
+
+    async def _ask(self, request: bytes) -> Reply:
+        """Ask on a connection that is kept, unless the gateway ends it for its idleness at that moment."""
+        if self._idle:
+            connection = self._idle.pop()
+            try:
+                reply = await connection.ask(request)
+            except Lost as lost:
+                if not lost.unread:
+                    raise
+            else:
+                self._idle.append(connection)
+                return reply
+        connection = await Connection.open(self._server)
+        reply = await connection.ask(request)
+        self._idle.append(connection)
+        return reply
 
     def seconds(self, *, right: bool) -> list[float]:
         """Return how long the answers took that were right, or that were not."""
