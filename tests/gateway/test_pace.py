@@ -12,9 +12,9 @@ from gateway.config import ServingConfig
 from gateway.http.embeddings import send_json
 from gateway.serving.ask import Ask
 from gateway.serving.cl100k import Cl100k
-from gateway.serving.vectors import blank_all, cut_all
 from gateway.serving.pace import WORK_MAX, Pace
 from gateway.serving.preparer import Preparer
+from gateway.serving.vectors import blank_all, cut_all
 from tests.gateway.fakes import blank, make_info
 
 pytestmark = pytest.mark.anyio
