@@ -136,7 +136,8 @@ class Embedded(msgspec.Struct, frozen=True, tag="embedded"):
             ProtocolError: the shape does not fit the bytes.
         """
         flat = _array(self.data, "<f4")
-        if self.inputs < 0 or self.dimensions < 1 or self.inputs * self.dimensions != len(flat):
+        sane = self.inputs >= 0 and 1 <= self.dimensions <= FRAME_BYTES_MAX
+        if not sane or self.inputs * self.dimensions != len(flat):
             raise ProtocolError("shape and vectors disagree")
         return flat.reshape(self.inputs, self.dimensions)
 

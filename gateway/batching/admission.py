@@ -23,7 +23,7 @@ class Admission:
 
     Args:
         queue: what waits.
-        speed: how fast a worker is.
+        speed: how fast a worker is in large batches; until there was one, nothing is too late.
         workers: how many there are.
         tokens_max: how many may wait.
     """

@@ -58,7 +58,7 @@ class Batcher:
         self._runs: set[asyncio.Task[None]] = set()
         self._refusal: Callable[[], GatewayError] | None = None
         self._stepping = False
-        self.admission = Admission(self._queue, self._runner.speed, len(workers), queue_tokens_max)
+        self.admission = Admission(self._queue, self._runner.capacity, len(workers), queue_tokens_max)
         metrics.watch_queue(lambda: len(self._queue), lambda: self._queue.tokens)
 
     def __repr__(self) -> str:
@@ -79,7 +79,10 @@ class Batcher:
         Raises:
             Overloaded: the queue cannot take them.
             DeadlinePassed: they could not be done in time.
+            ModelUnavailable: there is no worker to wait for.
         """
+        if self._refusal is not None:
+            raise self._refusal()
         self.admission.check(request.tokens, request.deadline - time.monotonic())
         self._queue.add(request)
         if not self._stepping:  # one step for all requests of this turn of the loop: they may share a batch

@@ -29,11 +29,13 @@ class Runner:
         audit_every: how many batches there are for each of which a part is computed again; 0 is none.
 
     Attributes:
-        speed: how fast a worker is.
+        speed: how fast a worker is, whatever is asked of it.
+        capacity: how fast it is in large batches, when much is asked of it.
     """
 
     def __init__(self, model: str, poison: Poison, audit_every: int) -> None:
         self.speed = Speed()
+        self.capacity = Speed()
         self._log = structlog.get_logger().bind(model=model)
         self._poison = poison
         self._budget = Budget()
@@ -65,17 +67,26 @@ class Runner:
         Raises:
             WorkerLost: by no fault of those that are still left.
         """
+        if not worker.ready:  # any more
+            raise WorkerLost
 
         def tell(job: Job, answer: Outcome | Failure) -> None:
             del left[job]
-            job.owner.settle(
-                job.index, self._blamed(job, answer) if isinstance(answer, Exception) else answer
-            )
+            found = self._blamed(job, answer) if isinstance(answer, Exception) else answer
+            job.owner.settle(job.index, found)
+
+        def still(jobs: Sequence[Job]) -> Sequence[Job]:
+            for job in jobs if len(self._poison) else ():
+                if job.ids.tobytes() in self._poison:  # another one like it has ended a worker
+                    tell(job, CallFailed("it is known to end a worker"))
+            return [job for job in jobs if job in left]
 
         call = partial(self._call, worker)
         failure: Failure | None = None
+        if not (jobs := still(list(left))):
+            return
         try:
-            for job, row in zip(list(left), await call(list(left)), strict=True):
+            for job, row in zip(jobs, await call(jobs), strict=True):
                 if row is not None:
                     tell(job, row)
         except (CallFailed, WorkerLost) as error:
@@ -84,26 +95,29 @@ class Runner:
             failure = error
         if left:
             self._log.warning("batch failed", inputs=len(left), reason=str(failure or "unusable vectors"))
-            search = Isolation(worker, call, tell, wanted=lambda job: not job.gone)
-            await search.run(list(left), failure)
+            await Isolation(worker, call, tell, still).run(list(left), failure)
 
     async def _call(self, worker: Worker, jobs: Sequence[Job]) -> Sequence[Outcome | None]:
         """Have a worker compute a batch; return the vector of each, ``None`` where it is unusable."""
         info = worker.info
         if info is None:
             raise WorkerLost
-        price = cost(jobs, self.limits(info))
+        limits = self.limits(info)
+        price = cost(jobs, limits)
         try:
             seconds_max = self.speed.seconds_max(price, worker.tokens_per_s)
             timed = await worker.embed([job.ids for job in jobs], seconds_max)
         except (OutOfMemory, WorkerLost) as error:
-            if isinstance(error, OutOfMemory) or error.memory:
+            if len(jobs) > 1 and (isinstance(error, OutOfMemory) or error.memory):
                 self._budget.exhausted(price)
             raise
         found = outcomes(timed.vectors, len(jobs), info)
         await self._look_again(worker, info, jobs, found)
         self._budget.sufficed(price)
-        self.speed.observe(sum(job.tokens for job in jobs), timed.seconds)
+        tokens = sum(job.tokens for job in jobs)
+        self.speed.observe(tokens, timed.seconds)
+        if 2 * price >= limits.batch_tokens or len(jobs) == limits.batch_inputs:
+            self.capacity.observe(tokens, timed.seconds)
         return found
 
     async def _look_again(
@@ -125,6 +139,6 @@ class Runner:
 
     def _blamed(self, job: Job, failure: Exception) -> InputFailed:
         """Return the error of an input that is to blame; one that ended a worker is remembered."""
-        if isinstance(failure, WorkerLost):
+        if isinstance(failure, WorkerLost) and not failure.memory:  # which may have been for somebody else
             self._poison.add(job.ids.tobytes())
         return InputFailed("The model fails on this input.", f"input[{job.index}]")

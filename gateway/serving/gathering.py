@@ -32,12 +32,19 @@ class Gathering:
 
     Args:
         tokenize: answers for each text by itself, so that no text does harm to its neighbours.
+        ready: whether it can be called now. While it cannot, texts wait here, where those of a request that
+            is over are forgotten.
     """
 
-    def __init__(self, tokenize: Tokenize) -> None:
+    def __init__(self, tokenize: Tokenize, ready: Callable[[], bool] = lambda: True) -> None:
         self._tokenize = tokenize
-        self._waiting: list[Waiting] = []
+        self._ready = ready
+        self._waiting: dict[asyncio.Future[Tokenized], Waiting] = {}
         self._calls: set[asyncio.Task[None]] = set()
+        self._refusal: Callable[[], GatewayError] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Gathering {len(self._waiting)} waiting, {len(self._calls)} calls>"
 
     async def __call__(self, texts: Sequence[str]) -> Tokenized:
         """Return the ids of each text, or why it has none.
@@ -48,16 +55,35 @@ class Gathering:
         loop = asyncio.get_running_loop()
         if not self._waiting:
             loop.call_soon(self._make_calls)
-        waiting = Waiting(texts, sum(map(len, texts)), loop.create_future())
-        self._waiting.append(waiting)
-        return await waiting.ids
+        ids: asyncio.Future[Tokenized] = loop.create_future()
+        self._waiting[ids] = Waiting(texts, sum(map(len, texts)), ids)
+        try:
+            return await ids
+        finally:
+            self._waiting.pop(ids, None)
+
+    def wait(self) -> None:
+        """Let texts wait until the tokenizer can be called, from now on."""
+        self._refusal = None
+        self._make_calls()
+
+    def refuse(self, make: Callable[[], GatewayError]) -> None:
+        """Fail those that wait, or would have to from now on, with an error of their own."""
+        self._refusal = make
+        for one in self._waiting.values():
+            if not one.ids.done():
+                one.ids.set_exception(make())
 
     def _make_calls(self) -> None:
-        """Make the calls of this turn in as few as their size allows."""
-        waiting, self._waiting = self._waiting, []
+        """Make the calls for those that wait, in as few as their size allows, if they can be made."""
+        if self._refusal is not None:
+            self.refuse(self._refusal)
+        if not self._waiting or self._refusal is not None or not self._ready():
+            return
+        waiting, self._waiting = self._waiting, {}
         group: list[Waiting] = []
         chars = 0
-        for one in waiting:
+        for one in waiting.values():
             if group and chars + one.chars > CHARS_MAX:
                 self._start(group)
                 group, chars = [], 0

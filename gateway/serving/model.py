@@ -6,15 +6,13 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from backends.base import ModelInfo, TokenIds
+from backends.base import ModelInfo
 from gateway.batching.batcher import Batcher
 from gateway.batching.job import Request
 from gateway.batching.poison import Poison
 from gateway.config import ModelConfig
 from gateway.errors import (
     DeadlinePassed,
-    GatewayError,
-    InputFailed,
     InvalidRequest,
     ModelUnavailable,
     SpaceMismatch,
@@ -50,17 +48,19 @@ class Model:
         self.config = config
         self._metrics = metrics
         tokens_max = min(request_tokens_max, config.serving.queue_tokens)
-        self._poison = Poison()
         makes = local(name, config, metrics, echo)
         self.replicas = Replicas(makes, self._changed)
-        tokenize = Gathering(Tokenizer(name, self.replicas, self._poison))
-        self._preparer = Preparer(config.serving, tokens_max, tokenize, cl100k)
+        poison = Poison()
+        self._gathering = Gathering(
+            Tokenizer(name, self.replicas, poison), ready=lambda: bool(self.replicas.ready)
+        )
+        self._preparer = Preparer(config.serving, tokens_max, self._gathering, cl100k)
         self.batcher = Batcher(
             name,
             self.replicas.workers,
             config.serving.queue_tokens,
             metrics,
-            self._poison,
+            poison,
             audit_every=config.serving.audit_every,
         )
 
@@ -80,7 +80,6 @@ class Model:
                 estimate = self.batcher.admission.estimate(ask.inputs)
                 with self.batcher.admission.expected(estimate, ask.seconds_max):
                     inputs, truncated = await self._preparer.prepare(ask, info)
-                self._screened(inputs, ask.partial)
                 tokenized = time.monotonic()
                 rows = await blank_all(len(inputs), info.dimensions)
                 request = Request(inputs, rows, began + ask.seconds_max, ask.partial)
@@ -126,25 +125,14 @@ class Model:
             request.done.cancel()
             self.batcher.discard(request)
 
-    def _screened(self, inputs: list[TokenIds | GatewayError], partial: bool) -> None:
-        """Fail the inputs that are known to end a worker.
-
-        Raises:
-            InputFailed: there is one, and the request is not to be answered in part.
-        """
-        for index, ids in enumerate(inputs if len(self._poison) else ()):
-            if not isinstance(ids, GatewayError) and ids.tobytes() in self._poison:
-                error = InputFailed("The model fails on this input; it did not long ago.", f"input[{index}]")
-                if not partial:
-                    raise error
-                inputs[index] = error
-
     def _changed(self) -> None:
         """Note that a replica has become ready, or has stopped being so."""
         self._metrics.workers_ready.set(len(self.replicas.ready))
         if self.replicas.worth_waiting:
+            self._gathering.wait()
             self.batcher.wait()
         else:
+            self._gathering.refuse(self._unavailable)
             self.batcher.refuse(self._unavailable)
 
     def _unavailable(self) -> ModelUnavailable:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 
 import structlog
 
@@ -34,65 +33,55 @@ class Tokenizer:
         self._poison = poison
 
     async def __call__(self, texts: Sequence[str]) -> Sequence[TokenIds | GatewayError]:
-        """Return the ids of each text, or why it has none.
+        """Return the ids of each text, or why it has none."""
+        found: dict[int, TokenIds | GatewayError] = {}
+        while len(found) < len(texts):
+            try:
+                await self._attempt(await self._replicas.least_busy(), texts, found)
+            except WorkerLost as lost:  # by no fault of these
+                if not self._replicas.worth_waiting:
+                    self._log.warning("nobody tokenizes", inputs=len(texts), reason=str(lost))
+                    gone = ModelUnavailable("The model's worker went away.", "model", RETRY_LOST_S)
+                    found = dict.fromkeys(range(len(texts)), gone) | found
+        return [found[place] for place in range(len(texts))]
+
+    async def _attempt(
+        self, worker: Worker, texts: Sequence[str], found: dict[int, TokenIds | GatewayError]
+    ) -> None:
+        """Have the texts tokenized that nothing was found for; if they fail together, search the guilty.
 
         Raises:
-            ModelUnavailable: there is no worker, nor soon will be.
+            WorkerLost: by no fault of those that still have nothing.
         """
-        return await (self._without_poison if len(self._poison) else self._tokenized)(texts)
-
-    async def _tokenized(self, texts: Sequence[str]) -> Sequence[TokenIds | GatewayError]:
-        while True:
-            try:
-                worker = await self._replicas.least_busy()
-            except WorkerLost:
-                raise ModelUnavailable("The model's worker went away.", "model", RETRY_LOST_S) from None
-            try:
-                return await _ids(worker, texts)
-            except WorkerLost as lost:
-                if lost.suspect:
-                    return await self._searched(worker, texts, lost)
-            except CallFailed as failure:
-                return await self._searched(worker, texts, failure)
-
-    async def _without_poison(self, texts: Sequence[str]) -> Sequence[TokenIds | GatewayError]:
-        """Have those tokenized that are not known to end a worker."""
-        found: list[TokenIds | GatewayError | None] = [
-            failed() if _content(text) in self._poison else None for text in texts
-        ]
-        good = [text for text, error in zip(texts, found, strict=True) if error is None]
-        ids = iter(await self._tokenized(good))
-        return [next(ids) if error is None else error for error in found]
-
-    async def _searched(
-        self, worker: Worker, texts: Sequence[str], failure: Failure
-    ) -> Sequence[TokenIds | GatewayError]:
-        """Run texts again that failed together; only the guilty fail."""
-        self._log.warning("tokenizer failed", inputs=len(texts), reason=str(failure))
-        lost = ModelUnavailable("The model's worker went away.", "model", RETRY_LOST_S)
-        found: list[TokenIds | GatewayError] = [lost] * len(texts)
 
         async def call(places: Sequence[int]) -> Sequence[TokenIds]:
-            return await _ids(worker, [texts[place] for place in places])
+            ids = await worker.tokenize([texts[place] for place in places])
+            if len(ids) != len(places):
+                raise WrongAnswer(f"ids of {len(ids)} texts for {len(places)}")
+            return ids
 
         def tell(place: int, outcome: TokenIds | Failure) -> None:
             found[place] = self._blamed(texts[place], outcome) if isinstance(outcome, Exception) else outcome
 
-        with suppress(WorkerLost):  # for good: who has no answer yet keeps that error
-            await Isolation(worker, call, tell).run(range(len(texts)), failure)
-        return found
+        def still(places: Sequence[int]) -> Sequence[int]:
+            for place in places if len(self._poison) else ():
+                if place not in found and _content(texts[place]) in self._poison:
+                    found[place] = failed()
+            return [place for place in places if place not in found]
+
+        places = still(range(len(texts)))
+        try:
+            found |= zip(places, await call(places) if places else (), strict=True)
+        except (CallFailed, WorkerLost) as failure:
+            if isinstance(failure, WorkerLost) and not failure.suspect:
+                raise
+            self._log.warning("tokenizer failed", inputs=len(places), reason=str(failure))
+            await Isolation(worker, call, tell, still).run(places, failure)
 
     def _blamed(self, text: str, failure: Failure) -> InputFailed:
-        if isinstance(failure, WorkerLost):
+        if isinstance(failure, WorkerLost) and not failure.memory:
             self._poison.add(_content(text))
         return failed()
-
-
-async def _ids(worker: Worker, texts: Sequence[str]) -> list[TokenIds]:
-    ids = await worker.tokenize(texts)
-    if len(ids) != len(texts):
-        raise WrongAnswer(f"ids of {len(ids)} texts for {len(texts)}")
-    return ids
 
 
 def failed() -> InputFailed:

@@ -9,10 +9,11 @@ WINDOW_S = 60.0
 
 
 class Breaker:
-    """Opens after five deaths in a minute; whoever asks for the worker is then refused instead of waiting.
+    """Opens after five deaths in a minute, or five in a row without any work done, however far apart.
 
-    A worker that has started again and passed its self-test is the probe that closes it, half: what died in
-    the last minute is not forgotten, and one more death opens it again.
+    Whoever asks for the worker is then refused instead of waiting. A worker that has started again and passed
+    its self-test is the probe that closes it, half: what died in the last minute is not forgotten, and one
+    more death opens it again.
 
     Attributes:
         open: whether it is.
@@ -21,11 +22,25 @@ class Breaker:
     def __init__(self) -> None:
         self.open = False
         self._deaths: deque[float] = deque(maxlen=DEATHS_MAX)
+        self._in_a_row = 0
 
-    def death(self, now: float) -> None:
-        """Note a death at the time ``now``, in seconds."""
+    @property
+    def hopeless(self) -> bool:
+        """Whether the last starts all came to nothing."""
+        return self._in_a_row >= DEATHS_MAX
+
+    def death(self, now: float, *, fruitful: bool) -> None:
+        """Note a death at the time ``now``, in seconds, and whether any work had been done before it."""
         self._deaths.append(now)
-        self.open = self.open or (len(self._deaths) == DEATHS_MAX and now - self._deaths[0] < WINDOW_S)
+        self._in_a_row = 0 if fruitful else self._in_a_row + 1
+        many = len(self._deaths) == DEATHS_MAX and now - self._deaths[0] < WINDOW_S
+        self.open = self.open or many or self.hopeless
+
+    def forgive(self) -> None:
+        """Forget the last death: it was an input's doing, which cannot do it again."""
+        if self._deaths:
+            self._deaths.pop()
+        self._in_a_row = 0
 
     def probed(self) -> None:
         """Note that the worker works again."""

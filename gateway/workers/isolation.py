@@ -37,7 +37,7 @@ class Isolation(Generic[I, O]):
         worker: which failed on them; nobody else uses it meanwhile.
         call: runs items; returns for each its outcome, or ``None`` where that is unusable.
         tell: is told each item with its outcome, or with the failure that it alone is to blame for.
-        wanted: whether anybody still waits for an item.
+        still: returns those of some items that are still to be run.
     """
 
     def __init__(
@@ -45,12 +45,13 @@ class Isolation(Generic[I, O]):
         worker: Worker,
         call: Callable[[Sequence[I]], Awaitable[Sequence[O | None]]],
         tell: Callable[[I, O | Failure], None],
-        wanted: Callable[[I], bool] = lambda _: True,
+        still: Callable[[Sequence[I]], Sequence[I]],
     ) -> None:
         self._worker = worker
         self._call = call
         self._tell = tell
-        self._wanted = wanted
+        self._still = still
+        self._by_themselves = False  # since only such answers can be trusted
 
     async def run(self, items: Sequence[I], failure: Failure | None) -> None:
         """Run items again that ended with ``failure`` when they were run together.
@@ -65,7 +66,8 @@ class Isolation(Generic[I, O]):
         async with self._worker.alone():
             if not isinstance(failure, WorkerLost):
                 await self._assure()
-            if failure is None or isinstance(failure, Mistaken):
+            self._by_themselves = isinstance(failure, Mistaken)
+            if failure is None or self._by_themselves:
                 await self._one_by_one(items)
             elif len(items) > 1 and _for_lack_of_memory(failure):
                 await self._apart(items, failure)
@@ -74,12 +76,18 @@ class Isolation(Generic[I, O]):
 
     async def _again(self, items: Sequence[I], chances: int) -> None:
         """Run the items together up to so many times, and then apart."""
-        while items := [item for item in items if self._wanted(item)]:
+        while items := self._still(items):
+            if self._by_themselves and len(items) > 1:
+                await self._one_by_one(items)
+                return
             try:
                 unusable = self._tell_usable(items, await self._call(items))
             except (CallFailed, WorkerLost) as failure:
                 if isinstance(failure, WorkerLost) and not failure.suspect:
                     raise
+                if isinstance(failure, Mistaken):
+                    self._by_themselves = True
+                    continue
                 chances -= 1
                 if not chances or (len(items) > 1 and _for_lack_of_memory(failure)):
                     await self._apart(items, failure)
@@ -102,6 +110,8 @@ class Isolation(Generic[I, O]):
         """Blame an item that is by itself; run the parts of more."""
         if len(items) == 1:
             log.warning("input failed by itself", reason=str(failure))
+            if isinstance(failure, WorkerLost):
+                self._worker.explained()
             self._tell(items[0], failure)
             return
         parts = PARTS_AFTER_DEATH if isinstance(failure, WorkerLost) else PARTS

@@ -16,6 +16,22 @@ LINES_MAX = 40
 ROOTS = "|".join(re.escape(str(root)) for root in {sys.prefix, sys.base_prefix, Path(__file__).parents[2]})
 NAMES = "|".join(name for name, kind in vars(builtins).items() if isinstance(kind, type) and "Err" in name)
 CRASHES = "Segmentation fault|Aborted|Bus error|Illegal instruction|Floating-point exception"
+CORRUPTED = "|".join(
+    re.escape(said)
+    for said in (
+        "double free or corruption (out)",
+        "double free or corruption (!prev)",
+        "double free or corruption (fasttop)",
+        "corrupted size vs. prev_size",
+        "free(): invalid pointer",
+        "free(): invalid size",
+        "free(): double free detected in tcache 2",
+        "malloc(): corrupted top size",
+        "malloc(): invalid size (unsorted)",
+        "malloc_consolidate(): invalid chunk size",
+    )
+)
+"""What glibc says of a heap that was written over."""
 
 SHAPES = tuple(
     re.compile(shape)
@@ -25,10 +41,10 @@ SHAPES = tuple(
         r"^(?:Current thread|Thread) 0x[0-9a-f]+",
         rf"^(?:{NAMES})\b",
         rf"^Fatal Python error: (?:{CRASHES})",
-        r"^thread '<?[a-z]+>?' (?:\(\d+\) )?panicked at [\w./@:+-]+",  # Rust; its words are on the next line
-        r"^[\w./+-]+\.c\w*:\d+: GGML_ASSERT\([^\n]*?\) failed",  # an expression of ggml's own source
+        r"^thread '(?:main|<unnamed>)' (?:\(\d+\) )?panicked at [\w./@+-]+\.rs:\d+:\d+",  # of Rust
+        r"^[\w./+-]+\.(?:c|cpp|cu|h|hpp):\d+: GGML_ASSERT\b",
         r"^terminate called (?:after throwing an instance of 'std::\w+'|without an active exception)",
-        r"^(?:double free or corruption|malloc\(\)|free\(\)|corrupted size)[a-z ():!-]*$",
+        rf"^(?:{CORRUPTED})$",
         r"^CUDA (?:error|out of memory)",
     )
 )

@@ -54,6 +54,7 @@ async def connect(
             first = await process.receive()
         match first:
             case Ready() as ready:
+                process.hush()
                 return Connection(process, ready, patience)
             case Refused(reason=reason):
                 raise LoadRefused(reason)

@@ -30,6 +30,7 @@ STDERR_BYTES_KEPT = 4096
 READ_BYTES = 1 << 16
 LEAVE_S = 0.2
 LAST_WORDS_S = 1.0
+DIE_S = 10.0
 
 ENGINE_SETTINGS = {
     # OpenMP's threads wait for each other two hundred times in a short input. Spinning, as is their default,
@@ -77,7 +78,8 @@ class WorkerProcess:
         self._stderr = b""
         self._verdict: Death | None = None
         self._memory_deaths = memory_deaths()
-        self._listening = asyncio.get_running_loop().create_task(self._listen(echo))
+        self._echo = echo
+        self._listening = asyncio.get_running_loop().create_task(self._listen())
 
     @classmethod
     async def start(
@@ -129,6 +131,7 @@ class WorkerProcess:
         self._verdict = self._verdict or Death(cause, why)
         if self._process.returncode is None:
             self._process.kill()
+        self._writer.transport.abort()  # or whoever else holds the other end could keep it open
 
     async def end(self) -> Death:
         """Make sure that the process has ended; return how it did."""
@@ -137,7 +140,10 @@ class WorkerProcess:
             await asyncio.wait_for(self._process.wait(), LEAVE_S)
         if self._process.returncode is None:
             self._process.kill()
-        code = await self._process.wait()
+        try:
+            code = await asyncio.wait_for(self._process.wait(), DIE_S)
+        except TimeoutError:  # stuck in the kernel: what it holds is lost, but nobody waits for it
+            code = -signal.SIGKILL
         await asyncio.wait([self._listening], timeout=LAST_WORDS_S)
         said = self._stderr.decode(errors="replace").strip()
         return (self._verdict or self._found(code))._replace(said=said)
@@ -151,15 +157,19 @@ class WorkerProcess:
         names = {number.value: number.name for number in signal.Signals}
         return Death("signal", f"signal {names.get(-code, -code)}")
 
-    async def _listen(self, echo: Callable[[bytes], object] | None) -> None:
+    def hush(self) -> None:
+        """Echo nothing from now on: it is given texts of users, and libraries quote them."""
+        self._echo = None
+
+    async def _listen(self) -> None:
         """Keep the end of what the process says; the pipe must never fill up."""
         if self._process.stderr is None:
             return
         while said := await self._process.stderr.read(READ_BYTES):
             self._stderr = (self._stderr + said)[-STDERR_BYTES_KEPT:]
-            if echo is not None:
+            if self._echo is not None:
                 with suppress(OSError):  # the terminal may have gone
-                    echo(said)
+                    self._echo(said)
 
 
 def memory_deaths(vmstat: Path = Path("/proc/vmstat")) -> int:

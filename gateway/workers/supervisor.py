@@ -24,7 +24,7 @@ from gateway.workers.worker import State, Timed, WorkerLost
 CHARS_PER_S_MIN = 100_000
 """A tokenizer is many times as fast; what it takes beyond ``hang_s`` is granted at this speed."""
 
-WORTH_WAITING: Collection[State] = ("ready", "loading", "restarting")
+OVER: Collection[State] = ("failed", "stopped")
 
 log = structlog.get_logger()
 
@@ -77,6 +77,7 @@ class Supervisor:
         self._change = asyncio.Event()
         self._backoff = Backoff()
         self._breaker = Breaker()
+        self._chars = 0  # of all texts that are being tokenized: they wait for one another
         self._taking_turns = asyncio.Lock()
         self._loners = 0
         self._searched = False  # whether what the worker does now is done to find out what kills it
@@ -127,13 +128,19 @@ class Supervisor:
         finally:
             self._loners -= 1
             if not self._loners:
-                self._searched = False
+                if self._connection is not None and not self._connection.lost:
+                    self._searched = False  # else its death has yet to be judged
                 self._changed()
 
     async def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
         """See :class:`gateway.workers.worker.Worker`."""
-        seconds_max = self._patience.hang_s + sum(map(len, texts)) / CHARS_PER_S_MIN
-        return await (await self._live()).tokenize(texts, seconds_max)
+        chars = sum(map(len, texts))
+        self._chars += chars
+        try:
+            seconds_max = self._patience.hang_s + self._chars / CHARS_PER_S_MIN
+            return await (await self._live()).tokenize(texts, seconds_max)
+        finally:
+            self._chars -= chars
 
     async def embed(self, batch: Sequence[TokenIds], seconds_max: float) -> Timed:
         """See :class:`gateway.workers.worker.Worker`."""
@@ -142,6 +149,10 @@ class Supervisor:
     async def check(self) -> str:
         """See :class:`gateway.workers.worker.Worker`."""
         return await (await self._live()).check(self._patience.hang_s)
+
+    def explained(self) -> None:
+        """See :class:`gateway.workers.worker.Worker`."""
+        self._breaker.forgive()
 
     async def replace(self, reason: str) -> None:
         """See :class:`gateway.workers.worker.Worker`."""
@@ -162,7 +173,7 @@ class Supervisor:
             WorkerLost: there is none, or none to be expected.
         """
         while self._connection is None or self._connection.lost:
-            if not self._loners or self.state not in WORTH_WAITING:
+            if not self._loners or self.state in OVER or self._breaker.hopeless:
                 raise WorkerLost(self.reason)
             await self._change.wait()
         return self._connection
@@ -193,7 +204,7 @@ class Supervisor:
         except DiedLoading as error:
             log.error("worker died while loading", model=self._model, how=str(error))
             self._metrics.worker_deaths[error.cause].inc()
-            self._breaker.death(time.monotonic())
+            self._breaker.death(time.monotonic(), fruitful=False)
             self._died("the worker died while it loaded the model")
             self._attempted.set()
             return
@@ -207,7 +218,7 @@ class Supervisor:
         if connection.batches or self._searched:
             self._backoff.fruitful()
         if not self._searched:
-            self._breaker.death(time.monotonic())
+            self._breaker.death(time.monotonic(), fruitful=connection.batches > 0)
         self._died(f"the worker died ({death.how})")
 
     async def _serve(self, connection: Connection) -> Death:

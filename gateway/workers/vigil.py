@@ -77,7 +77,12 @@ class Vigil:
         return ""
 
     def suspects(self) -> set[int]:
-        """Return the calls that may have been worked on when the worker ended."""
+        """Return the calls that may have been worked on when the worker ended.
+
+        Of texts all of them: whichever is overdue may only have waited for those that hang.
+        """
+        if self._overdue in self._tokenizing:
+            return {*self._tokenizing}
         if self._overdue is not None:
             return {self._overdue}
         return {*list(self._computing)[:1], *self._tokenizing}

@@ -116,6 +116,9 @@ class Worker(Protocol):
             WorkerLost: no answer.
         """
 
+    def explained(self) -> None:
+        """Note that a death was an input's doing, and no sign that the worker is sick."""
+
     async def replace(self, reason: str) -> None:
         """End the worker's process, which is started anew."""
 

@@ -87,6 +87,7 @@ class HeldWorker:
         running: the batches that were not ended yet, oldest first.
         wrong: what its self-test says.
         replaced: why it was replaced, each time.
+        explained_deaths: how many deaths were an input's doing.
     """
 
     tokens_per_s = 0.0
@@ -97,6 +98,7 @@ class HeldWorker:
         self.running: list[Running] = []
         self.wrong = ""
         self.replaced: list[str] = []
+        self.explained_deaths = 0
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
@@ -111,6 +113,10 @@ class HeldWorker:
     async def check(self) -> str:
         """See :class:`gateway.workers.worker.Worker`."""
         return self.wrong
+
+    def explained(self) -> None:
+        """See :class:`gateway.workers.worker.Worker`."""
+        self.explained_deaths += 1
 
     async def replace(self, reason: str) -> None:
         """See :class:`gateway.workers.worker.Worker`."""

@@ -30,7 +30,7 @@ def guilty_of(*requests_and_indices):
 async def run(metrics, answer, *requests, **facts):
     """Run the requests in company on a worker that answers so; return the worker."""
     worker = AnsweringWorker(answer, make_info(batch_tokens=512, batch_inputs=64, **facts))
-    batcher = make_batcher(metrics, worker)
+    batcher = worker.batcher = make_batcher(metrics, worker)
     worker.ready = False
     for request in requests:
         batcher.admit(request)
@@ -209,8 +209,8 @@ async def test_killed_by_somebody_else(metrics):
 
 
 async def test_killer_that_nobody_waits_for(metrics):
-    """An input whose request is over ends no further worker."""
-    request, other = make_request(3), make_request(4)
+    """An input whose request is over is found all the same: it would come again."""
+    request, other = make_request(3), make_request(3)
     guilty, deaths = guilty_of((request, 0)), []
 
     def answer(batch):
@@ -220,9 +220,30 @@ async def test_killer_that_nobody_waits_for(metrics):
             raise WorkerLost(suspect=True)
         return right_vectors(batch)
 
-    await run(metrics, answer, request, other)
-    assert deaths == [2]
+    worker = await run(metrics, answer, request, other)
+    assert deaths == [2, 2, 1, 1]
+    assert worker.explained_deaths == 1
     assert np.array_equal(other.vectors, expected(other))
+
+
+async def test_copies_of_a_killer(metrics):
+    """Of an input that ends the worker and comes many times, one is searched for; the others are known."""
+    copies = make_request(*[3] * 8, partial=True)
+    for job in copies.jobs:
+        job.ids = copies.jobs[0].ids
+    good = make_request(3, 3)
+    answer, deaths = killing((copies, 0))
+    worker = await run(metrics, answer, copies, good)
+    assert len(copies.errors) == 8
+    assert deaths == [10, 10, 2, 1, 1]
+    assert np.array_equal(good.vectors, expected(good))
+    again = make_request(3, 4)
+    again.jobs[0].ids = copies.jobs[0].ids
+    batcher = worker.batcher
+    batcher.admit(again)
+    await all_quiet()
+    assert again.done.exception().param == "input[0]"
+    assert len(deaths) == 5
 
 
 async def test_out_of_memory(metrics):
@@ -309,6 +330,22 @@ async def test_audit(metrics, every):
         await all_quiet()
         right.append(np.array_equal(request.vectors, expected(request)))
     assert right == ([False] * (every - 1) + [True]) * 2
+
+
+async def test_alarm_during_a_search(metrics):
+    """Once an audit has raised the alarm, only what each input gets by itself is believed."""
+    request, failures = make_request(*[3] * 8), []
+
+    def answer(batch):
+        if not failures:
+            failures.append(len(batch))
+            raise CallFailed("RuntimeError")
+        return right_vectors(batch)[::-1].copy()
+
+    worker = AnsweringWorker(answer)
+    make_batcher(metrics, worker, audit_every=1).admit(request)
+    await all_quiet()
+    assert np.array_equal(request.vectors, expected(request))
 
 
 async def test_audit_of_right_answers(metrics):

@@ -6,11 +6,11 @@ from gateway.workers.backoff import SECONDS_MAX, SECONDS_MIN, Backoff
 from gateway.workers.breaker import DEATHS_MAX, WINDOW_S, Breaker
 
 
-def dying(times):
+def dying(times, fruitful=True):
     """Return a breaker that has seen deaths at these times."""
     breaker = Breaker()
     for now in times:
-        breaker.death(now)
+        breaker.death(now, fruitful=fruitful)
     return breaker
 
 
@@ -34,9 +34,28 @@ def test_half_open():
     soon, later = dying(range(5)), dying(range(5))
     for breaker in (soon, later):
         breaker.probed()
-    soon.death(10)
-    later.death(4 + WINDOW_S)
+    soon.death(10, fruitful=True)
+    later.death(4 + WINDOW_S, fruitful=True)
     assert (soon.open, later.open) == (True, False)
+
+
+def test_slow_deaths():
+    """Five deaths in a row without any work done open it as well, however far apart."""
+    assert dying(range(0, 5000, 1000), fruitful=False).open
+    assert dying(range(0, 5000, 1000), fruitful=False).hopeless
+    breaker = dying(range(0, 4000, 1000), fruitful=False)
+    breaker.death(4000, fruitful=True)
+    breaker.death(5000, fruitful=False)
+    assert not breaker.open
+
+
+def test_forgiven():
+    """A death that turned out to be an input's doing does not count."""
+    breaker = Breaker()
+    for now in range(20):
+        breaker.death(now, fruitful=False)
+        breaker.forgive()
+    assert not breaker.open
 
 
 def test_backoff():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from backends.spec import FaultSpec
-from gateway.errors import InputFailed, ModelUnavailable
+from gateway.errors import DeadlinePassed, InputFailed, ModelUnavailable
 from gateway.serving.ask import Ask
 from tests.gateway.fakes import vector_of
 from tests.processes import freeze
@@ -77,6 +77,41 @@ async def test_several_requests(start):
     *bad, good = await asyncio.gather(*(model.embed(ask) for ask in asks), return_exceptions=True)
     assert [(type(error), error.param) for error in bad] == [(InputFailed, "input[2]")] * 3
     assert np.array_equal(good.vectors, [vector_of(text) for text in asks[-1].inputs])
+
+
+async def test_killers_one_after_the_other(start):
+    """However many different inputs end workers, each is found, and none of them opens the breaker."""
+    model = await start(FaultSpec())
+    for number in range(8):
+        answer = await model.embed(Ask([f"<abort> {number}", f"good {number}"], partial=True))
+        assert list(answer.errors) == [0]
+        assert np.array_equal(answer.vectors[1], vector_of(f"good {number}"))
+
+
+async def test_texts_that_hang_beside_others(start):
+    """Texts that the tokenizer hangs on are found although others, which wait for them, are late first."""
+    model = await start(FaultSpec(), **IMPATIENT)
+    long = "x" * 2000
+    hanging = [f"{long * 20} <tokenizer-hang> {n}" for n in range(2)]
+    asks = [asyncio.ensure_future(model.embed(Ask([text]))) for text in hanging]
+    while model.replicas.workers[0].calls < 2:
+        await asyncio.sleep(0)
+    asks += [asyncio.ensure_future(model.embed(Ask([f"{long} {n}"], truncate="right"))) for n in range(3)]
+    *bad, good, better, best = await asyncio.gather(*asks, return_exceptions=True)
+    assert [type(error) for error in bad] == [InputFailed] * 2
+    assert [len(answer.vectors) for answer in (good, better, best)] == [1] * 3
+
+
+async def test_nothing_is_kept_of_requests_that_are_over(start, own_child):
+    """Texts of requests whose time is over while a worker is started again are not held."""
+    model = await start(FaultSpec(load_seconds=0.5))
+    os.kill(own_child(), signal.SIGKILL)
+    while model.replicas.ready:
+        await asyncio.sleep(0)
+    asks = [model.embed(Ask(["x" * 100], seconds_max=0.01)) for _ in range(20)]
+    assert {type(e) for e in await asyncio.gather(*asks, return_exceptions=True)} == {DeadlinePassed}
+    assert repr(model._gathering) == "<Gathering 0 waiting, 0 calls>"
+    assert repr(model.batcher.admission) == "<Admission 0 tokens expected>"
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])

@@ -9,7 +9,8 @@ import pytest
 from gateway.workers.last_words import without_texts
 
 SAFE = [
-    "/src/vendor/llama.cpp/ggml/src/ggml.c:3021: GGML_ASSERT(ne0 == a->ne[0]) failed",
+    "/src/vendor/llama.cpp/ggml/src/ggml.c:3021: GGML_ASSERT",
+    "free(): invalid pointer",
     f'  File "{sys.prefix}/lib/python3.11/site-packages/torch/nn/functional.py", line 12 in linear',
     f'  File "{sys.prefix}/lib/python3.11/site-packages/torch/nn/functional.py", line 12, in linear',
     "Fatal Python error: Segmentation fault",
@@ -23,6 +24,8 @@ UNSAFE = [
     "byte index 5 is not a char boundary; it is inside 'é' (bytes 4..6) of `marmalade`",
     '  File "/home/marmalade/notes.py", line 3, in jam',
     "marmalade: RuntimeError",
+    "free() my heart of the secret marmalade",
+    "thread 'main' panicked at my.secret.project/acquire-marmalade",
     "",
 ]
 
@@ -36,12 +39,17 @@ def test_kept(line):
 def test_cut():
     """Of these, what may quote somebody is cut off."""
     assert without_texts("RuntimeError: cannot compute marmalade") == "RuntimeError"
-    assert "marmalade" not in without_texts("thread '<unnamed>' panicked at src/a.rs:1:2: marmalade")
+    for line in (
+        "thread '<unnamed>' panicked at src/a.rs:1:2: marmalade",
+        "a.c:1: GGML_ASSERT(marmalade) failed",
+    ):
+        assert without_texts(line)
+        assert "marmalade" not in without_texts(line)
 
 
 def test_hidden():
     """All others are only counted."""
-    assert without_texts("\n".join(UNSAFE)) == "(4 other lines)"
+    assert without_texts("\n".join(UNSAFE)) == "(6 other lines)"
     assert without_texts("") == ""
 
 

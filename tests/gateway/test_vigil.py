@@ -41,12 +41,21 @@ def test_idle():
 
 @pytest.mark.parametrize("call", [embed(1), Check(1), Tokenize(1, ["a"])], ids=["batch", "check", "texts"])
 def test_call_that_takes_too_long(call):
-    """A call that takes longer than it may is hung although pings are answered, and alone suspect."""
+    """A call that takes longer than it may is hung although pings are answered."""
     vigil = Vigil(Patience())
-    vigil.begin(Tokenize(0, ["a"]), 1000)
     vigil.begin(call, 20)
     assert ticks_until_hung(vigil, answering=True) == 21
     assert vigil.suspects() == {1}
+
+
+def test_who_is_suspect():
+    """Of batches only the one that hangs; of texts all, for they wait for one another."""
+    for late, suspects in ((embed(1), {1}), (Tokenize(1, ["a"]), {0, 1})):
+        vigil = Vigil(Patience())
+        vigil.begin(Tokenize(0, ["a"]), 1000)
+        vigil.begin(late, 20)
+        ticks_until_hung(vigil, answering=True)
+        assert vigil.suspects() == suspects
 
 
 def test_second_batch():
