@@ -1,8 +1,4 @@
-"""HTTP/1.1 on one connection: its requests one after the other, what each has to wait for, and how it ends.
-
-There is no timer for a request. A connection has two deadlines, set where it comes to wait for something,
-and :func:`sweep` looks at those of all connections now and then.
-"""
+"""HTTP/1.1 on one connection: its requests, answered one after the other, and what is refused of them."""
 
 from __future__ import annotations
 
@@ -10,7 +6,6 @@ import asyncio
 import math
 import time
 import urllib.parse
-from collections.abc import Iterable
 from typing import Any, cast
 
 import httptools
@@ -21,60 +16,43 @@ from gateway.http import status
 from gateway.http.client import ARRIVED, CLIENT, Client
 from gateway.http.cycle import Cycle
 from gateway.http.load import Load
-from gateway.http.parsing import Parsing
-from gateway.http.transport import JoiningTransport
-
-LINGER_S = 1.0
-"""How long a client whose connection ends may be silent, and still read what it has been told."""
-
-LINGER_S_MAX = 5.0
-"""How long it may go on to send meanwhile."""
+from gateway.http.waiting import Waiting
 
 
-class Protocol(Parsing):
+class Protocol(Waiting):
     """One connection.
 
-    Attributes:
-        deadline: when what the client has to do next has to be done; monotonic seconds.
-        send_deadline: when it has to have taken what was written.
+    Args:
+        load: what all of them share.
     """
 
     def __init__(self, *args: Any, load: Load, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.deadline = self.send_deadline = math.inf
+        super().__init__(*args, server=load.server, **options)
         self._load = load
-        self._server = load.server
         self._client = Client()
         self._answering: Cycle | None = None
         self._in_head = False
         self._held = 0
         self._refusal: bytes | None = None
-        self._closed_by = math.inf
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin with a connection, unless there are too many."""
-        joining = JoiningTransport(transport, self._linger)
-        super().connection_made(cast(asyncio.Transport, joining))
-        self._joining = joining
-        self.deadline = time.monotonic() + self._server.idle_timeout_s
+        super().connection_made(transport)
         if refusal := self._load.too_many(len(self.connections)):
             self.refuse(refusal)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End with the connection."""
         super().connection_lost(exc)
-        self._load.bytes -= self._held
-        self._held = 0
+        self._release(self._held)
         if self._answering is not None:  # uvicorn looks at the newest request alone
             self._answering.disconnected = True
             self._answering.message_event.set()
         self._client.leave()
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came; after a refusal, or the last answer, nothing of it counts any more."""
-        if self._joining.is_closing():
-            self.deadline = min(time.monotonic() + LINGER_S, self._closed_by)
-        elif self._refusal is None:
+        """Parse what came; behind what is refused nothing of it counts any more."""
+        if self._refusal is None or self.ending:
             super().data_received(data)
 
     def on_message_begin(self) -> None:
@@ -82,7 +60,7 @@ class Protocol(Parsing):
         super().on_message_begin()
         self._in_head = True
         if self._answering is None:
-            self.deadline = time.monotonic() + self._server.head_timeout_s
+            self.wait(self.server_config.head_timeout_s)
 
     def request_begins(self, *, keep_alive: bool) -> None:
         """Begin to answer, or let it wait for its turn."""
@@ -107,18 +85,6 @@ class Protocol(Parsing):
         else:
             self.flow.pause_reading()
             self.pipeline.appendleft((cycle, self.app))
-
-    def _complete_scope(self) -> None:
-        """Tell the application what is asked for."""
-        url = httptools.parse_url(self.url)
-        path = url.path.decode("ascii")
-        self.scope["method"] = self.parser.get_method().decode("ascii")
-        self.scope["http_version"] = self.parser.get_http_version()
-        self.scope["path"] = urllib.parse.unquote(path) if "%" in path else path
-        self.scope["raw_path"] = url.path
-        self.scope["query_string"] = url.query or b""
-        self.scope[CLIENT] = self._client  # type: ignore[literal-required]
-        self.scope[ARRIVED] = time.monotonic()  # type: ignore[literal-required]
 
     def body_came(self, body: bytes) -> None:
         """Take a part of a body, as long as there is room for it."""
@@ -148,25 +114,74 @@ class Protocol(Parsing):
         self.server_state.total_requests += 1
         answered, self._answering = self._answering, None
         if answered is not None:
-            self._held -= answered.held
-            self._load.bytes -= answered.held
-        if self._joining.is_closing():
+            self._release(answered.held)
+        if self.ending:
             return
         self.flow.resume_reading()
         if self.pipeline:
             cycle, _ = self.pipeline.pop()
             self._answer(cast(Cycle, cycle))
         elif self._refusal is not None:
-            self._end(self._refusal)
+            self.end(self._refusal)
         else:
-            server = self._server
-            seconds = server.head_timeout_s if self._in_head else server.idle_timeout_s
-            self.deadline = time.monotonic() + seconds
+            bounds = self.server_config
+            self.wait(bounds.head_timeout_s if self._in_head else bounds.idle_timeout_s)
+
+    def late(self) -> None:
+        """Refuse a request of which a part is missing; leave a client that asks nothing."""
+        if self._answering is not None:
+            self._stop_receiving(BodyTimeout("The body was not received in time."))
+        elif self._in_head:
+            self.refuse(HeadTimeout("The head of the request was not received in time."))
+        else:
+            self.leave()
+
+    def refuse(self, error: GatewayError) -> None:
+        """Answer with an error and close, after the answers to the requests that came before."""
+        self.logger.warning("connection refused: %s", error.message)
+        self._refusal = last_words(error)
+        if self._answering is None:
+            self.end(self._refusal)
+        elif self.pipeline and self.cycle.more_body:  # what is broken waits behind others, and never begins
+            self.pipeline.popleft()
+        elif self.cycle.more_body:  # it has begun: it has its answer, or this is it
+            self.end(b"" if self.cycle.response_started else self._refusal)
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        else:  # the request before is whole, and has an answer coming
+            self.flow.pause_reading()
+
+    def drain(self, error: GatewayError) -> None:
+        """Refuse a request whose body is still being received: the gateway is stopping."""
+        if self._answering is not None and self._answering.more_body:
+            self._stop_receiving(error)
+
+    def shutdown(self) -> None:
+        """Let what is being answered be the last, and close if there is nothing."""
+        if self._answering is not None:
+            self.cycle.keep_alive = False
+        else:
+            self.leave()
+
+    def _complete_scope(self) -> None:
+        """Tell the application what is asked for."""
+        url = httptools.parse_url(self.url)
+        path = url.path.decode("ascii")
+        self.scope["method"] = self.parser.get_method().decode("ascii")
+        self.scope["http_version"] = self.parser.get_http_version()
+        self.scope["path"] = urllib.parse.unquote(path) if "%" in path else path
+        self.scope["raw_path"] = url.path
+        self.scope["query_string"] = url.query or b""
+        self.scope[CLIENT] = self._client  # type: ignore[literal-required]
+        self.scope[ARRIVED] = time.monotonic()  # type: ignore[literal-required]
 
     def _answer(self, cycle: Cycle) -> None:
         """Begin to answer a request, of which the body may still be to come."""
         self._answering = cycle
-        self.deadline = time.monotonic() + self._server.body_timeout_s if cycle.more_body else math.inf
+        if cycle.more_body:
+            self.wait(self.server_config.body_timeout_s)
+        else:
+            self.deadline = math.inf
         self._start_asgi_task(cycle, self.app)
 
     def _is_last(self) -> bool:
@@ -179,79 +194,10 @@ class Protocol(Parsing):
         self._client.refusal = error
         self.cycle.message_event.set()  # while its body is not whole, there is no newer one
 
-    def refuse(self, error: GatewayError) -> None:
-        """Answer with an error and close, after the answers to the requests that came before."""
-        self.logger.warning("connection refused: %s", error.message)
-        self._refusal = last_words(error)
-        if self._answering is None:
-            self._end(self._refusal)
-        elif self.pipeline and self.cycle.more_body:  # what is broken waits behind others, and never begins
-            self.pipeline.popleft()
-        elif self.cycle.more_body:  # it has begun: it has its answer, or this is it
-            self._end(b"" if self.cycle.response_started else self._refusal)
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
-        else:  # the request before is whole, and has an answer coming
-            self.flow.pause_reading()
-
-    def _end(self, last: bytes) -> None:
-        """Say the last words."""
-        if not self._joining.is_closing():
-            self._joining.write(last)
-            self._joining.close()
-
-    def _linger(self) -> None:
-        """Let the client read the last words: it would lose them, were it cut off while it still sends."""
-        now = time.monotonic()
-        self._closed_by = now + LINGER_S_MAX
-        self.deadline = now + LINGER_S
-        self.send_deadline = min(self.send_deadline, now + self._server.send_timeout_s)
-        self.flow.resume_reading()
-
-    def _leave(self) -> None:
-        """Close a connection on which nothing is asked."""
-        self.deadline = time.monotonic()
-        self.send_deadline = min(self.send_deadline, self.deadline + self._server.send_timeout_s)
-        self._joining.leave()
-
-    def pause_writing(self) -> None:
-        """Wait for a client that does not take what was written."""
-        super().pause_writing()
-        self.send_deadline = min(self.send_deadline, time.monotonic() + self._server.send_timeout_s)
-
-    def resume_writing(self) -> None:
-        """Go on: it has taken it."""
-        super().resume_writing()
-        if not self._joining.is_closing():
-            self.send_deadline = math.inf
-
-    def expire(self, now: float) -> None:
-        """Act on a deadline that has passed."""
-        if now >= self.send_deadline:
-            self.transport.abort()
-        elif self._joining.is_closing():
-            if self.transport.get_write_buffer_size():
-                self.deadline = now + LINGER_S
-            else:
-                self.transport.abort()
-        elif self._answering is not None:
-            self._stop_receiving(BodyTimeout("The body was not received in time."))
-        elif self._in_head:
-            self.refuse(HeadTimeout("The head of the request was not received in time."))
-        else:
-            self._leave()
-
-    def drain(self, error: GatewayError) -> None:
-        """Refuse a request whose body is still being received: the gateway is stopping."""
-        if self._answering is not None and self._answering.more_body:
-            self._stop_receiving(error)
-
-    def shutdown(self) -> None:
-        """Let what is being answered be the last, and close if there is nothing."""
-        if self._answering is not None:
-            self.cycle.keep_alive = False
-        elif not self._joining.is_closing():
-            self._leave()
+    def _release(self, count: int) -> None:
+        """Give back the room of so many bytes of bodies."""
+        self._held -= count
+        self._load.bytes -= count
 
 
 def last_words(error: GatewayError) -> bytes:
@@ -260,9 +206,3 @@ def last_words(error: GatewayError) -> bytes:
     own = "".join(f"{name}: {value}\r\n" for name, value in told.headers.items()).encode()
     head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n%b\r\n"
     return STATUS_LINE[told.status] + head % (len(told.body), own) + told.body
-
-
-def sweep(connections: Iterable[Protocol], now: float) -> None:
-    """Act on the deadlines that have passed."""
-    for one in [one for one in connections if one.deadline <= now or one.send_deadline <= now]:
-        one.expire(now)

@@ -22,7 +22,8 @@ from litestar.types import ASGIApp
 
 from gateway.config import ServerConfig
 from gateway.http.load import Load
-from gateway.http.protocol import Protocol, sweep
+from gateway.http.protocol import Protocol
+from gateway.http.waiting import sweep
 from gateway.serving.registry import Registry, stopping
 
 SWEEP_S = 0.25

@@ -1,0 +1,116 @@
+"""What a connection waits for and until when, and how it ends.
+
+There is no timer for a request. A connection has two deadlines, set where it comes to wait for something, and
+:func:`sweep` looks at those of all connections now and then. Whose turn it is, is left to ``protocol``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Iterable
+from typing import Any, cast
+
+from gateway.config import ServerConfig
+from gateway.http.parsing import Parsing
+from gateway.http.transport import JoiningTransport
+
+LINGER_S = 1.0
+"""How long a client whose connection ends may be silent, and still read what it has been told."""
+
+LINGER_S_MAX = 5.0
+"""How long it may go on to send meanwhile."""
+
+
+class Waiting(Parsing):
+    """A connection with deadlines.
+
+    Attributes:
+        deadline: when what the client has to do next has to be done; monotonic seconds.
+        send_deadline: when it has to have taken what was written.
+        server_config: how long each of these may take.
+    """
+
+    def __init__(self, *args: Any, server: ServerConfig, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.server_config = server
+        self.deadline = self.send_deadline = math.inf
+        self._closed_by = math.inf
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin with a connection."""
+        self._joining = JoiningTransport(transport, self._linger)
+        super().connection_made(cast(asyncio.Transport, self._joining))
+        self.wait(self.server_config.idle_timeout_s)
+
+    @property
+    def ending(self) -> bool:
+        """Whether nothing more can be answered."""
+        return self._joining.is_closing()
+
+    def wait(self, seconds: float) -> None:
+        """Give the client so much time from now on."""
+        self.deadline = time.monotonic() + seconds
+
+    def late(self) -> None:
+        """Do what is to be done when the client has not done in time what it has to do."""
+        raise NotImplementedError
+
+    def end(self, last: bytes) -> None:
+        """Say the last words, and let the client read them."""
+        if not self.ending:
+            self._joining.write(last)
+            self._joining.close()
+
+    def leave(self) -> None:
+        """Close a connection on which nothing is asked."""
+        if not self.ending:
+            self._bound_sending()
+            self.wait(0)
+            self._joining.leave()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came; behind the last answer it is passed over."""
+        if self.ending:
+            self.deadline = min(time.monotonic() + LINGER_S, self._closed_by)
+        else:
+            super().data_received(data)
+
+    def pause_writing(self) -> None:
+        """Wait for a client that does not take what was written."""
+        super().pause_writing()
+        self._bound_sending()
+
+    def resume_writing(self) -> None:
+        """Go on: it has taken it."""
+        super().resume_writing()
+        if not self.ending:
+            self.send_deadline = math.inf
+
+    def expire(self, now: float) -> None:
+        """Act on a deadline that has passed."""
+        if now >= self.send_deadline:
+            self.transport.abort()
+        elif not self.ending:
+            self.late()
+        elif self.transport.get_write_buffer_size():
+            self.deadline = now + LINGER_S
+        else:
+            self.transport.abort()
+
+    def _linger(self) -> None:
+        """Let the client read the last words: it would lose them, were it cut off while it still sends."""
+        self._bound_sending()
+        self.wait(LINGER_S)
+        self._closed_by = self.deadline + LINGER_S_MAX - LINGER_S
+        self.flow.resume_reading()
+
+    def _bound_sending(self) -> None:
+        self.send_deadline = min(self.send_deadline, time.monotonic() + self.server_config.send_timeout_s)
+
+
+def sweep(connections: Iterable[Waiting], now: float) -> None:
+    """Act on the deadlines that have passed."""
+    for one in [one for one in connections if one.deadline <= now or one.send_deadline <= now]:
+        one.expire(now)
