@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Coroutine, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 from gateway.errors import DeadlinePassed, InvalidRequest
 
+T = TypeVar("T")
+
 NAME = "x-request-timeout-ms"
 HEADER = NAME.encode()
+PASSED = "The request was not done in time."
 
 
 class Deadline(NamedTuple):
@@ -31,8 +35,22 @@ class Deadline(NamedTuple):
         """
         seconds = self.at - time.monotonic()
         if seconds <= 0:
-            raise passed()
+            raise DeadlinePassed(PASSED)
         return seconds
+
+    async def bounds(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await work that has a bound of its own beside what the gateway gives, but none beside the client's.
+
+        Raises:
+            DeadlinePassed: the client's time is over.
+        """
+        if not self.asked:
+            return await work
+        try:
+            async with asyncio.timeout(self.at - time.monotonic()):
+                return await work
+        except TimeoutError:
+            raise DeadlinePassed(PASSED) from None
 
 
 def deadline_of(headers: Mapping[bytes, bytes], began: float, seconds_max: float) -> Deadline:
@@ -52,8 +70,3 @@ def deadline_of(headers: Mapping[bytes, bytes], began: float, seconds_max: float
     if not said.isdigit() or not said.strip(b"0"):
         raise InvalidRequest("The time for a request is a whole number of milliseconds, at least 1.", NAME)
     return Deadline(began + min(float(said) / 1000, seconds_max), True)  # a float takes any number of digits
-
-
-def passed() -> DeadlinePassed:
-    """Return what a request is told whose time is over before it reaches its model."""
-    return DeadlinePassed("The request was not done in time.")

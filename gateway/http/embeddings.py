@@ -18,7 +18,7 @@ from gateway.config import ServerConfig
 from gateway.http import status
 from gateway.http.body import read_body
 from gateway.http.client import CLIENT, Client
-from gateway.http.deadline import deadline_of, passed
+from gateway.http.deadline import deadline_of
 from gateway.http.documents import EmbeddingsOperation
 from gateway.http.encode import encode_response
 from gateway.http.envelope import EMBEDDINGS, RECORD
@@ -49,11 +49,7 @@ class Embeddings:
         server, headers = self._server, dict(scope["headers"])
         self._registry.admit()
         deadline = deadline_of(headers, record.began, server.request_timeout_s)
-        try:
-            async with asyncio.timeout(deadline.left() if deadline.asked else None):
-                body = await read_body(headers, receive, client, server.body_bytes_max)
-        except TimeoutError:
-            raise passed() from None
+        body = await deadline.bounds(read_body(headers, receive, client, server.body_bytes_max))
         asked = self._decoder.decode(body)
         model = self._registry[asked.model]
         record.model = model.name

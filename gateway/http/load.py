@@ -14,21 +14,17 @@ class Load:
 
     Args:
         server: the bounds.
-        registry: knows whether the gateway is stopping.
+        registry: the models.
 
     Attributes:
+        registry: knows whether the gateway is stopping, so that an answer is the last of its connection.
         bytes: of request bodies, from their arrival until their request has been answered.
     """
 
     def __init__(self, server: ServerConfig, registry: Registry) -> None:
         self.server = server
         self.bytes = 0
-        self._registry = registry
-
-    @property
-    def draining(self) -> bool:
-        """Whether the gateway is stopping, so that an answer is the last of its connection."""
-        return self._registry.draining
+        self.registry = registry
 
     def too_many(self, connections: int) -> GatewayError | None:
         """Return what a new connection is told if it is one of too many."""

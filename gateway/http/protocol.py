@@ -186,7 +186,7 @@ class Protocol(Waiting):
 
     def _is_last(self) -> bool:
         """Tell whether the answer that begins now is the last one of the connection."""
-        return self._load.draining and not self.pipeline
+        return self._load.registry.draining and not self.pipeline
 
     def _stop_receiving(self, error: GatewayError) -> None:
         """Have whoever reads the body of the request that is being answered fail with an error."""
