@@ -32,6 +32,7 @@ class Busy:
     def __init__(self, server, sent):
         self.server = server
         self.worker = server.worker()
+        self._watch = Watch(self.worker)
         os.kill(self.worker, signal.SIGSTOP)
         self.accepted = Connection(server.url)
         self.accepted.send(sent)
@@ -48,9 +49,8 @@ class Busy:
 
     def status(self):
         """Return the exit status, after checking that no worker is left."""
-        watch = Watch(self.worker)
         status = self.server.process.wait()
-        assert watch.ended()
+        assert self._watch.ended()
         return status
 
 
