@@ -19,6 +19,7 @@ import threading
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import IO
 
 from backends.base import Backend, BackendError, LoadError, OutOfMemory
@@ -178,7 +179,8 @@ def main() -> None:
     threading.stack_size(STACK_BYTES)
     # A core file would hold users' texts. 1 byte is less than any, and also stops Linux from piping one to a
     # program, which a limit of 0 does not.
-    resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
+    with suppress(ValueError, OSError):  # the limit is 0 already, and may not be raised
+        resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
     faulthandler.enable()  # says in which function a crash was
     Worker(socket.socket(fileno=channel)).run()
 

@@ -297,7 +297,7 @@ def test_a_full_queue(tmp_path):
 
 
 def test_the_jobs_of_a_worker_that_dies(tmp_path):
-    """A request whose batch is in a worker that dies is 503, and told when to try again."""
+    """A request whose batch is in a worker that dies gets its vectors from the next one."""
     with serving(tmp_path, NARROW) as server, ThreadPoolExecutor() as pool:
         worker = server.worker()
         os.kill(worker, signal.SIGSTOP)
@@ -305,10 +305,26 @@ def test_the_jobs_of_a_worker_that_dies(tmp_path):
         running = 'batch_inputs_count{model="fake"} 1.0'
         eventually(lambda: running in httpx.get(f"{server.url}/metrics").text)
         os.kill(worker, signal.SIGKILL)
-        answer = asked.result()
+        assert asked.result().json() == post(server, GOOD | {"input": [1, 2, 3]}).json()
+
+
+def test_an_input_that_ends_the_worker(tmp_path):
+    """It is 500 with its place, and not to be tried again; the request beside it is answered."""
+    with serving(tmp_path, '[models.fake]\nbackend = "fault"\n') as server, ThreadPoolExecutor() as pool:
+        beside = pool.submit(post, server, GOOD)
+        answer = post(server, GOOD | {"input": ["good", "<abort>"]})
+        assert_error(answer, 500, "server_error", code="input_failed", param="input[1]")
+        assert answer.headers["x-should-retry"] == "false"
+        assert beside.result().status_code == 200
+
+
+def test_a_model_that_dies_at_every_load(tmp_path):
+    """It is 503 at once, and told when to try again."""
+    with serving(tmp_path, '[models.fake]\nbackend = "fault"\nloading = "abort"\n', ready=False) as server:
+        eventually(lambda: "too often" in httpx.get(f"{server.url}/readyz").text)
+        answer = post(server, GOOD)
         assert_error(answer, 503, "server_error", code="model_unavailable", param="model")
         assert int(answer.headers["retry-after"]) >= 1
-        eventually(lambda: post(server, GOOD).status_code == 200)
 
 
 TWO = '[models.fake]\nbackend = "fake"\nreplicas = 2\n'
