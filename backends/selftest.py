@@ -46,6 +46,10 @@ class SelfTest:
         Raises:
             OutOfMemory: which may be so for a while only.
         """
+        info = self._info
+        special = len(info.prefix) + len(info.suffix)
+        if info.max_tokens <= special:
+            return f"max_tokens is {info.max_tokens}, but {special} special tokens stand around every text"
         try:
             batch = self._batch()
             alone = [self._backend.embed([ids]) for ids in batch]

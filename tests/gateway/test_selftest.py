@@ -74,6 +74,11 @@ def test_any_length():
     assert SelfTest(Answering(lambda vectors, _: 9 * vectors, normalized=False)).run() == ""
 
 
+def test_no_room():
+    """A limit that the special tokens alone fill is told as such."""
+    assert "2 special tokens" in SelfTest(Answering(lambda vectors, _: vectors, max_tokens=2)).run()
+
+
 def test_unknown_characters():
     """A vocabulary that has no token for any probe cannot be tested, and is told so."""
     assert "no token" in SelfTest(Answering(lambda vectors, _: vectors, vocabulary_size=9)).run()
