@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_right, insort
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from operator import attrgetter
@@ -12,12 +12,18 @@ from gateway.batching.job import Job, Request
 _turn = attrgetter("turn")
 
 
+CHUNK_TOKENS = 2048
+"""So much of a request leaves as one piece: about as much as a processor is best at computing at once."""
+
+
 class Queue:
     """Waiting jobs, ordered so that a large request does not hold up a small one, nor the reverse.
 
     Fair queueing in virtual time (Demers, Keshav, Shenker 1989): each waiting request is a flow of weight
-    one, virtual time runs at the speed at which each of them is served, and a job's turn is the virtual time
-    of its request's arrival plus the tokens of the request that stand before it.
+    one, virtual time runs at the speed at which each of them is served, and what is served next is what would
+    be finished first, were all served at once in equal shares. A request comes in pieces; one that is a
+    single piece leaves as a whole, so that those of like size are answered one after the other, instead of
+    all together when the last is done.
 
     Attributes:
         tokens: of all waiting jobs together.
@@ -37,10 +43,11 @@ class Queue:
 
     def add(self, request: Request) -> None:
         """Let all jobs of a request wait."""
-        turn = self._virtual_time
+        tokens = 0
         for job in request.jobs:
-            job.turn = turn
-            turn += job.tokens
+            tokens += job.tokens
+            piece_ends = -(-tokens // CHUNK_TOKENS) * CHUNK_TOKENS
+            job.turn = self._virtual_time + min(piece_ends, request.tokens)
         self.put_back(request.jobs)
 
     def put_back(self, jobs: Sequence[Job]) -> None:
@@ -55,8 +62,9 @@ class Queue:
             self._waiting[job.owner] += job.tokens
 
     def ahead_of(self, tokens: int) -> int:
-        """Return how many tokens are served before a request of so many would be, if it came now."""
-        return sum(min(waiting, tokens) for waiting in self._waiting.values())
+        """Return how many tokens leave before the last of a request of so many, if it came now."""
+        end = bisect_right(self._jobs, self._virtual_time + tokens, key=_turn)
+        return sum(job.tokens for job in self._jobs[:end])
 
     def take(self, jobs: Collection[Job]) -> None:
         """Take jobs out because they are served."""

@@ -20,7 +20,10 @@ LINGER_S = 1.0
 """How long a client whose connection ends may be silent, and still read what it has been told."""
 
 LINGER_S_MAX = 5.0
-"""How long it may go on to send meanwhile."""
+"""How long it may go on to send meanwhile: a body that is too large is still on its way."""
+
+LINGER_S_LATE = 0.5
+"""How long one may that was too slow already."""
 
 
 class Waiting(Parsing):
@@ -37,6 +40,7 @@ class Waiting(Parsing):
         self.server_config = server
         self.deadline = self.send_deadline = math.inf
         self._closed_by = math.inf
+        self._is_late = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin with a connection."""
@@ -93,6 +97,7 @@ class Waiting(Parsing):
         if now >= self.send_deadline:
             self.transport.abort()
         elif not self.ending:
+            self._is_late = True
             self.late()
         elif self.transport.get_write_buffer_size():
             self.deadline = now + LINGER_S
@@ -102,8 +107,8 @@ class Waiting(Parsing):
     def _linger(self) -> None:
         """Let the client read the last words: it would lose them, were it cut off while it still sends."""
         self._bound_sending()
-        self.wait(LINGER_S)
-        self._closed_by = self.deadline + LINGER_S_MAX - LINGER_S
+        self._closed_by = time.monotonic() + (LINGER_S_LATE if self._is_late else LINGER_S_MAX)
+        self.deadline = min(time.monotonic() + LINGER_S, self._closed_by)
         self.flow.resume_reading()
 
     def _bound_sending(self) -> None:

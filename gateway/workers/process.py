@@ -111,7 +111,8 @@ class WorkerProcess:
 
     def send(self, message: ToWorker) -> None:
         """Write a frame. What cannot be delivered is noticed by :meth:`receive`."""
-        self._writer.write(encode_frame(message))
+        with suppress(RuntimeError):  # uvloop's word for a socket that has just been closed
+            self._writer.write(encode_frame(message))
 
     async def receive(self) -> FromWorker:
         """Return the next message.

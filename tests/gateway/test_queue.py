@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.batching.job import Request
-from gateway.batching.queue import Queue
+from gateway.batching.queue import CHUNK_TOKENS, Queue
 from gateway.errors import InvalidRequest
 from tests.gateway.fakes import WIDTH, make_request
 
@@ -27,34 +27,60 @@ def serve(queue):
 
 
 async def test_small_after_large():
-    """A small request that arrives behind 2000 jobs waits for about as much work as it brings itself."""
-    queue = Queue()
-    queue.add(make_request(*[100] * 2000))
-    for _ in range(50):
-        serve(queue)
-    small = make_request(100, 100, 100)
-    queue.add(small)
-    owners = [serve(queue).owner for _ in range(8)]
-    assert owners.count(small) == 3
+    """A small request that arrives behind 2000 jobs waits for a piece of them at most."""
+    for served_before in range(0, 100, 7):
+        queue = Queue()
+        queue.add(make_request(*[100] * 2000))
+        for _ in range(served_before):
+            serve(queue)
+        small = make_request(100, 100, 100)
+        queue.add(small)
+        owners = [serve(queue).owner for _ in range(99)]
+        before = owners.index(small)
+        assert 100 * before <= CHUNK_TOKENS
+        assert owners[before : before + 3] == [small] * 3
 
 
 async def test_large_beside_a_stream():
-    """A large request gets its half of the work while small ones never stop coming."""
-    queue, large = Queue(), make_request(*[10] * 100)
+    """A large request gets its half of the work, piece by piece, while small ones never stop coming."""
+    queue, large = Queue(), make_request(*[100] * 500)
     queue.add(large)
-    queue.add(make_request(10))
+    queue.add(make_request(100))
     served = Counter()
-    while served[True] < 100:
+    while served[True] < 500:
         job = serve(queue)
-        served[job.owner is large] += 1
+        served[job.owner is large] += job.tokens / 100
         if job.owner is not large:
-            queue.add(make_request(10))
-    assert served[False] <= 102
+            queue.add(make_request(100))
+    assert served[False] * 100 <= 500 * 100 + 2 * CHUNK_TOKENS
 
 
-@given(st.lists(st.lists(st.integers(1, 50), min_size=1, max_size=20), min_size=2, max_size=6))
+async def test_as_a_whole():
+    """Requests of like size leave as wholes, in the order in which they came."""
+    queue = Queue()
+    requests = [make_request(*[50] * 4) for _ in range(5)]
+    for request in requests:
+        queue.add(request)
+    assert [serve(queue).owner for _ in range(20)] == [request for request in requests for _ in range(4)]
+
+
+async def test_ahead_of():
+    """What leaves before a request of a size can be told before it comes."""
+    queue = Queue()
+    queue.add(make_request(*[100] * 200))
+    queue.add(make_request(50, 50))
+    for tokens in (10, 100, 1000, 5000):
+        ahead = queue.ahead_of(tokens)
+        probe = make_request(tokens)
+        queue.add(probe)
+        waiting = list(queue)
+        assert ahead == sum(job.tokens for job in waiting[: waiting.index(probe.jobs[0])])
+        queue.forget(probe)
+
+
+@given(st.lists(st.lists(st.integers(1, 900), min_size=1, max_size=20), min_size=2, max_size=6))
 def test_equal_shares(lengths):
-    """Requests that wait at the same time are served alike, to within one job."""
+    """Requests that wait at the same time are served alike, to within a piece of each."""
 
     async def run():
         queue, requests = Queue(), [make_request(*some) for some in lengths]
@@ -66,7 +92,7 @@ def test_equal_shares(lengths):
             served[job.owner] += job.tokens
             left[job.owner] -= 1
             waiting = [served[request] for request in requests if left[request]]
-            assert not waiting or max(waiting) - min(waiting) <= 50
+            assert not waiting or max(waiting) - min(waiting) <= 2 * CHUNK_TOKENS
 
     asyncio.run(run())
 
