@@ -90,6 +90,13 @@ async def test_cancelled(own_child):
     assert watch.ended()
 
 
+async def test_call_to_a_closed_socket(connection):
+    """A call in the moment when the socket has closed, and nobody has noticed, is lost like any other."""
+    connection._process._writer.transport.abort()
+    with pytest.raises(WorkerLost):
+        await connection.tokenize(["a"])
+
+
 async def test_cannot_be_started(monkeypatch):
     """A process that the system does not start is a lost worker, with the system's reason."""
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
