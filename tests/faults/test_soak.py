@@ -33,7 +33,7 @@ class Size(NamedTuple):
     answers: int
 
 
-FULL, SMALL = Size(900, 3600, 100), Size(0, 0, 150)
+FULL, SMALL = Size(1800, 3600, 100), Size(0, 0, 150)
 
 
 def test_soak(tmp_path, full_size, tell):
