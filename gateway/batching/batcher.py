@@ -52,7 +52,7 @@ class Batcher:
         audit_every: int = 0,
     ) -> None:
         self._metrics = metrics
-        self._queue = Queue()
+        self._queue = Queue(queue_tokens_max)
         self._runner = Runner(model, poison, audit_every)
         self._in_flight: dict[Worker, int] = dict.fromkeys(workers, 0)
         self._runs: set[asyncio.Task[None]] = set()

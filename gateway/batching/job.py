@@ -22,10 +22,11 @@ class Job:
         ids: its token ids.
         tokens: how many.
         turn: its place in the fair order of the queue; lower leaves earlier.
+        late_at: how many tokens the queue has served when it is late.
         overtaken: batches that left with a job behind this one in the fair order, and without this one.
     """
 
-    __slots__ = ("ids", "index", "overtaken", "owner", "tokens", "turn")
+    __slots__ = ("ids", "index", "late_at", "overtaken", "owner", "tokens", "turn")
 
     def __init__(self, owner: Request, index: int, ids: TokenIds) -> None:
         self.owner = owner
@@ -33,6 +34,7 @@ class Job:
         self.ids = ids
         self.tokens = len(ids)
         self.turn = 0.0
+        self.late_at = 0.0
         self.overtaken = 0
 
     @property
