@@ -4,15 +4,23 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PEERS := bench/.peers
+CLIENTS := .clients
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: serve test check faults bench bench-peers clean
+.PHONY: serve test test-clients check faults bench bench-peers clean
 
 serve: $(VENV)/.installed-serve
 	@$(BIN)/embeddings-gateway serve
 
 test: check
 	$(BIN)/pytest
+
+# Clients as their users install them: an environment for each folder of tests/clients that names packages.
+test-clients: $(patsubst tests/clients/%/requirements.txt,test-clients-%,$(wildcard tests/clients/*/requirements.txt))
+
+test-clients-%: $(CLIENTS)/%/.installed $(VENV)/.installed-test
+	EMBEDDINGS_GATEWAY_EVERY_CLIENT=1 EMBEDDINGS_GATEWAY_PYTHON=$(abspath $(BIN)/python) \
+	  $(CLIENTS)/$*/bin/python -m pytest --quiet tests/clients/$* $(ARGUMENTS)
 
 check: $(VENV)/.installed-test
 	$(BIN)/ruff check
@@ -53,6 +61,13 @@ $(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.installed-bench: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing what measuring needs (llama.cpp is compiled once, about five minutes)"
 	@$(INSTALL) ".[bench]"
+	@touch $@
+
+$(CLIENTS)/%/.installed: tests/clients/%/requirements.txt
+	@echo "Installing the clients of tests/clients/$*"
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	@if [ -e tests/clients/$*/package.json ]; then cd tests/clients/$* && npm ci --silent; fi
 	@touch $@
 
 # torch first, so that the one for processors is taken where it is at hand.

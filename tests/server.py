@@ -13,7 +13,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-COMMAND = (sys.executable, "-m", "gateway.cli")
+PYTHON = os.environ.get("EMBEDDINGS_GATEWAY_PYTHON", sys.executable)
+"""With the gateway and its models; clients are tested in an environment of their own."""
+
+COMMAND = (PYTHON, "-m", "gateway.cli")
 WAIT_S = 120
 
 
