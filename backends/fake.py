@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from backends import prompts
 from backends.base import LoadError, ModelInfo, TokenIds, Vectors
 from backends.fingerprint import fingerprint
 from backends.spec import FakeSpec
@@ -27,6 +28,7 @@ class FakeBackend:
             raise LoadError(f"dimensions offers {offered[-1]}, the model has {spec.width}: offer less")
         if spec.max_tokens is not None and spec.max_tokens < 3:
             raise LoadError("max_tokens has to leave room beside two special tokens: set 3 or more")
+        words, default = prompts.choose(spec)
         self.info = ModelInfo(
             dimensions=spec.width,
             supported_dimensions=offered,
@@ -34,14 +36,14 @@ class FakeBackend:
             vocabulary_size=258,
             prefix=(BEGIN,),
             suffix=(END,),
-            prompts=spec.prompts,
-            default_prompt=None,
+            prompts=dict(words),
+            default_prompt=default,
             pooling="none",
             normalized=True,
             dtype="fp32",
             device="cpu",
             runtime="fake",
-            fingerprint=fingerprint({"runtime": "fake", "width": spec.width, "prompts": spec.prompts}),
+            fingerprint=fingerprint({"runtime": "fake", "width": spec.width, "prompts": words}),
             cost=spec.cost,
             batch_tokens=spec.batch_tokens or 512,
             batch_inputs=64,

@@ -25,12 +25,17 @@ class BackendSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         batch_tokens: the largest cost of one batch, in tokens; ``None`` leaves it to the backend.
         dimensions: the Matryoshka sizes offered, where the model's own files do not say.
         threads: processor threads of the engine; ``None`` is this replica's share of the cores.
+        prompts: name -> words that go before a text of that kind, instead of the model's own.
+        default_prompt: the name of the one used where a request names none; ``""`` is none, whatever the
+            model's files say.
     """
 
     max_tokens: Positive | None = None
     batch_tokens: Positive | None = None
     dimensions: tuple[Positive, ...] | None = None
     threads: Positive | None = None
+    prompts: dict[str, str] | None = None
+    default_prompt: str | None = None
 
     @property
     def kind(self) -> str:
@@ -94,11 +99,9 @@ class FakeSpec(BackendSpec, frozen=True, kw_only=True, tag="fake"):
     Attributes:
         width: dimensions of a vector.
         cost: the cost rule that the backend states.
-        prompts: the prompts that the backend states.
     """
 
     width: Positive = 8
-    prompts: dict[str, str] = {}
     cost: Literal["padded", "packed"] = "padded"
 
 

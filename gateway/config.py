@@ -11,7 +11,8 @@ import msgspec
 
 from backends.spec import Positive, Spec
 
-Truncate = Literal["error", "right", "left"]
+Truncate = Literal["error", "right", "left", "mean"]
+Role = Literal["query", "document"]
 TokenIdPolicy = Literal["auto", "native", "cl100k", "reject"]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 

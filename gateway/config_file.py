@@ -13,11 +13,12 @@ from typing import Any, TypeVar, get_args
 import msgspec
 
 from backends.spec import FakeSpec, HfSpec, Spec
-from gateway.config import Config, ModelConfig, ServerConfig, ServingConfig
+from gateway.config import Config, ModelConfig, Role, ServerConfig, ServingConfig
 
 DEFAULT = Path(__file__).with_name("default.toml")
 BACKENDS: dict[str, type[Spec]] = {str(spec.__struct_config__.tag): spec for spec in get_args(Spec)}
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
+ROLES = tuple(f"@{role}" for role in get_args(Role))
 SHA256 = re.compile(r"^[0-9a-f]{64}$")
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -147,6 +148,8 @@ def _refuse_same_names(models: Mapping[str, ModelConfig]) -> None:
     owners: dict[str, str] = {}
     for model, config in models.items():
         for name in (model, *config.serving.aliases):
+            if name.endswith(ROLES):
+                raise ConfigError(f"model {model!r}: {name!r} ends as only names with a role do: change it")
             if name in owners:
                 raise ConfigError(f"model {model!r}: {name!r} is already a name of model {owners[name]!r}")
             owners[name] = model

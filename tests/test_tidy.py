@@ -54,6 +54,8 @@ PURE = (
     "gateway/workers/breaker.py",
     "gateway/workers/last_words.py",
     "gateway/workers/vigil.py",
+    "gateway/serving/averages.py",
+    "gateway/serving/prompts.py",
     "gateway/serving/tokens.py",
     "gateway/serving/dimensions.py",
     "backends/gguf/sizes.py",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from backends import checksum, fingerprint
+from backends import checksum, fingerprint, prompts
 from backends.base import EmbedError, LoadError, ModelInfo, TokenIds, Vectors
 from backends.gguf import header
 from backends.gguf.context import probe
@@ -96,6 +96,7 @@ class GgufBackend:
 
     def _describe(self, spec: GgufSpec, sizes: Sizes, pooling: str, sha256: str) -> ModelInfo:
         facts, vocabulary = self._model.facts, self._vocabulary
+        words, default = prompts.choose(spec)  # the format has no place for a model's own
         return ModelInfo(
             dimensions=facts.width,
             supported_dimensions=_dimensions(spec, facts.width),
@@ -103,8 +104,8 @@ class GgufBackend:
             vocabulary_size=facts.n_vocab,
             prefix=vocabulary.prefix,
             suffix=vocabulary.suffix,
-            prompts={},  # the format has no place for them
-            default_prompt=None,
+            prompts=dict(words),
+            default_prompt=default,
             pooling=pooling,
             normalized=self._normalize,
             dtype=facts.dtype,
@@ -117,6 +118,7 @@ class GgufBackend:
                     "pooling": pooling,
                     "normalize": self._normalize,
                     "appended_token": vocabulary.appended,
+                    **({"prompts": words, "default_prompt": default} if words else {}),
                 }
             ),
             cost="packed",

@@ -34,7 +34,7 @@ class HfBackend:
 
     def __init__(self, spec: HfSpec) -> None:
         choice = choose(spec)
-        model = layout.read(location.locate(spec.path, spec.revision))
+        model = layout.prompted(layout.read(location.locate(spec.path, spec.revision)), spec)
         # Before any library parses a file: a file that is not the pinned one may be hostile.
         files = weights.verify(model, spec.sha256)
         opened = open_model(spec, choice, model, files)

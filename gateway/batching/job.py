@@ -18,7 +18,8 @@ class Job:
 
     Attributes:
         owner: the request that it belongs to.
-        index: its place in that request.
+        index: its row among that request's vectors.
+        place: the input that it is, or is a window of.
         ids: its token ids.
         tokens: how many.
         turn: its place in the fair order of the queue; lower leaves earlier.
@@ -26,11 +27,12 @@ class Job:
         overtaken: batches that left with a job behind this one in the fair order, and without this one.
     """
 
-    __slots__ = ("ids", "index", "late_at", "overtaken", "owner", "tokens", "turn")
+    __slots__ = ("ids", "index", "late_at", "overtaken", "owner", "place", "tokens", "turn")
 
-    def __init__(self, owner: Request, index: int, ids: TokenIds) -> None:
+    def __init__(self, owner: Request, index: int, place: int, ids: TokenIds) -> None:
         self.owner = owner
         self.index = index
+        self.place = place
         self.ids = ids
         self.tokens = len(ids)
         self.turn = 0.0
@@ -59,6 +61,7 @@ class Request:
         vectors: NaN, float32 ``[inputs, dimensions]``: room for what comes.
         deadline: when the jobs are no longer worth computing, in seconds of the monotonic clock.
         partial: whether an input that fails leaves the others alone.
+        places: which input each row is a window of; ``None`` where each row is an input.
 
     Attributes:
         jobs: one for each input that has token ids, in order.
@@ -74,8 +77,13 @@ class Request:
         vectors: Vectors,
         deadline: float,
         partial: bool,
+        places: Sequence[int] | None = None,
     ) -> None:
-        self.jobs = [Job(self, i, ids) for i, ids in enumerate(inputs) if not isinstance(ids, GatewayError)]
+        self.jobs = [
+            Job(self, row, row if places is None else places[row], ids)
+            for row, ids in enumerate(inputs)
+            if not isinstance(ids, GatewayError)
+        ]
         self.vectors = vectors
         self.errors: dict[int, GatewayError] = {}
         self.tokens = sum(job.tokens for job in self.jobs)

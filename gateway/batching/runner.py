@@ -141,4 +141,4 @@ class Runner:
         """Return the error of an input that is to blame; one that ended a worker is remembered."""
         if isinstance(failure, WorkerLost) and not failure.memory:  # which may have been for somebody else
             self._poison.add(job.ids.tobytes())
-        return InputFailed("The model fails on this input.", f"input[{job.index}]")
+        return InputFailed("The model fails on this input.", f"input[{job.place}]")

@@ -96,6 +96,7 @@ FACTS = (
     "pooling",
     "normalized",
     "prompts",
+    "default_prompt",
     "cost",
     "batch_tokens",
     "batch_inputs",

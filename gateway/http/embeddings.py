@@ -14,7 +14,8 @@ from litestar import post
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from gateway.config import ServerConfig
+from gateway.config import Role, ServerConfig
+from gateway.errors import InvalidRequest
 from gateway.http import status
 from gateway.http.body import read_body
 from gateway.http.client import CLIENT, Client
@@ -51,12 +52,12 @@ class Embeddings:
         deadline = deadline_of(headers, record.began, server.request_timeout_s)
         body = await deadline.bounds(read_body(headers, receive, client, server.body_bytes_max))
         asked = self._decoder.decode(body)
-        model = self._registry[asked.model]
+        model, role = self._registry.find(asked.model)
         record.model = model.name
         info = model.replicas.info
         record.space = info.fingerprint if info else ""
         space = headers.get(b"x-expected-space")
-        ask = ask_for(asked, self._limits, space.decode("latin-1") if space else None, deadline.left())
+        ask = ask_for(asked, role, self._limits, space.decode("latin-1") if space else None, deadline.left())
         record.inputs = len(ask.inputs)
         answer = await client.awaits(model.embed(ask))
         note(record, answer)
@@ -90,17 +91,21 @@ def shortcut(embeddings: Embeddings, app: ASGIApp) -> ASGIApp:
     return route
 
 
-def ask_for(asked: EmbeddingRequest, limits: WireLimits, space: str | None, seconds_max: float) -> Ask:
-    """Turn what was sent into what is asked of the model.
+def ask_for(
+    asked: EmbeddingRequest, role: Role | None, limits: WireLimits, space: str | None, seconds_max: float
+) -> Ask:
+    """Turn what was sent, and the role that the model's name says, into what is asked of the model.
 
     Raises:
-        InvalidRequest: the inputs cannot be embedded by any model.
+        InvalidRequest: the inputs cannot be embedded by any model, or there are two roles.
     """
+    if role is not None and asked.input_type not in (None, role):
+        raise InvalidRequest(f"The model's name says {role}, input_type something else.", "input_type")
     return Ask(
         inputs=inputs_of(asked, limits),
         dimensions=asked.dimensions,
         truncate=asked.truncate,
-        role=asked.input_type,
+        role=asked.input_type or role,
         partial=bool(asked.partial),
         space=space,
         seconds_max=seconds_max,
@@ -123,6 +128,8 @@ def note(record: Record, answer: Answer) -> None:
     """Write what the model told of the request into its record."""
     record.tokens = answer.tokens
     record.truncated = answer.truncated
+    record.averaged = answer.averaged
+    record.prompt = answer.prompt
     record.seconds = dict(answer.seconds)
 
 

@@ -26,6 +26,8 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True, tag_field="object", t
     max_tokens: int | None = None
     pooling: str | None = None
     normalized: bool | None = None
+    prompts: tuple[str, ...] | None = None
+    default_prompt: str | None = None
     dtype: str | None = None
     device: str | None = None
     runtime: str | None = None
@@ -48,8 +50,8 @@ def model_routes(registry: Registry) -> list[HTTPRouteHandler]:
 
     @get("/v1/models/{model_id:path}", operation_class=ModelOperation, sync_to_thread=False)
     def retrieve_model(model_id: FromPath[str]) -> ModelCard:
-        """Describe one model, by its name or one of its aliases."""
-        return card(registry[model_id.removeprefix("/")])
+        """Describe one model, by its name or one of its aliases, with a role or without."""
+        return card(registry.find(model_id.removeprefix("/")).model)
 
     return [list_models, retrieve_model]
 
@@ -58,6 +60,8 @@ def card(model: Model) -> ModelCard:
     """Return what is told of a model."""
     info = model.replicas.info
     facts = {} if info is None else {key: getattr(info, key) for key in FACTS}
+    if info is not None:
+        facts["prompts"] = tuple(info.prompts)  # their names: the words are the operator's
     return ModelCard(
         id=model.name,
         created=0 if info is None else info.created,
@@ -75,6 +79,7 @@ FACTS = (
     "max_tokens",
     "pooling",
     "normalized",
+    "default_prompt",
     "dtype",
     "device",
     "runtime",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from urllib.parse import quote
 
 
 @dataclass(slots=True)
@@ -19,6 +20,8 @@ class Record:
         space: fingerprint of its embedding space.
         inputs, tokens: how many.
         truncated: inputs that were cut.
+        averaged: inputs whose vectors are averages of several windows.
+        prompt: the name of the prompt that went before the texts.
         seconds: phase -> how long it took.
         status: of the answer; 0 until there is one.
         code: of the error, if it is one.
@@ -32,6 +35,8 @@ class Record:
     inputs: int = 0
     tokens: int = 0
     truncated: Sequence[int] = ()
+    averaged: Sequence[int] = ()
+    prompt: str | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     status: int = 0
     code: str | None = None
@@ -46,5 +51,13 @@ class Record:
         if self.space:
             headers.append((b"x-embedding-space", self.space.encode()))
         if self.truncated:
-            headers.append((b"x-truncated-inputs", ",".join(map(str, self.truncated)).encode()))
+            headers.append((b"x-truncated-inputs", _listed(self.truncated)))
+        if self.averaged:
+            headers.append((b"x-averaged-inputs", _listed(self.averaged)))
+        if self.prompt is not None:
+            headers.append((b"x-prompt", quote(self.prompt).encode()))
         return headers
+
+
+def _listed(inputs: Sequence[int]) -> bytes:
+    return ",".join(map(str, inputs)).encode()

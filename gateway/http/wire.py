@@ -10,9 +10,9 @@ from typing import Annotated, Literal, NoReturn, cast
 
 import msgspec
 
-from gateway.config import Truncate
+from gateway.config import Role, Truncate
 from gateway.errors import InvalidJson, InvalidRequest, TooManyTokens
-from gateway.serving.ask import IdLists, Role, Texts
+from gateway.serving.ask import IdLists, Texts
 
 
 class EmbeddingRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from typing_extensions import TypeIs
 
 from backends.base import Vectors
-from gateway.config import Truncate
+from gateway.config import Role, Truncate
 from gateway.errors import GatewayError
 
-Role = Literal["query", "document"]
 Texts = list[str]
 IdLists = list[list[int]]
 
@@ -29,7 +28,7 @@ class Ask(NamedTuple):
         inputs: texts, or lists of token ids.
         dimensions: columns of the vectors; ``None`` is all.
         truncate: what happens to an input that is too long; ``None`` is the model's configuration.
-        role: which of the model's prompts goes before the texts; ``None`` is its default.
+        role: what the texts are, for models that want other words before each; ``None`` is its default.
         partial: whether an input may fail without failing the others.
         space: the fingerprint that the client expects.
         seconds_max: how long it may take.
@@ -52,6 +51,8 @@ class Answer(NamedTuple):
         errors: input -> why it has no vector; empty unless partial results were asked for.
         tokens: what the model saw, special tokens included.
         truncated: inputs that were cut.
+        averaged: inputs whose vectors are averages of several windows.
+        prompt: the name of the prompt that went before the texts.
         space: fingerprint of the embedding space.
         seconds: phase -> how long it took (``tokenize``, ``queue``, ``infer``).
     """
@@ -60,5 +61,7 @@ class Answer(NamedTuple):
     errors: Mapping[int, GatewayError]
     tokens: int
     truncated: Sequence[int]
+    averaged: Sequence[int]
+    prompt: str | None
     space: str
     seconds: Mapping[str, float]

@@ -19,11 +19,12 @@ from gateway.errors import (
 )
 from gateway.metrics import ModelMetrics
 from gateway.serving.ask import Answer, Ask, are_texts
+from gateway.serving.averages import Averages
 from gateway.serving.cl100k import Cl100k
 from gateway.serving.gathering import Gathering
 from gateway.serving.preparer import Preparer
 from gateway.serving.tokenizer import Tokenizer
-from gateway.serving.vectors import blank_all, cut_all
+from gateway.serving.vectors import Made, average_all, blank_all, cut_all
 from gateway.workers.local import local
 from gateway.workers.replicas import Replicas
 
@@ -79,24 +80,28 @@ class Model:
             async with asyncio.timeout(ask.seconds_max):
                 estimate = self.batcher.admission.estimate(ask.inputs)
                 with self.batcher.admission.expected(estimate, ask.seconds_max):
-                    inputs, truncated = await self._preparer.prepare(ask, info)
+                    prepared = await self._preparer.prepare(ask, info)
                 tokenized = time.monotonic()
-                rows = await blank_all(len(inputs), info.dimensions)
-                request = Request(inputs, rows, began + ask.seconds_max, ask.partial)
+                vectors = await blank_all(len(prepared.rows), info.dimensions)
+                averages = prepared.averages
+                places = None if averages is None else averages.places
+                request = Request(prepared.rows, vectors, began + ask.seconds_max, ask.partial, places)
                 await self._run(request)
         except TimeoutError:
             raise DeadlinePassed("The request was not done in time.") from None
         if are_texts(ask.inputs):
             self.batcher.admission.learn(sum(map(len, ask.inputs)), request.tokens)
-        vectors = await cut_all(request, ask, info)
-        self._metrics.inputs.inc(len(inputs) - len(request.errors))
+        made = await made_of(request, averages, ask, info)
+        self._metrics.inputs.inc(len(ask.inputs) - len(made.errors))
         self._metrics.tokens.inc(request.tokens)
-        self._metrics.truncated.inc(len(truncated))
+        self._metrics.truncated.inc(len(prepared.truncated))
         return Answer(
-            vectors=vectors,
-            errors=request.errors,
+            vectors=made.vectors,
+            errors=made.errors,
             tokens=request.tokens,
-            truncated=truncated,
+            truncated=prepared.truncated,
+            averaged=() if averages is None else averages.inputs,
+            prompt=prepared.prompt,
             space=info.fingerprint,
             seconds={"tokenize": tokenized - began} | request.seconds(since=tokenized),
         )
@@ -139,3 +144,18 @@ class Model:
         """Return the error of a request that comes now. The reason may hold paths: it is for the operator."""
         retry_s = RETRY_FAILED_S if self.replicas.state == "failed" else RETRY_LOADING_S
         return ModelUnavailable("The model cannot take a request now; /readyz says why.", "model", retry_s)
+
+
+async def made_of(request: Request, averages: Averages | None, ask: Ask, info: ModelInfo) -> Made:
+    """Return what the vectors of a finished request make of its inputs.
+
+    Raises:
+        InputFailed: one has no vector, and the request is not to be answered in part.
+    """
+    made = Made(request.vectors, request.errors)
+    if averages is not None:
+        made = await average_all(made, averages, info)
+    made = await cut_all(made, ask, info)
+    if made.errors and not ask.partial:
+        raise made.errors[min(made.errors)]
+    return made

@@ -9,10 +9,12 @@ from backends.base import ModelInfo, TokenIds
 from gateway.config import ServingConfig, Truncate
 from gateway.errors import GatewayError, InvalidRequest, InvalidTokenIds, TooManyTokens
 from gateway.serving import tokens
-from gateway.serving.ask import Ask, IdLists, Role, are_texts
+from gateway.serving.ask import Ask, IdLists, are_texts
+from gateway.serving.averages import Averages
 from gateway.serving.cl100k import REMEDY, Cl100k
 from gateway.serving.gathering import Tokenize
 from gateway.serving.pace import ONE, Pace
+from gateway.serving.prompts import ids_kept, prompt_for
 from gateway.serving.tokens import Fitted
 
 
@@ -20,12 +22,17 @@ class Prepared(NamedTuple):
     """Inputs that the model takes.
 
     Attributes:
-        inputs: the ids of each input, or why it has none, where partial results were asked for.
+        rows: the ids of each vector that is to be computed, or why there is none, where partial results were
+            asked for: one for each input, in order, unless there are averages.
         truncated: inputs that were cut.
+        averages: which rows are windows of which input; ``None`` where each row is an input.
+        prompt: the name of the prompt that went before the texts.
     """
 
-    inputs: list[TokenIds | GatewayError]
+    rows: list[TokenIds | GatewayError]
     truncated: list[int]
+    averages: Averages | None
+    prompt: str | None
 
 
 class Preparer:
@@ -50,28 +57,57 @@ class Preparer:
         Raises:
             GatewayError: the request is refused.
         """
+        prompt = None if self._are_native(ask) else prompt_for(ask.role, info)
+        words = info.prompts[prompt] if prompt is not None else ""
         truncate = ask.truncate or self._serving.truncate
-        inputs: list[TokenIds | GatewayError] = []
+        given = await self._ids(ask, words, info)
+        alone = await self._alone(words, given, info) if truncate in ("left", "mean") else None
+        rows: list[TokenIds | GatewayError] = []
         truncated: list[int] = []
+        averages = Averages([], []) if truncate == "mean" else None
         pace = Pace()
-        for index, ids in enumerate(await self._ids(ask, info)):
+        for index, ids in enumerate(given):
             await pace.after(ONE)
             try:
-                fitted = _fitted(ids, info, truncate, f"input[{index}]")
+                fitted = _fitted(ids, info, truncate, f"input[{index}]", alone)
             except GatewayError as error:
                 if not ask.partial:
                     raise
-                inputs.append(error)
-                continue
-            inputs.append(fitted.ids)
+                fitted = Fitted([error], [0], False)
+            rows += fitted.windows
+            if averages is not None:
+                averages.add(index, fitted.text_tokens)
             if fitted.truncated:
                 truncated.append(index)
-        self._check_total(inputs)
-        return Prepared(inputs, truncated)
+        self._check_total(rows)
+        return Prepared(rows, truncated, averages if len(rows) > len(given) else None, prompt)
 
-    async def _ids(self, ask: Ask, info: ModelInfo) -> Sequence[TokenIds | GatewayError]:
+    def _are_native(self, ask: Ask) -> bool:
+        """Tell whether the inputs are ids of the model's own, which no words can go before.
+
+        Raises:
+            InvalidRequest: words were asked for.
+        """
+        if are_texts(ask.inputs) or self._serving.token_ids != "native":
+            return False
+        if ask.role is not None:
+            raise InvalidRequest("No prompt can go before token ids: send texts.", "input_type")
+        return True
+
+    async def _alone(
+        self, words: str, given: Sequence[TokenIds | GatewayError], info: ModelInfo
+    ) -> TokenIds | None:
+        """Return the ids of the words of a prompt alone, if an input is too long."""
+        if not words or all(isinstance(ids, GatewayError) or len(ids) <= info.max_tokens for ids in given):
+            return None
+        (ids,) = await self._tokenize([words.rstrip()])
+        if isinstance(ids, GatewayError):
+            raise ids
+        return ids
+
+    async def _ids(self, ask: Ask, words: str, info: ModelInfo) -> Sequence[TokenIds | GatewayError]:
         if are_texts(ask.inputs):
-            return await self._tokenize(prompted(ask.inputs, info, ask.role))
+            return await self._tokenize(_after(words, ask.inputs))
         if sum(map(len, ask.inputs)) > self._tokens_max:  # before any work on each of them
             raise TooManyTokens(f"A request has at most {self._tokens_max} token ids.", "input")
         match self._serving.token_ids:
@@ -82,7 +118,7 @@ class Preparer:
             case "cl100k" | "auto":
                 decoded = await self._cl100k.texts(ask.inputs)
         known = [text for text in decoded if isinstance(text, str)]
-        ids = iter(await self._tokenize(prompted(known, info, ask.role)))
+        ids = iter(await self._tokenize(_after(words, known)))
         return [next(ids) if isinstance(text, str) else text for text in decoded]
 
     def _check_total(self, inputs: Sequence[TokenIds | GatewayError]) -> None:
@@ -102,23 +138,14 @@ async def _native(inputs: IdLists, info: ModelInfo) -> Sequence[TokenIds | Gatew
     return found
 
 
-def _fitted(ids: TokenIds | GatewayError, info: ModelInfo, truncate: Truncate, where: str) -> Fitted:
+def _after(words: str, texts: Sequence[str]) -> Sequence[str]:
+    return [words + text for text in texts] if words else texts
+
+
+def _fitted(
+    ids: TokenIds | GatewayError, info: ModelInfo, truncate: Truncate, where: str, prompt: TokenIds | None
+) -> Fitted:
     if isinstance(ids, GatewayError):
         raise ids.about(where)
-    return tokens.fit(ids, info, truncate, where)
-
-
-def prompted(texts: Sequence[str], info: ModelInfo, role: Role | None) -> Sequence[str]:
-    """Return the texts with the model's words for this role before each; without a role, its default ones.
-
-    Raises:
-        InvalidRequest: the model has prompts, but none for this role.
-    """
-    name = role or info.default_prompt
-    if name is None or not info.prompts:
-        return texts
-    if name not in info.prompts:
-        known = ", ".join(sorted(info.prompts))
-        raise InvalidRequest(f"The model has no prompt of that name; it has: {known}.", "input_type")
-    words = info.prompts[name]
-    return [words + text for text in texts] if words else texts
+    kept = 0 if prompt is None else ids_kept(ids, prompt, info)
+    return tokens.fit(ids, info, truncate, where, kept)

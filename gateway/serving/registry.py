@@ -5,14 +5,28 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from types import TracebackType
+from typing import NamedTuple, get_args
 
-from gateway.config import Config
+from gateway.config import Config, Role
 from gateway.errors import ModelNotFound, ModelUnavailable
 from gateway.metrics import Metrics
 from gateway.serving.cl100k import Cl100k
 from gateway.serving.model import Model
 
 RETRY_STOPPED_S = 5
+ROLES: tuple[Role, ...] = get_args(Role)
+
+
+class Named(NamedTuple):
+    """What a client's name for a model stands for.
+
+    Attributes:
+        model: the model.
+        role: what its texts are, where the name says it: ``NAME@query`` and ``NAME@document``.
+    """
+
+    model: Model
+    role: Role | None
 
 
 class Registry:
@@ -77,6 +91,17 @@ class Registry:
         if model is None:
             raise ModelNotFound("There is no model of that name. GET /v1/models lists them.", "model")
         return model
+
+    def find(self, name: str) -> Named:
+        """Return the model of that name or alias, which may end in a role.
+
+        Raises:
+            ModelNotFound: there is none; never another one instead.
+        """
+        for role in ROLES:
+            if name.endswith(f"@{role}"):
+                return Named(self[name.removesuffix(f"@{role}")], role)
+        return Named(self[name], None)
 
     async def attempted(self) -> None:
         """Wait until the first attempt to load each model has ended, well or badly."""

@@ -9,13 +9,21 @@ import numpy as np
 
 from backends.base import ModelInfo, TokenIds
 from gateway.config import Truncate
-from gateway.errors import ContextLengthExceeded, InvalidRequest, InvalidTokenIds
+from gateway.errors import ContextLengthExceeded, GatewayError, InvalidRequest, InvalidTokenIds
 
 
 class Fitted(NamedTuple):
-    """Ids that the model takes, and whether something of them was cut away."""
+    """An input as the model takes it.
 
-    ids: TokenIds
+    Attributes:
+        windows: its ids, or why it has none; several where it is longer than the model, each with the special
+            tokens.
+        text_tokens: of each window, what is neither special nor a prompt.
+        truncated: whether something of it was cut away.
+    """
+
+    windows: Sequence[TokenIds | GatewayError]
+    text_tokens: Sequence[int]
     truncated: bool
 
 
@@ -29,17 +37,19 @@ def native(ids: Sequence[int], info: ModelInfo) -> TokenIds | InvalidTokenIds:
     return np.array([*before, *ids, *after], dtype=np.int32)
 
 
-def fit(ids: TokenIds, info: ModelInfo, truncate: Truncate, where: str) -> Fitted:
-    """Return ids no longer than the model takes; what is cut lies between the special tokens.
+def fit(ids: TokenIds, info: ModelInfo, truncate: Truncate, where: str, kept: int = 0) -> Fitted:
+    """Return ids no longer than the model takes; what is cut, or spread over windows, is text alone.
 
     Args:
         ids: of one input, special tokens included.
         info: the model's facts.
-        truncate: ``right`` cuts the end of the text, ``left`` its beginning, ``error`` refuses.
+        truncate: ``right`` cuts the end of the text, ``left`` its beginning, ``mean`` makes windows of it,
+            ``error`` refuses.
         where: the input's name in an error.
+        kept: how many ids at the beginning are special or a prompt; at least the special ones are.
 
     Raises:
-        ContextLengthExceeded: too long, and ``truncate`` is ``error``.
+        ContextLengthExceeded: too long, and ``truncate`` is ``error``, or there is no room beside the prompt.
         InvalidRequest: a vocabulary may have no token for a blank, and a model fewer tokens than its
             tokenizer.
     """
@@ -47,15 +57,24 @@ def fit(ids: TokenIds, info: ModelInfo, truncate: Truncate, where: str) -> Fitte
         raise InvalidRequest("The model has no token for this input.", where)
     if int(ids.max()) >= info.vocabulary_size:
         raise InvalidRequest("The model has no vector for a token of this input.", where)
-    excess = len(ids) - info.max_tokens
-    if excess <= 0:
-        return Fitted(ids, False)
+    if len(ids) <= info.max_tokens:
+        return Fitted((ids,), (len(ids),), False)
     if truncate == "error":
         raise ContextLengthExceeded(
             f"The model takes {info.max_tokens} tokens, this input has {len(ids)}. "
-            "Send a shorter one, or set truncate to right or left.",
+            "Send a shorter one, or set truncate to right, left or mean.",
             where,
         )
-    begin, end = len(info.prefix), len(ids) - len(info.suffix)
-    body = ids[begin : end - excess] if truncate == "right" else ids[begin + excess : end]
-    return Fitted(np.concatenate([ids[:begin], body, ids[end:]]), True)
+    begin, end = max(kept, len(info.prefix)), len(ids) - len(info.suffix)
+    room = info.max_tokens - begin - len(info.suffix)
+    if room <= 0:
+        raise ContextLengthExceeded("The model's prompt leaves no room for a text.", where)
+    match truncate:
+        case "right":
+            parts = [ids[begin : begin + room]]
+        case "left":
+            parts = [ids[end - room : end]]
+        case "mean":
+            parts = [ids[at : min(at + room, end)] for at in range(begin, end, room)]
+    windows = [np.concatenate([ids[:begin], part, ids[end:]]) for part in parts]
+    return Fitted(windows, [len(part) for part in parts], truncate != "mean")

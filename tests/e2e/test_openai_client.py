@@ -74,6 +74,16 @@ def test_dimensions_are_cut_and_renormalised(client):
     np.testing.assert_allclose(short, full[:, :64] / np.linalg.norm(full[:, :64]), atol=1e-6)
 
 
+def test_dimensions_are_those_of_sentence_transformers(client):
+    """A size that the model offers is what sentence-transformers cuts, brought to unit length."""
+    library = pytest.importorskip("sentence_transformers")
+    model = library.SentenceTransformer(str(MINILM_PATH), device="cpu", truncate_dim=128)
+    texts = ["The river runs past the bridge.", "prices of music", "Съешь ещё этих мягких булок"]
+    cut = vectors(client.embeddings.create(model="minilm", input=texts, dimensions=128))
+    assert np.linalg.norm(cut, axis=1) == pytest.approx(1, abs=1e-6)
+    assert lowest_cosine(cut, model.encode(texts, normalize_embeddings=True)) >= 0.999
+
+
 @pytest.mark.parametrize(("name", "size"), [("minilm", 100), ("minilm-gguf", 128), ("minilm", 1536)])
 def test_dimensions_that_are_not_offered_are_refused(client, server, name, size):
     """A size that the model does not offer is 400, never a cut of somebody's invention."""

@@ -128,6 +128,7 @@ WRONG = {
         ["model 'n'", "'x'", "model 'm'"],
     ),
     "alias twice": (FAKE + "aliases = ['x', 'x']", ["model 'm'", "'x'"]),
+    "name with a role": (FAKE + "aliases = ['x@query']", ["model 'm'", "'x@query'", "role"]),
     "own name": (FAKE + "aliases = ['m']", ["model 'm'"]),
     "empty name": ("[models.'']\nbackend = 'fake'", ["1 to 256 characters"]),
     "long name": (f"[models.{'m' * 257}]\nbackend = 'fake'", ["1 to 256 characters"]),

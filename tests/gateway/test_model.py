@@ -9,7 +9,7 @@ import signal
 import numpy as np
 import pytest
 
-from backends.spec import FakeSpec
+from backends.spec import FakeSpec, FaultSpec
 from gateway.errors import (
     ContextLengthExceeded,
     DeadlinePassed,
@@ -71,6 +71,30 @@ async def test_all_partial(start):
     """With partial results a request of which nothing can be embedded is an answer too."""
     answer = await (await start()).embed(Ask(["x" * 600] * 2, partial=True))
     assert (len(answer.errors), answer.tokens, len(answer.vectors)) == (2, 0, 2)
+
+
+LONG = ["a", "x" * 600 + "<nan>" + "y" * 600, "b" * 600]
+"""The second one's second window fails; a window has 510 bytes."""
+
+
+async def test_window_that_fails(start):
+    """An input of which one window fails has failed, under its own number, and costs the others nothing."""
+    model = await start(FaultSpec())
+    answer = await model.embed(Ask(LONG, truncate="mean", partial=True))
+    assert [(index, type(error), error.param) for index, error in answer.errors.items()] == [
+        (1, InputFailed, "input[1]")
+    ]
+    assert answer.averaged == [1, 2]
+    windows = np.stack([vector_of("b" * 510), vector_of("b" * 90)])
+    mean = np.average(windows, axis=0, weights=[510, 90])
+    assert np.allclose(answer.vectors[[0, 2]], [vector_of("a"), mean / np.linalg.norm(mean)], atol=1e-6)
+
+
+async def test_window_that_fails_alone(start):
+    """Without partial results the request fails, and names the input and not the window."""
+    with pytest.raises(InputFailed) as failure:
+        await (await start(FaultSpec())).embed(Ask(LONG, truncate="mean"))
+    assert failure.value.param == "input[1]"
 
 
 async def test_deadline(start):

@@ -7,15 +7,14 @@ import asyncio
 import numpy as np
 import pytest
 
-from gateway.batching.job import Request
 from gateway.config import ServingConfig
 from gateway.http.embeddings import send_json
 from gateway.serving.ask import Ask
 from gateway.serving.cl100k import Cl100k
 from gateway.serving.pace import WORK_MAX, Pace
 from gateway.serving.preparer import Preparer
-from gateway.serving.vectors import blank_all, cut_all
-from tests.gateway.fakes import blank, make_info
+from gateway.serving.vectors import Made, blank_all, cut_all
+from tests.gateway.fakes import make_info
 
 pytestmark = pytest.mark.anyio
 
@@ -54,7 +53,7 @@ async def test_prepares_many_inputs_in_turns(tokens, least):
     preparer = Preparer(ServingConfig(token_ids="native"), 300_000, None, Cl100k())
     info = make_info(max_tokens=512)
     async with Turns() as turns:
-        inputs, _ = await preparer.prepare(Ask([[1] * tokens] * 2048), info)
+        inputs = (await preparer.prepare(Ask([[1] * tokens] * 2048), info)).rows
     assert len(inputs) == 2048
     assert turns.count >= least
 
@@ -80,11 +79,9 @@ async def test_cuts_many_vectors_in_turns(metrics):
     """Dimensions of a large response are cut in many turns of the loop, each row as it would be alone."""
     width = 1024
     vectors = np.random.default_rng(1).standard_normal((200, width)).astype(np.float32)
-    request = Request([np.ones(1, np.int32)] * 200, blank(200, width), 1.0, partial=False)
-    request.vectors[:] = vectors
     info = make_info(dimensions=width)
     async with Turns() as turns:
-        short = await cut_all(request, Ask(["a"], dimensions=256), info)
+        short, _ = await cut_all(Made(vectors, {}), Ask(["a"], dimensions=256), info)
     assert turns.count >= vectors.size // WORK_MAX
     expected = vectors[:, :256] / np.linalg.norm(vectors[:, :256], axis=1, keepdims=True)
     assert np.allclose(short, expected, atol=1e-6)

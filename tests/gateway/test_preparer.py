@@ -40,14 +40,14 @@ async def prepare(ask, info=INFO, tokens_max=1000, **serving):
 
 
 def texts_of(prepared):
-    """Return the texts that the ids stand for."""
-    return [bytes(ids[1:-1].tolist()).decode() for ids in prepared.inputs]
+    """Return the texts that the ids of each row stand for."""
+    return [bytes(ids[1:-1].tolist()).decode() for ids in prepared.rows]
 
 
 async def test_texts():
     """Texts become ids in order."""
     prepared = await prepare(Ask(["abc", "d"]))
-    assert [ids.tolist() for ids in prepared.inputs] == [[256, 97, 98, 99, 257], [256, 100, 257]]
+    assert [ids.tolist() for ids in prepared.rows] == [[256, 97, 98, 99, 257], [256, 100, 257]]
     assert prepared.truncated == []
 
 
@@ -77,8 +77,8 @@ async def test_too_long_names_the_input():
 async def test_too_long_partial():
     """With partial results a long input is kept as its error, and the others go on."""
     prepared = await prepare(Ask(["a", "0123456789", "b"], partial=True))
-    assert isinstance(prepared.inputs[1], ContextLengthExceeded)
-    assert [prepared.inputs[i].tolist() for i in (0, 2)] == [[256, 97, 257], [256, 98, 257]]
+    assert isinstance(prepared.rows[1], ContextLengthExceeded)
+    assert [prepared.rows[i].tolist() for i in (0, 2)] == [[256, 97, 257], [256, 98, 257]]
 
 
 @pytest.mark.parametrize(("tokens_max", "fits"), [(8, True), (7, False)])
@@ -101,9 +101,7 @@ async def test_tokens_of_a_request_are_counted_after_cutting():
 
 async def test_native():
     """Under ``native`` ids are the model's own, get its special tokens and are held to its limits."""
-    assert [ids.tolist() for ids in (await prepare(Ask([[97]]), token_ids="native")).inputs] == [
-        [256, 97, 257]
-    ]
+    assert [ids.tolist() for ids in (await prepare(Ask([[97]]), token_ids="native")).rows] == [[256, 97, 257]]
     with pytest.raises(InvalidTokenIds) as refusal:
         await prepare(Ask([[97], [300]]), token_ids="native")
     assert refusal.value.param == "input[1]"
@@ -128,7 +126,7 @@ async def test_text_that_the_tokenizer_refuses():
     with pytest.raises(InputFailed) as refusal:
         await preparer.prepare(Ask(["a", "bad"]), INFO)
     assert refusal.value.param == "input[1]"
-    kept = (await preparer.prepare(Ask(["a", "bad", "b"], partial=True), INFO)).inputs
+    kept = (await preparer.prepare(Ask(["a", "bad", "b"], partial=True), INFO)).rows
     assert isinstance(kept[1], InputFailed)
     assert [len(kept[0]), len(kept[2])] == [1, 1]
 
@@ -137,8 +135,8 @@ async def test_text_that_the_tokenizer_refuses():
 async def test_unknown_id_partial(policy):
     """With partial results an input with an unknown id is kept as its error, and the others go on."""
     prepared = await prepare(Ask([[97], [300], [98]], partial=True), token_ids=policy)
-    assert isinstance(prepared.inputs[1], InvalidTokenIds)
-    assert [prepared.inputs[i].tolist() for i in (0, 2)] == [[256, 97, 257], [256, 98, 257]]
+    assert isinstance(prepared.rows[1], InvalidTokenIds)
+    assert [prepared.rows[i].tolist() for i in (0, 2)] == [[256, 97, 257], [256, 98, 257]]
 
 
 async def test_reject():
@@ -174,3 +172,64 @@ async def test_prompt_that_the_model_lacks():
     with pytest.raises(InvalidRequest, match="ours") as refusal:
         await prepare(Ask(["a"], role="query"), make_info(prompts={"ours": "O:"}))
     assert refusal.value.param == "input_type"
+
+
+@pytest.mark.parametrize(
+    ("role", "prompts", "used"),
+    [
+        ("document", {"query": "Q:", "passage": "P:"}, "passage"),
+        ("document", {"query": "Q:", "corpus": "C:"}, "corpus"),
+        ("document", {"query": "Q:"}, None),
+        ("query", {"document": "D:"}, None),
+        (None, {"query": "Q:"}, None),
+    ],
+)
+async def test_names_of_prompts(role, prompts, used):
+    """Words for a role are looked for under the names that models use; one role may have none."""
+    prepared = await prepare(Ask(["a"], role=role), make_info(prompts=prompts))
+    assert prepared.prompt == used
+    assert texts_of(prepared) == [prompts.get(used, "") + "a"]
+
+
+async def test_prompts_and_native_ids():
+    """No words go before ids of the model's own: asked for, that is refused; a default is passed over."""
+    info = make_info(prompts=PROMPTS, default_prompt="ours")
+    prepared = await prepare(Ask([[97]]), info, token_ids="native")
+    assert (texts_of(prepared), prepared.prompt) == (["a"], None)
+    with pytest.raises(InvalidRequest) as refusal:
+        await prepare(Ask([[97]], role="query"), info, token_ids="native")
+    assert refusal.value.param == "input_type"
+
+
+async def test_windows():
+    """Under ``mean`` a long input becomes windows, and the places and weights of all rows are told."""
+    prepared = await prepare(Ask(["ab", "0123456789", "c"], truncate="mean"))
+    assert texts_of(prepared) == ["ab", "01234567", "89", "c"]
+    assert prepared.averages.places == [0, 1, 1, 2]
+    assert prepared.averages.weights[1:3] == [8, 2]
+    assert prepared.averages.inputs == [1]
+    assert prepared.truncated == []
+
+
+async def test_no_windows_where_all_fits():
+    """Inputs that fit are rows of their own, whatever would become of longer ones."""
+    assert (await prepare(Ask(["ab", "c"], truncate="mean"))).averages is None
+
+
+@pytest.mark.parametrize(
+    ("truncate", "texts"),
+    [("right", ["Q: 01234"]), ("left", ["Q:456789"]), ("mean", ["Q: 01234", "Q:56789"])],
+)
+async def test_prompt_before_what_is_left(truncate, texts):
+    """What is left of a long text, and each window of it, has the prompt; a blank counts as text."""
+    info = make_info(max_tokens=10, prompts={"query": "Q: "})
+    prepared = await prepare(Ask(["0123456789"], role="query", truncate=truncate), info)
+    assert texts_of(prepared) == texts
+
+
+async def test_windows_of_failed_inputs():
+    """With partial results an input that cannot be embedded is one row, between the windows of others."""
+    inputs = [[1], [999], [2] * 12]
+    prepared = await prepare(Ask(inputs, truncate="mean", partial=True), token_ids="native")
+    assert isinstance(prepared.rows[1], InvalidTokenIds)
+    assert prepared.averages.places == [0, 1, 2, 2]

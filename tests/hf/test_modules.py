@@ -13,6 +13,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
+from backends.base import LoadError
 from backends.hf.backend import HfBackend
 from backends.spec import HfSpec
 from tests.cosine import lowest_cosine
@@ -143,6 +144,27 @@ def test_prompts_and_widths(own):
     assert (info.default_prompt, info.supported_dimensions) == ("query", (8, 16, 32))
     info = HfBackend(HfSpec(path=str(directory), **TORCH, dimensions=(4,))).info
     assert info.supported_dimensions == (4, 32)
+
+
+def test_configured_prompts(own):
+    """Configured prompts replace the model's own, and its default with them; they are part of the space."""
+    directory = add_modules(own("bert"), ("Pooling", {"embedding_dimension": HIDDEN, "pooling_mode": "mean"}))
+    author = {"prompts": {"query": "query: ", "other": "o: "}, "default_prompt_name": "query"}
+    write_json(directory / "config_sentence_transformers.json", author)
+
+    def facts(**configured):
+        info = HfBackend(HfSpec(path=str(directory), **TORCH, **configured)).info
+        return info.prompts, info.default_prompt, info.fingerprint
+
+    own_words, own_default, own_space = facts()
+    assert (own_words, own_default) == (author["prompts"], "query")
+    assert facts(default_prompt="")[:2] == (own_words, None)
+    assert facts(default_prompt="other")[:2] == (own_words, "other")
+    words, default, space = facts(prompts={"document": "d: "})
+    assert (words, default) == ({"document": "d: "}, None)
+    assert space != own_space
+    with pytest.raises(LoadError, match="default_prompt is 'query'"):
+        facts(prompts={"document": "d: "}, default_prompt="query")
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import msgspec
 
+from backends import prompts
 from backends.base import LoadError
 from backends.hf.files import json_file, modules, settings
 from backends.hf.files.modules import Dense
+from backends.prompts import Prompts
 from backends.spec import HfSpec, Pooling
 
 
@@ -30,6 +32,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
         max_tokens: the author's limit, special tokens included; ``None`` where the files do not say.
         lower_case: whether text is lower-cased first, whatever the tokenizer does.
         prompts, default_prompt: as in ``ModelInfo``.
+        pools_prompts: whether the words of a prompt are pooled with the text.
         dot_product: whether the author compares vectors by dot product.
         dimensions: Matryoshka widths named in the files, as they stand there.
     """
@@ -44,6 +47,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
     lower_case: bool
     prompts: dict[str, str]
     default_prompt: str | None
+    pools_prompts: bool
     dot_product: bool
     dimensions: tuple[int, ...]
 
@@ -80,21 +84,35 @@ def read(root: Path) -> Layout:
     author = settings.read_model(root)
     transformer = settings.read_transformer(root / entries[0].path)
     config = _config(root / entries[0].path)
-    has_prompts = any(author.prompts.values())
     return Layout(
         root=root,
         transformer=entries[0].path,
         config=config,
-        pooling=modules.read_pooling(root / entries[1].path, has_prompts) if pooled else (),
+        pooling=modules.read_pooling(root / entries[1].path) if pooled else (),
         dense=tuple(modules.read_dense(root, entry.path) for entry in entries if entry.kind == "Dense"),
         normalize=entries[-1].kind == "Normalize",
         max_tokens=transformer.max_tokens,
         lower_case=transformer.lower_case,
         prompts=author.prompts,
         default_prompt=author.default_prompt,
+        pools_prompts=not pooled or modules.pools_prompts(root / entries[1].path),
         dot_product=author.dot_product,
         dimensions=author.dimensions + settings.matryoshka(config),
     )
+
+
+def prompted(layout: Layout, spec: HfSpec) -> Layout:
+    """Put the configuration's prompts in the place of the model's own.
+
+    Raises:
+        LoadError: the model cannot be used with prompts, or the default one is not among them.
+    """
+    words, default = prompts.choose(spec, Prompts(layout.prompts, layout.default_prompt))
+    if any(words.values()) and not layout.pools_prompts:
+        raise LoadError(
+            f"{layout.root}: include_prompt is false: leaving prompts out of the pooling is not supported"
+        )
+    return msgspec.structs.replace(layout, prompts=dict(words), default_prompt=default)
 
 
 def settle(layout: Layout, spec: HfSpec, causal: bool) -> Layout:

@@ -67,18 +67,19 @@ class _DenseFile(msgspec.Struct):
     module_output_name: str | None = None
 
 
-def read_pooling(folder: Path, has_prompts: bool) -> tuple[Pooling, ...]:
+def pools_prompts(folder: Path) -> bool:
+    """Return whether a Pooling module pools the words of a prompt with the text."""
+    return json_file.read(folder / "config.json", dict[str, object]).get("include_prompt") is not False
+
+
+def read_pooling(folder: Path) -> tuple[Pooling, ...]:
     """Return the modes of a Pooling module; the results of several are joined end to end, in this order.
 
     Raises:
-        LoadError: a mode is unknown, or the model wants its prompts left out of the pooling.
+        LoadError: a mode is unknown.
     """
     path = folder / "config.json"
     settings = json_file.read(path, dict[str, object])
-    if has_prompts and settings.get("include_prompt") is False:
-        raise LoadError(
-            f"{path}: include_prompt is false: leaving prompts out of the pooling is not supported"
-        )
     named = settings.get("pooling_mode")
     if named is None:
         flagged = tuple(mode for flag, mode in POOLING_FLAGS.items() if settings.get(flag) is True)

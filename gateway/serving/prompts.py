@@ -1,0 +1,48 @@
+"""PURE: which of a model's prompts goes before texts: that for queries, for documents, or its default."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from backends.base import ModelInfo, TokenIds
+from gateway.config import Role
+from gateway.errors import InvalidRequest
+
+NAMES: Mapping[Role, Sequence[str]] = {"query": ("query",), "document": ("document", "passage", "corpus")}
+"""Where models keep their words for a role: the names that sentence-transformers looks for, in its order."""
+
+
+def prompt_for(role: Role | None, info: ModelInfo) -> str | None:
+    """Return the name of the prompt that is used; ``None`` is none.
+
+    A model that has words for one of the roles wants none for the other; to a model without any prompts a
+    role means nothing.
+
+    Raises:
+        InvalidRequest: the model has prompts, but none for any role.
+    """
+    if role is None or not info.prompts:
+        return info.default_prompt
+    for name in NAMES[role]:
+        if name in info.prompts:
+            return name
+    if any(name in info.prompts for names in NAMES.values() for name in names):
+        return None
+    known = ", ".join(sorted(info.prompts))
+    raise InvalidRequest(f"The model has no prompt for queries or documents; it has: {known}.", "input_type")
+
+
+def ids_kept(ids: TokenIds, prompt: TokenIds, info: ModelInfo) -> int:
+    """Return how many ids at the beginning of an input are no text of a user's.
+
+    Args:
+        ids: of the words of a prompt and a text together.
+        prompt: of the same words alone, without the blank at their end, which may have become part of the
+            text's first token.
+        info: the model's facts.
+    """
+    alone = prompt[: len(prompt) - len(info.suffix)]
+    same = 0
+    while same < min(len(alone), len(ids)) and alone[same] == ids[same]:
+        same += 1
+    return max(same, len(info.prefix))
