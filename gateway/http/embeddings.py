@@ -25,7 +25,7 @@ from gateway.http.encode import encode_response
 from gateway.http.envelope import EMBEDDINGS, RECORD
 from gateway.http.record import Record
 from gateway.http.wire import Decoder, EmbeddingRequest, WireLimits, inputs_of
-from gateway.serving.ask import Answer, Ask
+from gateway.serving.ask import Answer, Ask, InputLimits
 from gateway.serving.registry import Registry
 
 
@@ -41,7 +41,9 @@ class Embeddings:
         self._registry = registry
         self._server = server
         self._decoder = Decoder(server.strict)
-        self._limits = WireLimits(server.inputs_max, server.input_ids_max, server.input_chars_max)
+        self._limits = WireLimits(
+            server.inputs_max, InputLimits(server.input_chars_max, server.input_ids_max)
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request: read, decode, embed, encode, send."""
@@ -101,8 +103,10 @@ def ask_for(
     """
     if role is not None and asked.input_type not in (None, role):
         raise InvalidRequest(f"The model's name says {role}, input_type something else.", "input_type")
+    inputs = inputs_of(asked, limits)
     return Ask(
-        inputs=inputs_of(asked, limits),
+        inputs=inputs.given,
+        refused=inputs.refused,
         dimensions=asked.dimensions,
         truncate=asked.truncate,
         role=asked.input_type or role,

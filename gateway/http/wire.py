@@ -6,13 +6,13 @@ What a client sent wrong is told by field, as ``input[17]``. A success is the bu
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, NoReturn, cast
+from typing import Annotated, Literal, NamedTuple, NoReturn, cast
 
 import msgspec
 
 from gateway.config import Role, Truncate
-from gateway.errors import InvalidJson, InvalidRequest, TooManyTokens
-from gateway.serving.ask import IdLists, Texts
+from gateway.errors import GatewayError, InvalidJson, InvalidRequest
+from gateway.serving.ask import IdLists, InputLimits, Texts, fault_of
 
 
 class EmbeddingRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,18 +32,28 @@ class StrictEmbeddingRequest(EmbeddingRequest, frozen=True, kw_only=True, forbid
     """The same, refusing fields it does not know."""
 
 
-class WireLimits(msgspec.Struct, frozen=True):
+class WireLimits(NamedTuple):
     """Bounds on a request that hold for every model.
 
     Attributes:
         inputs_max: inputs of one request.
-        input_ids_max: token ids of one input that is given as such.
-        chars_max: characters of one text, before it is tokenized.
+        each: bounds on one of them.
     """
 
     inputs_max: int
-    input_ids_max: int
-    chars_max: int
+    each: InputLimits
+
+
+class Inputs(NamedTuple):
+    """What a request asks to be embedded.
+
+    Attributes:
+        given: texts, or lists of token ids.
+        refused: input -> what is wrong with it; empty unless partial results are asked for.
+    """
+
+    given: Texts | IdLists
+    refused: dict[int, GatewayError]
 
 
 class ErrorDetail(msgspec.Struct, frozen=True):
@@ -101,12 +111,12 @@ def _refuse(said: str) -> NoReturn:
     raise InvalidRequest(f"{told}.", path["path"] if path else None)
 
 
-def inputs_of(request: EmbeddingRequest, limits: WireLimits) -> Texts | IdLists:
+def inputs_of(request: EmbeddingRequest, limits: WireLimits) -> Inputs:
     """Return the inputs as a list of texts or a list of lists of token ids.
 
     Raises:
-        InvalidRequest: no input, an empty one, too many, too long, or kinds mixed.
-        TooManyTokens: an array of more token ids than one may have.
+        InvalidRequest: no input, too many, or kinds mixed; or one that :func:`fault_of` finds a fault in,
+            unless partial results are asked for.
     """
     given = request.input
     single = isinstance(given, str) or (bool(given) and isinstance(given[0], int))
@@ -114,21 +124,19 @@ def inputs_of(request: EmbeddingRequest, limits: WireLimits) -> Texts | IdLists:
     if not 1 <= len(inputs) <= limits.inputs_max:
         raise InvalidRequest(f"A request has 1 to {limits.inputs_max} inputs, not {len(inputs)}.", "input")
     kind = type(inputs[0])
+    refused: dict[int, GatewayError] = {}
     for index, one in enumerate(inputs):
         where = "input" if single else f"input[{index}]"
         if type(one) is not kind:
             raise InvalidRequest("All inputs have to be of one kind: texts, or arrays of token ids.", where)
-        if not one:
-            raise InvalidRequest("An input must not be empty.", where)
-        if isinstance(one, str) and len(one) > limits.chars_max:
-            raise InvalidRequest(
-                f"An input has at most {limits.chars_max} characters, not {len(one)}.", where
-            )
-        if isinstance(one, list) and len(one) > limits.input_ids_max:
-            raise TooManyTokens(f"An array has at most {limits.input_ids_max} token ids.", where)
+        fault = fault_of(cast(str | list[int], one), limits.each)
+        if fault is not None and not request.partial:
+            raise fault.about(where)
+        if fault is not None:
+            refused[index] = fault.about(where)
     if single and not isinstance(given, str):
         _check_all_ids(given)
-    return cast(Texts | IdLists, inputs)
+    return Inputs(cast(Texts | IdLists, inputs), refused)
 
 
 def _check_all_ids(ids: list[str | int | list[int]]) -> None:

@@ -10,7 +10,7 @@ from typing_extensions import TypeIs
 
 from backends.base import Vectors
 from gateway.config import Role, Truncate
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, InvalidRequest, TooManyTokens
 
 Texts = list[str]
 IdLists = list[list[int]]
@@ -19,6 +19,30 @@ IdLists = list[list[int]]
 def are_texts(inputs: Texts | IdLists) -> TypeIs[Texts]:
     """Tell texts from lists of token ids."""
     return isinstance(inputs[0], str)
+
+
+class InputLimits(NamedTuple):
+    """Bounds on one input, whatever the model.
+
+    Attributes:
+        chars_max: characters of a text, before it is tokenized.
+        ids_max: token ids of an input that is given as such.
+    """
+
+    chars_max: int
+    ids_max: int
+
+
+def fault_of(one: str | Sequence[int], limits: InputLimits) -> InvalidRequest | None:
+    """Return what is wrong with an input before anything is done with it."""
+    if not one:
+        return InvalidRequest("An input must not be empty.")
+    if isinstance(one, str):
+        if len(one) > limits.chars_max:
+            return InvalidRequest(f"An input has at most {limits.chars_max} characters, not {len(one)}.")
+    elif len(one) > limits.ids_max:
+        return TooManyTokens(f"An array has at most {limits.ids_max} token ids.")
+    return None
 
 
 class Ask(NamedTuple):
@@ -30,6 +54,7 @@ class Ask(NamedTuple):
         truncate: what happens to an input that is too long; ``None`` is the model's configuration.
         role: what the texts are, for models that want other words before each; ``None`` is its default.
         partial: whether an input may fail without failing the others.
+        refused: input -> what is wrong with it, of those that nothing is done with; none unless ``partial``.
         space: the fingerprint that the client expects.
         seconds_max: how long it may take.
     """
@@ -39,6 +64,7 @@ class Ask(NamedTuple):
     truncate: Truncate | None = None
     role: Role | None = None
     partial: bool = False
+    refused: Mapping[int, GatewayError] = {}
     space: str | None = None
     seconds_max: float = math.inf
 

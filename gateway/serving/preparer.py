@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from backends.base import ModelInfo, TokenIds
 from gateway.config import ServingConfig, Truncate
 from gateway.errors import GatewayError, InvalidRequest, InvalidTokenIds, TooManyTokens
 from gateway.serving import tokens
-from gateway.serving.ask import Ask, IdLists, are_texts
+from gateway.serving.ask import Ask, IdLists, Texts, are_texts
 from gateway.serving.averages import Averages
 from gateway.serving.cl100k import REMEDY, Cl100k
 from gateway.serving.gathering import Tokenize
@@ -57,10 +57,10 @@ class Preparer:
         Raises:
             GatewayError: the request is refused.
         """
-        prompt = None if self._are_native(ask) else prompt_for(ask.role, info)
+        prompt = self._prompt(ask, info)
         words = info.prompts[prompt] if prompt is not None else ""
         truncate = ask.truncate or self._serving.truncate
-        given = await self._ids(ask, words, info)
+        given = await self._given(ask, words, info)
         alone = await self._alone(words, given, info) if truncate in ("left", "mean") else None
         rows: list[TokenIds | GatewayError] = []
         truncated: list[int] = []
@@ -82,17 +82,18 @@ class Preparer:
         self._check_total(rows)
         return Prepared(rows, truncated, averages if len(rows) > len(given) else None, prompt)
 
-    def _are_native(self, ask: Ask) -> bool:
-        """Tell whether the inputs are ids of the model's own, which no words can go before.
+    def _prompt(self, ask: Ask, info: ModelInfo) -> str | None:
+        """Return the name of the prompt that goes before the inputs; none can go before native token ids.
 
         Raises:
-            InvalidRequest: words were asked for.
+            InvalidRequest: the model has none for this role, or it is asked for before native token ids.
         """
-        if are_texts(ask.inputs) or self._serving.token_ids != "native":
-            return False
-        if ask.role is not None:
+        prompt = prompt_for(ask.role, info)
+        if prompt is None or are_texts(ask.inputs) or self._serving.token_ids != "native":
+            return prompt
+        if ask.role is not None and info.prompts[prompt]:
             raise InvalidRequest("No prompt can go before token ids: send texts.", "input_type")
-        return True
+        return None
 
     async def _alone(
         self, words: str, given: Sequence[TokenIds | GatewayError], info: ModelInfo
@@ -105,18 +106,28 @@ class Preparer:
             raise ids
         return ids
 
-    async def _ids(self, ask: Ask, words: str, info: ModelInfo) -> Sequence[TokenIds | GatewayError]:
-        if are_texts(ask.inputs):
-            return await self._tokenize(_after(words, ask.inputs))
-        if sum(map(len, ask.inputs)) > self._tokens_max:  # before any work on each of them
+    async def _given(self, ask: Ask, words: str, info: ModelInfo) -> Sequence[TokenIds | GatewayError]:
+        """Return the ids of each input, of whatever length, or why it has none."""
+        if not ask.refused:
+            return await self._ids(ask.inputs, words, info)
+        left = [one for index, one in enumerate(ask.inputs) if index not in ask.refused]
+        ids = iter(await self._ids(cast(Texts | IdLists, left), words, info) if left else ())
+        return [ask.refused.get(index) or next(ids) for index in range(len(ask.inputs))]
+
+    async def _ids(
+        self, inputs: Texts | IdLists, words: str, info: ModelInfo
+    ) -> Sequence[TokenIds | GatewayError]:
+        if are_texts(inputs):
+            return await self._tokenize(_after(words, inputs))
+        if sum(map(len, inputs)) > self._tokens_max:  # before any work on each of them
             raise TooManyTokens(f"A request has at most {self._tokens_max} token ids.", "input")
         match self._serving.token_ids:
             case "native":
-                return await _native(ask.inputs, info)
+                return await _native(inputs, info)
             case "reject":
                 raise InvalidTokenIds(REMEDY, "input")
             case "cl100k" | "auto":
-                decoded = await self._cl100k.texts(ask.inputs)
+                decoded = await self._cl100k.texts(inputs)
         known = [text for text in decoded if isinstance(text, str)]
         ids = iter(await self._tokenize(_after(words, known)))
         return [next(ids) if isinstance(text, str) else text for text in decoded]

@@ -134,6 +134,17 @@ def test_partial_results_put_an_error_in_the_place_of_an_input(client, model, al
     assert lowest_cosine(np.array([third["embedding"]]), vectors(alone)) >= alike
 
 
+def test_partial_results_of_empty_texts(client, model):
+    """With partial, an empty text is an error in its place, also where there is nothing else."""
+    for texts in (["a", ""], [""]):
+        raw = client.embeddings.with_raw_response.create(
+            model=model, input=texts, encoding_format="float", extra_body={"partial": True}
+        )
+        *others, last = raw.http_response.json()["data"]
+        assert [entry["object"] for entry in others] == ["embedding"] * (len(texts) - 1)
+        assert (last["object"], last["error"]["param"]) == ("embedding_error", f"input[{len(texts) - 1}]")
+
+
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_truncation_is_disclosed(client, model, side):
     """A text that was cut is named in a header, and its vector is that of what was left."""

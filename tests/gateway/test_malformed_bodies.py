@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from gateway.errors import GatewayError, InvalidJson, InvalidRequest
 from gateway.http.wire import Decoder, WireLimits, inputs_of
+from gateway.serving.ask import InputLimits
 
-LIMITS = WireLimits(inputs_max=2048, input_ids_max=8192, chars_max=100)
+LIMITS = WireLimits(inputs_max=2048, each=InputLimits(chars_max=100, ids_max=8192))
 DECODERS = {"lenient": Decoder(False), "strict": Decoder(True)}
 GOOD = b'{"model":"small","input":"a"}'
 
@@ -134,7 +135,7 @@ def test_huge_numbers():
     """An integer of 400 digits is an integer, which no vocabulary and no model knows."""
     request = DECODERS["lenient"].decode(body(input=f"[[{HUGE}]]", dimensions=HUGE))
     assert request.dimensions == int(HUGE)
-    assert inputs_of(request, LIMITS) == [[int(HUGE)]]
+    assert inputs_of(request, LIMITS).given == [[int(HUGE)]]
 
 
 def test_duplicate_keys():

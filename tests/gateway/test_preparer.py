@@ -233,3 +233,20 @@ async def test_windows_of_failed_inputs():
     prepared = await prepare(Ask(inputs, truncate="mean", partial=True), token_ids="native")
     assert isinstance(prepared.rows[1], InvalidTokenIds)
     assert prepared.averages.places == [0, 1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "policy"), [(["", "a", ""], "auto"), ([[], [97], []], "auto"), ([[], [97], []], "native")]
+)
+async def test_refused_inputs(inputs, policy):
+    """Inputs that were refused before stay refused, and nothing is done with them."""
+    errors = {0: InvalidRequest("no"), 2: InvalidRequest("no")}
+    prepared = await prepare(Ask(inputs, partial=True, refused=errors), token_ids=policy)
+    assert [type(row) for row in prepared.rows] == [InvalidRequest, np.ndarray, InvalidRequest]
+    assert prepared.rows[1].tolist() == [256, 97, 257]
+
+
+async def test_all_refused():
+    """A request of nothing but refused inputs prepares nothing."""
+    prepared = await prepare(Ask([""], partial=True, refused={0: InvalidRequest("no")}))
+    assert [type(row) for row in prepared.rows] == [InvalidRequest]

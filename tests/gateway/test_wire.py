@@ -8,8 +8,9 @@ import pytest
 
 from gateway.errors import InvalidRequest, TooManyTokens
 from gateway.http.wire import Decoder, WireLimits, inputs_of
+from gateway.serving.ask import InputLimits
 
-LIMITS = WireLimits(inputs_max=2048, input_ids_max=8192, chars_max=100)
+LIMITS = WireLimits(inputs_max=2048, each=InputLimits(chars_max=100, ids_max=8192))
 OURS_AND_OPENAIS = {
     "model": "small",
     "input": ["a"],
@@ -29,7 +30,7 @@ def decode(body, strict=False):
 
 def inputs(given):
     """Return the inputs that ``input`` means."""
-    return inputs_of(decode({"model": "small", "input": given}), LIMITS)
+    return inputs_of(decode({"model": "small", "input": given}), LIMITS).given
 
 
 @pytest.mark.parametrize(
@@ -118,3 +119,11 @@ def test_unknown_fields():
         decode(body, strict=True)
     assert refusal.value.param is None
     assert "extra_headers" not in refusal.value.message
+
+
+def test_partial_keeps_what_is_wrong_with_an_input():
+    """With partial results an input that nothing can be done with is noted, and the others are asked for."""
+    request = decode({"model": "small", "input": ["a", "", "b" * 101], "partial": True})
+    found = inputs_of(request, LIMITS)
+    assert found.given == ["a", "", "b" * 101]
+    assert {index: error.param for index, error in found.refused.items()} == {1: "input[1]", 2: "input[2]"}
