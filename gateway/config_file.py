@@ -16,6 +16,8 @@ from backends.spec import FakeSpec, HfSpec, Spec
 from gateway.config import Config, ModelConfig, Role, ServerConfig, ServingConfig
 
 DEFAULT = Path(__file__).with_name("default.toml")
+VARIABLE = "EMBEDDINGS_GATEWAY_CONFIG"
+IN_WORKING_DIRECTORY = Path("gateway.toml")
 BACKENDS: dict[str, type[Spec]] = {str(spec.__struct_config__.tag): spec for spec in get_args(Spec)}
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 ROLES = tuple(f"@{role}" for role in get_args(Role))
@@ -26,6 +28,13 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 class ConfigError(Exception):
     """The configuration cannot be used. The message names the file, the key and the fix."""
+
+
+def find_config() -> Path | None:
+    """Return the configuration file of this process' environment or directory; ``None`` is the default."""
+    if named := os.environ.get(VARIABLE):
+        return Path(named)
+    return IN_WORKING_DIRECTORY if IN_WORKING_DIRECTORY.is_file() else None
 
 
 def read_config(path: Path | None) -> Config:

@@ -47,6 +47,24 @@ def configure(form: Literal["auto", "json", "console"], level: str) -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
 
 
+def configure_library() -> None:
+    """Hand what is logged to the standard library's logging, for an application to do with as it likes.
+
+    An application that has set structlog up for itself gets the events as they are.
+    """
+    if structlog.is_configured():
+        return
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            without_messages,
+            structlog.processors.KeyValueRenderer(key_order=["event"]),
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+    )
+
+
 def as_json(event: MutableMapping[str, Any], default: Callable[[Any], Any]) -> str:
     """Write an event as JSON: quickly, or else with what orjson refuses, such as lone surrogates."""
     try:

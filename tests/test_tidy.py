@@ -44,6 +44,7 @@ ROOMS = {
     "gateway.workers": {"workers", "metrics", "config"},
     "gateway.batching": {"batching", "workers", "metrics", "errors"},
     "gateway.serving": {"serving", "batching", "workers", "metrics", "errors", "config"},
+    "gateway.library": {"library", "serving", "metrics", "errors", "config", "config_file", "log"},
     "gateway.http": {"http", "serving", "metrics", "errors", "config"},
 }
 PURE = (
@@ -54,6 +55,7 @@ PURE = (
     "gateway/workers/breaker.py",
     "gateway/workers/last_words.py",
     "gateway/workers/vigil.py",
+    "gateway/library/quality.py",
     "gateway/serving/averages.py",
     "gateway/serving/prompts.py",
     "gateway/serving/tokens.py",

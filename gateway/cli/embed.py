@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,15 +18,12 @@ from backends.base import Vectors
 from gateway import log
 from gateway.cli.options import ConfigPath, echo, err, fail, load_config
 from gateway.config import Config, Truncate
-from gateway.errors import GatewayError, ModelUnavailable, Overloaded, TooManyTokens
+from gateway.errors import GatewayError
+from gateway.library.async_embedder import loaded
+from gateway.library.many import embed_many
 from gateway.metrics import Metrics
-from gateway.serving.ask import Ask
-from gateway.serving.model import Model
+from gateway.serving.ask import Ask, InputLimits
 from gateway.serving.registry import Registry
-
-CHUNK = 256
-CHUNKS_AT_ONCE = 4
-
 
 Format = Literal["jsonl", "npy"]
 
@@ -59,7 +56,7 @@ def embed(
     try:
         vectors = asyncio.run(embed_all(settings, name, Ask(inputs, dimensions, truncate)))
     except GatewayError as error:
-        fail(f"{error.param}: {error.message}" if error.param else error.message)
+        fail(f"{counted_from_one(error.param)}: {error.message}" if error.param else error.message)
     try:
         write(vectors, form, output)
     except OSError as error:
@@ -96,53 +93,33 @@ async def embed_all(config: Config, name: str, ask: Ask) -> Vectors:
     """Return the vectors of all inputs, float32 ``[inputs, dimensions]``.
 
     Raises:
-        GatewayError: an input cannot be embedded; ``param`` says which, counted from 1.
+        GatewayError: an input cannot be embedded; ``param`` says which.
     """
+    limits = InputLimits(config.server.input_chars_max, config.server.input_ids_max)
     async with Registry(config, Metrics(), echo()) as registry:
-        model = registry[name]
-        await model.replicas.attempted()
-        if model.replicas.info is None:
-            raise ModelUnavailable(f"{name} is {model.replicas.state}: {model.replicas.reason}")
+        named = registry.find(name)
+        info = await loaded(named.model)
         columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=err, disable=not err.is_terminal, transient=True) as progress:
             bar = progress.add_task("", total=len(ask.inputs))
-            return await in_chunks(model, ask, lambda done: progress.advance(bar, done))
+            found = await embed_many(
+                named.model,
+                info,
+                ask._replace(role=named.role),
+                limits,
+                lambda done, _: progress.update(bar, completed=done),
+            )
+    for index in found.truncated:
+        err.print(f"input {index + 1} was cut to what the model takes", markup=False)
+    for index in found.averaged:
+        err.print(f"input {index + 1} is the average of several windows", markup=False)
+    return found.vectors
 
 
-async def in_chunks(model: Model, ask: Ask, advance: Callable[[int], None]) -> Vectors:
-    """Embed a few chunks at a time: enough to keep the workers busy, little enough to show progress."""
-    gate = asyncio.Semaphore(CHUNKS_AT_ONCE)
-
-    async def one(start: int, end: int) -> Vectors:
-        try:
-            async with gate:
-                answer = await model.embed(ask._replace(inputs=ask.inputs[start:end]))
-        except TooManyTokens:
-            if end - start == 1:
-                raise
-            middle = (start + end) // 2
-            return np.concatenate([await one(start, middle), await one(middle, end)])
-        except Overloaded as error:  # a narrow queue_tokens: the chunk waits for its turn
-            await asyncio.sleep(error.retry_after or 1)
-            return await one(start, end)
-        except GatewayError as error:
-            error.param = counted_from(start, error.param)
-            raise
-        for index in answer.truncated:
-            err.print(f"input {start + index + 1} was cut to what the model takes", markup=False)
-        advance(end - start)
-        return answer.vectors
-
-    count = len(ask.inputs)
-    return np.concatenate(
-        await asyncio.gather(*(one(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)))
-    )
-
-
-def counted_from(start: int, param: str | None) -> str | None:
-    """Return the name of an input of a chunk as the person who gave it counts."""
-    index = re.fullmatch(r"input\[(\d+)\]", param or "")
-    return f"input {start + int(index[1]) + 1}" if index else param
+def counted_from_one(param: str) -> str:
+    """Return the name of an input as the person who gave it counts."""
+    index = re.fullmatch(r"input\[(\d+)\]", param)
+    return f"input {int(index[1]) + 1}" if index else param
 
 
 def write(vectors: Vectors, form: Format, output: Path | None) -> None:

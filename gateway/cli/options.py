@@ -11,15 +11,13 @@ import typer
 from rich.console import Console
 
 from gateway.config import Config
-from gateway.config_file import ConfigError, read_config
-
-IN_WORKING_DIRECTORY = Path("gateway.toml")
+from gateway.config_file import VARIABLE, ConfigError, find_config, read_config
 
 ConfigPath = Annotated[
     Path | None,
     typer.Option(
         "--config",
-        envvar="EMBEDDINGS_GATEWAY_CONFIG",
+        envvar=VARIABLE,
         help="The configuration file; else gateway.toml here, else the built-in default.",
         show_default=False,
     ),
@@ -31,10 +29,8 @@ err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 def load_config(path: Path | None) -> Config:
     """Return the configuration, or end the command with what is wrong with it."""
-    if path is None and IN_WORKING_DIRECTORY.is_file():
-        path = IN_WORKING_DIRECTORY
     try:
-        return read_config(path)
+        return read_config(path or find_config())
     except ConfigError as error:
         fail(str(error))
 

@@ -15,7 +15,6 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from gateway.config import Role, ServerConfig
-from gateway.errors import InvalidRequest
 from gateway.http import status
 from gateway.http.body import read_body
 from gateway.http.client import CLIENT, Client
@@ -54,11 +53,13 @@ class Embeddings:
         deadline = deadline_of(headers, record.began, server.request_timeout_s)
         body = await deadline.bounds(read_body(headers, receive, client, server.body_bytes_max))
         asked = self._decoder.decode(body)
-        model, role = self._registry.find(asked.model)
+        named = self._registry.find(asked.model)
+        model = named.model
         record.model = model.name
         info = model.replicas.info
         record.space = info.fingerprint if info else ""
         space = headers.get(b"x-expected-space")
+        role = named.role_of(asked.input_type)
         ask = ask_for(asked, role, self._limits, space.decode("latin-1") if space else None, deadline.left())
         record.inputs = len(ask.inputs)
         answer = await client.awaits(model.embed(ask))
@@ -96,20 +97,18 @@ def shortcut(embeddings: Embeddings, app: ASGIApp) -> ASGIApp:
 def ask_for(
     asked: EmbeddingRequest, role: Role | None, limits: WireLimits, space: str | None, seconds_max: float
 ) -> Ask:
-    """Turn what was sent, and the role that the model's name says, into what is asked of the model.
+    """Turn what was sent, and the role that it or the model's name says, into what is asked of the model.
 
     Raises:
-        InvalidRequest: the inputs cannot be embedded by any model, or there are two roles.
+        InvalidRequest: the inputs cannot be embedded by any model.
     """
-    if role is not None and asked.input_type not in (None, role):
-        raise InvalidRequest(f"The model's name says {role}, input_type something else.", "input_type")
     inputs = inputs_of(asked, limits)
     return Ask(
         inputs=inputs.given,
         refused=inputs.refused,
         dimensions=asked.dimensions,
         truncate=asked.truncate,
-        role=asked.input_type or role,
+        role=role,
         partial=bool(asked.partial),
         space=space,
         seconds_max=seconds_max,

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import NamedTuple, get_args
 
 from gateway.config import Config, Role
-from gateway.errors import ModelNotFound, ModelUnavailable
+from gateway.errors import InvalidRequest, ModelNotFound, ModelUnavailable
 from gateway.metrics import Metrics
 from gateway.serving.cl100k import Cl100k
 from gateway.serving.model import Model
@@ -27,6 +27,18 @@ class Named(NamedTuple):
 
     model: Model
     role: Role | None
+
+    def role_of(self, asked: Role | None) -> Role | None:
+        """Return what the texts of a request are that says so itself, or leaves it to the name.
+
+        Raises:
+            InvalidRequest: the two disagree.
+        """
+        if self.role is not None and asked not in (None, self.role):
+            raise InvalidRequest(
+                f"The model's name says {self.role}, input_type something else.", "input_type"
+            )
+        return asked or self.role
 
 
 class Registry:

@@ -93,20 +93,24 @@ class WorkerProcess:
             echo: is given what the process writes to its standard error, a download's progress for instance.
         """
         ours, theirs = socket.socketpair()
-        with theirs:
-            # -P: whatever lies in the working directory is not imported. A session of its own: Ctrl-C on the
-            # terminal is for the gateway alone.
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", "backends.worker", str(theirs.fileno()), str(os.getpid())),
-                pass_fds=[theirs.fileno()],
-                stdin=DEVNULL,
-                stdout=DEVNULL,
-                stderr=PIPE,
-                start_new_session=True,
-                env=environment(threads, os.environ),
-            )
-        _pin(process.pid, cores)
         reader, writer = await asyncio.open_unix_connection(sock=ours, limit=READ_BYTES)
+        try:
+            with theirs:
+                # -P: whatever lies in the working directory is not imported. A session of its own: Ctrl-C on
+                # the terminal is for the gateway alone.
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-P", "-m", "backends.worker", str(theirs.fileno()), str(os.getpid())),
+                    pass_fds=[theirs.fileno()],
+                    stdin=DEVNULL,
+                    stdout=DEVNULL,
+                    stderr=PIPE,
+                    start_new_session=True,
+                    env=environment(threads, os.environ),
+                )
+        except BaseException:  # nothing may be waited for once there is a process: it would be left behind
+            writer.close()
+            raise
+        _pin(process.pid, cores)
         return cls(process, reader, writer, echo)
 
     def send(self, message: ToWorker) -> None:

@@ -1,0 +1,64 @@
+"""Models without a server, in an application's own event loop."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from gateway import AsyncEmbedder
+from tests.gateway.fakes import WIDTH, vector_of
+
+pytestmark = pytest.mark.anyio
+
+MODEL = {"backend": "fault", "width": WIDTH, "seconds_per_token": 1e-5}
+
+
+@pytest.fixture
+async def embedder():
+    """Return an open embedder."""
+    async with AsyncEmbedder({"models": {"m": MODEL}}) as embedder:
+        yield embedder
+
+
+async def test_many_tasks(embedder):
+    """Tasks use one embedder at the same time, and each gets its own vectors."""
+
+    async def work(number):
+        texts = [f"{number}/{text}" for text in range(300)]
+        found = await embedder.embed(texts)
+        return np.array_equal(found.vectors, [vector_of(text) for text in texts])
+
+    assert all(await asyncio.gather(*map(work, range(10))))
+
+
+async def test_warm_up(embedder):
+    """Warming up waits until the models are loaded."""
+    await embedder.warm_up()
+    assert (await embedder.embed(["a"])).vectors.shape == (1, WIDTH)
+
+
+async def test_a_task_that_is_cancelled(embedder):
+    """A call that is cancelled takes its waiting texts with it, and others never notice."""
+    begun = asyncio.Event()
+    long = asyncio.create_task(
+        embedder.embed(["x" * 100] * 50_000, truncate="right", progress=lambda *_: begun.set())
+    )
+    await begun.wait()
+    long.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await long
+    found = await embedder.embed(["a"])
+    assert np.array_equal(found.vectors, [vector_of("a")])
+
+
+async def test_closed(embedder):
+    """A closed embedder says that it is, to calls that wait as to later ones."""
+    begun = asyncio.Event()
+    waiting = asyncio.create_task(embedder.embed(["x" * 100] * 50_000, progress=lambda *_: begun.set()))
+    await begun.wait()
+    await embedder.close()
+    for call in (waiting, embedder.embed(["a"])):
+        with pytest.raises(RuntimeError, match="closed"):
+            await call

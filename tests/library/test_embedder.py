@@ -1,0 +1,296 @@
+"""Models without a server, for applications without an event loop: real workers, with numbers for vectors."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gateway import Embedder
+from gateway.config_file import ConfigError
+from gateway.errors import InputFailed, InvalidRequest, ModelNotFound, ModelUnavailable, TooManyTokens
+from tests.gateway.fakes import WIDTH, vector_of
+from tests.processes import children_of
+from tests.server import eventually
+
+FAKE = {"backend": "fake", "width": WIDTH}
+FAULT = {"backend": "fault", "width": WIDTH}
+ROOT = Path(__file__).parent.parent.parent
+
+
+def texts_of(count, name=""):
+    """Return texts of several lengths, no two alike."""
+    return [f"{name}{number} ".ljust(5 + number % 60, ".") for number in range(count)]
+
+
+def right(texts):
+    """Return the vectors that texts have to have."""
+    return np.stack([vector_of(text) for text in texts])
+
+
+@pytest.fixture
+def make():
+    """Return a function that makes embedders, and closes them at the end."""
+    made = []
+
+    def embedder(model=FAKE, **document):
+        made.append(Embedder({"models": {"m": model}, **document}))
+        return made[-1]
+
+    yield embedder
+    for one in made:
+        one.close()
+
+
+def test_any_number_of_texts(make):
+    """Each of several thousand texts has its own vector, in the order of the texts."""
+    texts = texts_of(3000)
+    found = make().embed(texts)
+    np.testing.assert_array_equal(found.vectors, right(texts))
+    assert found.tokens == sum(len(text.encode()) + 2 for text in texts)
+    assert (found.model, found.errors, found.truncated) == ("m", {}, [])
+    assert len(found.space) == 16
+
+
+def test_no_texts(make):
+    """No texts have no vectors, of the model's width."""
+    assert make().embed([]).vectors.shape == (0, WIDTH)
+
+
+def test_an_iterable(make):
+    """Texts may come from anything that gives them."""
+    np.testing.assert_array_equal(make().embed(str(n) for n in range(3)).vectors, right("012"))
+
+
+def test_many_threads(make):
+    """Threads use one embedder at the same time, and each gets its own vectors."""
+    embedder = make()
+
+    def work(number):
+        texts = texts_of(200, f"thread {number}: ")
+        return np.array_equal(embedder.embed(texts).vectors, right(texts))
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(work, range(16)))
+
+
+def test_progress(make):
+    """Progress is told in the calling thread, never goes back, and ends with all."""
+    told = []
+    make().embed(
+        texts_of(1000), progress=lambda done, total: told.append((done, total, threading.get_ident()))
+    )
+    counts = [done for done, _, _ in told]
+    assert counts == sorted(counts)
+    assert len(counts) > 1
+    assert told[-1][:2] == (1000, 1000)
+    assert {thread for _, _, thread in told} == {threading.get_ident()}
+
+
+def test_leaving_early(make):
+    """An exception in the caller's own progress ends the call, and the embedder goes on working."""
+    embedder = make()
+
+    def enough(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        embedder.embed(texts_of(2000), progress=enough)
+    np.testing.assert_array_equal(embedder.embed(["a"]).vectors, right(["a"]))
+
+
+def test_partial(make):
+    """Texts that cannot be embedded are told one by one, and the others have their vectors."""
+    texts = texts_of(600)
+    bad = {3: "", 299: "x" * 600, 300: "a\ud800", 555: "<nan>"}
+    for index, text in bad.items():
+        texts[index] = text
+    found = make(FAULT).embed(texts, partial=True)
+    assert {index: error.param for index, error in found.errors.items()} == {
+        index: f"input[{index}]" for index in bad
+    }
+    assert isinstance(found.errors[555], InputFailed)
+    good = [index for index in range(600) if index not in bad]
+    np.testing.assert_array_equal(found.vectors[good], right([texts[index] for index in good]))
+    assert np.isnan(found.vectors[list(bad)]).all()
+    assert found.quality().failed == 4
+
+
+@pytest.mark.parametrize("bad", ["", "x" * 600, "a\ud800", "<raise>"])
+def test_a_bad_text(make, bad):
+    """Without partial results a text that cannot be embedded fails the call, and the error says which one."""
+    texts = texts_of(600)
+    texts[400] = bad
+    with pytest.raises((InvalidRequest, InputFailed)) as caught:
+        make(FAULT).embed(texts)
+    assert caught.value.param == "input[400]"
+
+
+def test_long_texts(make):
+    """What is done to long texts is told by their places among all of them."""
+    texts = texts_of(600)
+    texts[7] = texts[500] = "x" * 600
+    embedder = make()
+    assert embedder.embed(texts, truncate="right").truncated == [7, 500]
+    assert embedder.embed(texts, truncate="mean").averaged == [7, 500]
+
+
+def test_more_than_a_request_may_have(make):
+    """Bounds on a request and on the queue hold back no call: it is made of as many requests as it takes."""
+    texts = texts_of(400)
+    embedder = make(FAKE | {"queue_tokens": 3000}, server={"request_tokens_max": 1000})
+    np.testing.assert_array_equal(embedder.embed(texts).vectors, right(texts))
+    with pytest.raises(TooManyTokens) as caught:
+        make(FAKE | {"max_tokens": 600}, server={"request_tokens_max": 100}).embed(["a", "x" * 300])
+    assert caught.value.param == "input[1]"
+
+
+def test_roles_and_dimensions(make):
+    """What a request may say over HTTP, a call may: a role, by name or by itself, and dimensions."""
+    embedder = make(FAKE | {"prompts": {"query": "Q: "}, "dimensions": [4]})
+    by_name, by_role = embedder.embed(["a"], model="m@query"), embedder.embed(["a"], input_type="query")
+    np.testing.assert_array_equal(by_name.vectors, right(["Q: a"]))
+    np.testing.assert_array_equal(by_role.vectors, by_name.vectors)
+    assert by_name.prompt == "query"
+    assert embedder.embed(["a"], dimensions=4).vectors.shape == (1, 4)
+    with pytest.raises(InvalidRequest):
+        embedder.embed(["a"], dimensions=5)
+    with pytest.raises(InvalidRequest):
+        embedder.embed(["a"], model="m@query", input_type="document")
+
+
+def test_mistakes(make):
+    """What a program does wrong is told as such."""
+    embedder = make()
+    with pytest.raises(TypeError, match="list"):
+        embedder.embed("one text")
+    with pytest.raises(TypeError, match="text 1"):
+        embedder.embed(["a", 2])
+    with pytest.raises(ValueError, match="truncate"):
+        embedder.embed(["a"], truncate="middle")
+    with pytest.raises(ModelNotFound):
+        embedder.embed(["a"], model="other")
+    with (
+        Embedder({"models": {"one": FAKE, "other": FAKE}}) as two,
+        pytest.raises(ValueError, match="one, other"),
+    ):
+        two.embed(["a"])
+    with pytest.raises(ConfigError, match="backend"):
+        Embedder({"models": {"m": {}}})
+
+
+def test_a_model_that_does_not_load(make):
+    """A model that cannot be loaded says why, when it is asked for."""
+    with pytest.raises(ModelUnavailable, match="offers 16"):
+        make(FAKE | {"dimensions": [16]}).warm_up()
+
+
+def test_a_worker_that_dies(make):
+    """A worker that is killed in the midst of a call costs time, and nothing else."""
+    embedder = make(FAULT | {"seconds_per_token": 1e-4})
+    texts = texts_of(1500)
+    killed = []
+
+    def kill_once(done, total):
+        if not killed:
+            killed.extend(children_of(os.getpid()))
+            os.kill(killed[0], signal.SIGKILL)
+
+    np.testing.assert_array_equal(embedder.embed(texts, progress=kill_once).vectors, right(texts))
+
+
+def test_closing():
+    """Closing ends the workers and the calls that wait for them; a closed embedder says that it is."""
+    before = set(children_of(os.getpid()))
+    embedder = Embedder({"models": {"m": FAULT | {"seconds_per_token": 1e-4}}})
+    embedder.embed(["a"])
+    begun = threading.Event()
+    ended = []
+
+    def work():
+        try:
+            embedder.embed(texts_of(2000), progress=lambda *_: begun.set())
+        except RuntimeError as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    begun.wait()
+    embedder.close()
+    thread.join()
+    assert len(ended) == 1
+    assert set(children_of(os.getpid())) == before
+    embedder.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        embedder.embed(["a"])
+    assert "closed" in repr(embedder)
+
+
+def test_closing_at_once():
+    """An embedder that is closed while its workers start leaves none of them behind."""
+    before = set(children_of(os.getpid()))
+    for _ in range(5):
+        Embedder({"models": {"m": FAKE}}).close()
+    assert set(children_of(os.getpid())) == before
+
+
+def test_an_embedder_that_nobody_has_any_more():
+    """Workers end with an embedder that is forgotten."""
+    before = set(children_of(os.getpid()))
+    embedder = Embedder({"models": {"m": FAKE}})
+    embedder.embed(["a"])
+    del embedder
+    gc.collect()
+    eventually(lambda: set(children_of(os.getpid())) == before)
+
+
+PROGRAM = """
+import sys
+from gateway import Embedder
+embedder = Embedder()
+assert embedder.embed(["a"]).vectors.shape == (1, 8)
+{end}
+"""
+
+
+@pytest.mark.parametrize(
+    "end", ["", "sys.exit(0)", "import threading; threading.Thread(target=print).start()"]
+)
+def test_the_end_of_the_program(tmp_path, end):
+    """A program that does not close its embedder ends as it would without, and says nothing of it."""
+    (tmp_path / "gateway.toml").write_text('[models.m]\nbackend = "fake"\n')
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop("EMBEDDINGS_GATEWAY_CONFIG", None)
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", "-c", PROGRAM.format(end=end)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (ended.stdout.strip(), ended.stderr) == ("", "")
+
+
+def test_where_the_configuration_is(tmp_path, monkeypatch):
+    """It can be named, or be where the command line looks for it."""
+    path = tmp_path / "other.toml"
+    path.write_text('[models.named]\nbackend = "fake"\n')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("EMBEDDINGS_GATEWAY_CONFIG", raising=False)
+    for source in (path, str(path)):
+        with Embedder(source) as embedder:
+            assert list(embedder.config.models) == ["named"]
+    monkeypatch.setenv("EMBEDDINGS_GATEWAY_CONFIG", str(path))
+    with Embedder() as embedder:
+        assert list(embedder.config.models) == ["named"]
+    with pytest.raises(ConfigError, match="missing"):
+        Embedder(tmp_path / "missing.toml")

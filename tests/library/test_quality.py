@@ -1,0 +1,76 @@
+"""What a report says of vectors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gateway.library.quality import COMPARED_MAX, examine
+
+
+def directions(count, dimensions=64, seed=0):
+    """Return vectors of unit length near one another, as those of texts are, float32 ``[count, d]``."""
+    source = np.random.default_rng(seed)
+    vectors = 1 + 0.5 * source.standard_normal((count, dimensions))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_norms():
+    """Lengths are told of all vectors that there are, at their least, mean and greatest."""
+    vectors = directions(10) * np.arange(1, 11, dtype=np.float32)[:, None]
+    found = examine(vectors, {9: "failed"}, 0.99)
+    assert (found.texts, found.failed, found.dimensions) == (10, 1, 64)
+    assert (found.norm_min, found.norm_mean, found.norm_max) == pytest.approx((1, 5, 9), abs=1e-5)
+
+
+def test_near_duplicates():
+    """Pairs of nearly the same direction are named by their texts, whatever else failed before them."""
+    vectors = directions(50)
+    vectors[40] = 3 * vectors[7]
+    vectors[0] = np.nan
+    found = examine(vectors, {0: "failed"}, 0.999)
+    assert (found.near_duplicates, found.near_duplicate_pairs) == ([(7, 40)], 1)
+    assert examine(vectors, {0: "failed"}, -1.0).near_duplicate_pairs == 49 * 48 // 2
+
+
+def test_many_near_duplicates():
+    """Pairs are counted over blocks, and a hundred of them are named."""
+    vectors = np.repeat(directions(1), 2100, axis=0)
+    found = examine(vectors, {}, 0.99)
+    assert found.near_duplicate_pairs == 2100 * 2099 // 2
+    assert len(found.near_duplicates) == 100
+    assert all(one < other for one, other in found.near_duplicates)
+
+
+def test_outliers():
+    """A vector that points elsewhere is named, and none where all are alike."""
+    vectors = directions(500)
+    assert examine(vectors, {}, 0.99).outliers == []
+    vectors[123] = -vectors[123]
+    assert examine(vectors, {}, 0.99).outliers == [123]
+    assert examine(np.repeat(vectors[:1], 10, axis=0), {}, 0.99).outliers == []
+
+
+def test_non_finite():
+    """A vector that is none is counted, unless its text has failed, and compared with nothing."""
+    vectors = directions(5)
+    vectors[1, 3] = np.inf
+    vectors[2] = np.nan
+    vectors[3] = 0
+    found = examine(vectors, {2: "failed"}, 0.99)
+    assert (found.non_finite, found.compared) == (1, 2)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_hardly_any(count):
+    """A report can be had of next to nothing, and be printed."""
+    found = examine(directions(count), {}, 0.99)
+    assert (found.texts, found.compared, found.outliers) == (count, count, [])
+    assert f"{count} texts" in str(found)
+
+
+def test_a_great_many():
+    """Of more vectors than can be compared an even sample is, and the report says how many."""
+    found = examine(directions(2 * COMPARED_MAX + 5, dimensions=4), {}, 1.1)
+    assert COMPARED_MAX / 2 < found.compared <= COMPARED_MAX
+    assert found.texts == 2 * COMPARED_MAX + 5
