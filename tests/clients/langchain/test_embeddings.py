@@ -60,7 +60,7 @@ def test_characters_of_several_tokens(embeddings, cl100k, direct, model):
     ("model", "settings"), [("minilm-cutting", {}), ("minilm", {"embedding_ctx_length": 101})]
 )
 def test_the_average_of_a_long_text(embeddings, cl100k, direct, model, settings):
-    """A long text has the average, made by LangChain, of its pieces' vectors, even where a character is cut."""
+    """A long text has the average, made by LangChain, of its pieces' vectors, even if a character is cut."""
     length = settings.get("embedding_ctx_length", 8191)
     ids = cl100k.encode("".join(sign for sign in CHINESE if len(cl100k.encode(sign)) == 2) * (length // 8))
     pieces = [ids[begin : begin + length] for begin in range(0, len(ids), length)]
