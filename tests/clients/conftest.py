@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tests.clients.reference import Reference
-from tests.server import PYTHON, serving
+from tests.server import PYTHON, WAIT_S, serving
 
 CONFIG = """
 [models.minilm]
@@ -86,7 +86,7 @@ def requests(gateway):
     """Return a function that counts the requests of a model which were answered with a status, since now."""
 
     def count() -> Counter[tuple[str, str]]:
-        found = ANSWERED.findall(httpx.get(f"{gateway.url}/metrics").text)
+        found = ANSWERED.findall(httpx.get(f"{gateway.url}/metrics", timeout=WAIT_S).text)
         return Counter({(model, status): int(float(count)) for model, status, count in found})
 
     before = count()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.clients import needs
-from tests.server import eventually, serving
+from tests.server import WAIT_S, eventually, serving
 
 openai = needs.package("openai")
 
@@ -38,7 +38,7 @@ def full(gateway, base_url):
             httpx.post(f"{base_url}/embeddings", json=body, timeout=None)
 
     def is_full() -> bool:
-        metrics = httpx.get(f"{gateway.url}/metrics").text
+        metrics = httpx.get(f"{gateway.url}/metrics", timeout=WAIT_S).text
         return 'embeddings_gateway_queue_tokens{model="slow"} 200.0' in metrics
 
     threads = [threading.Thread(target=occupy) for _ in range(2)]
