@@ -79,7 +79,7 @@ class Preparer:
                 averages.add(index, fitted.text_tokens)
             if fitted.truncated:
                 truncated.append(index)
-        self._check_total(rows)
+        self._check_total(rows, ask)
         return Prepared(rows, truncated, averages if len(rows) > len(given) else None, prompt)
 
     def _prompt(self, ask: Ask, info: ModelInfo) -> str | None:
@@ -132,12 +132,17 @@ class Preparer:
         ids = iter(await self._tokenize(_after(words, known)))
         return [next(ids) if isinstance(text, str) else text for text in decoded]
 
-    def _check_total(self, inputs: Sequence[TokenIds | GatewayError]) -> None:
+    def _check_total(self, inputs: Sequence[TokenIds | GatewayError], ask: Ask) -> None:
+        """Hold a request to its bound in tokens.
+
+        Ids of OpenAI's vocabulary were held to it as such: clients that send them fill requests up to it by
+        their own count, and cannot know that the model's is higher. Of those the queue bounds the rest.
+        """
+        counted = not are_texts(ask.inputs) and self._serving.token_ids != "native"
+        most = self._serving.queue_tokens if counted else self._tokens_max
         total = sum(len(ids) for ids in inputs if not isinstance(ids, GatewayError))
-        if total > self._tokens_max:
-            raise TooManyTokens(
-                f"A request has at most {self._tokens_max} tokens, this one {total}.", "input"
-            )
+        if total > most:
+            raise TooManyTokens(f"A request has at most {most} tokens, this one {total}.", "input")
 
 
 async def _native(inputs: IdLists, info: ModelInfo) -> Sequence[TokenIds | GatewayError]:
