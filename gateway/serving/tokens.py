@@ -60,8 +60,9 @@ def fit(ids: TokenIds, info: ModelInfo, truncate: Truncate, where: str, kept: in
     if len(ids) <= info.max_tokens:
         return Fitted((ids,), (len(ids),), False)
     if truncate == "error":
+        # It begins as OpenAI's message does, by which LiteLLM and others know this error from all others.
         raise ContextLengthExceeded(
-            f"The model takes {info.max_tokens} tokens, this input has {len(ids)}. "
+            f"This model's maximum context length is {info.max_tokens} tokens, this input has {len(ids)}. "
             "Send a shorter one, or set truncate to right, left or mean.",
             where,
         )

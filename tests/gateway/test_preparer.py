@@ -68,8 +68,10 @@ async def test_truncation_of_the_request():
 
 
 async def test_too_long_names_the_input():
-    """The error of a long input says which one it is."""
-    with pytest.raises(ContextLengthExceeded) as refusal:
+    """The error of a long input says which one it is, in the words by which clients know it."""
+    with pytest.raises(
+        ContextLengthExceeded, match="This model's maximum context length is 10 tokens"
+    ) as refusal:
         await prepare(Ask(["a", "b", "0123456789"]))
     assert refusal.value.param == "input[2]"
 
