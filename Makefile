@@ -67,8 +67,10 @@ $(CLIENTS)/%/.installed: tests/clients/%/requirements.txt
 	@echo "Installing the clients of tests/clients/$*"
 	@$(PYTHON) -m venv $(@D)
 	@$(@D)/bin/pip install --quiet --disable-pip-version-check --requirement $<
-	@if [ -e tests/clients/$*/package.json ]; then cd tests/clients/$* && npm ci --silent; fi
+	@if [ -e tests/clients/$*/package.json ]; then cd tests/clients/$* && npm ci --silent --ignore-scripts; fi
 	@touch $@
+
+$(CLIENTS)/node/.installed: tests/clients/node/package-lock.json
 
 # torch first, so that the one for processors is taken where it is at hand.
 $(PEERS)/infinity/.installed:

@@ -42,7 +42,7 @@ backend = "fault"
 """
 
 ANSWERED = re.compile(
-    r'^embeddings_gateway_requests_total{model="(.+?)",status="(.+?)"} (.+)$', flags=re.MULTILINE
+    r'^embeddings_gateway_requests_total{model="(.*?)",status="(.+?)"} (.+)$', flags=re.MULTILINE
 )
 
 EXACT = 0.99999
