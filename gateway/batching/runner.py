@@ -15,9 +15,11 @@ from gateway.batching.outcome import Outcome, outcomes
 from gateway.batching.planner import Limits, cost
 from gateway.batching.poison import Poison
 from gateway.batching.speed import Speed
-from gateway.errors import InputFailed, InternalError
-from gateway.workers.isolation import Failure, Isolation
+from gateway.errors import GatewayError, InputFailed, InternalError, ModelUnavailable
+from gateway.workers.isolation import Failure, GivenUp, Isolation
 from gateway.workers.worker import CallFailed, Mistaken, OutOfMemory, Worker, WorkerLost
+
+RETRY_GIVEN_UP_S = 5
 
 
 class Runner:
@@ -70,14 +72,16 @@ class Runner:
         if not worker.ready:  # any more
             raise WorkerLost
 
-        def tell(job: Job, answer: Outcome | Failure) -> None:
+        def tell(job: Job, answer: Outcome | Failure | GivenUp) -> None:
             del left[job]
-            found = self._blamed(job, answer) if isinstance(answer, Exception) else answer
+            found = self._error(job, answer) if isinstance(answer, Exception) else answer
             job.owner.settle(job.index, found)
 
         def still(jobs: Sequence[Job]) -> Sequence[Job]:
             for job in jobs if len(self._poison) else ():
-                if job.ids.tobytes() in self._poison:  # another one like it has ended a worker
+                if (
+                    job in left and job.ids.tobytes() in self._poison
+                ):  # another one like it has ended a worker
                     tell(job, CallFailed("it is known to end a worker"))
             return [job for job in jobs if job in left]
 
@@ -137,8 +141,15 @@ class Runner:
         if row is None or again is None or not alike(row, again, info):
             raise Mistaken("an input has another vector by itself")
 
-    def _blamed(self, job: Job, failure: Exception) -> InputFailed:
-        """Return the error of an input that is to blame; one that ended a worker is remembered."""
+    def _error(self, job: Job, failure: Failure | GivenUp) -> GatewayError:
+        """Return the error of an input that has no vector; one that ended a worker is remembered."""
+        if isinstance(failure, GivenUp):
+            return given_up()
         if isinstance(failure, WorkerLost) and not failure.memory:  # which may have been for somebody else
             self._poison.add(job.ids.tobytes())
         return InputFailed("The model fails on this input.", f"input[{job.place}]")
+
+
+def given_up() -> ModelUnavailable:
+    """Return the error of an input beside which too many others ended workers."""
+    return ModelUnavailable("The model's workers died too often.", "model", RETRY_GIVEN_UP_S)

@@ -8,8 +8,9 @@ import structlog
 
 from backends.base import TokenIds
 from gateway.batching.poison import Poison
+from gateway.batching.runner import given_up
 from gateway.errors import GatewayError, InputFailed, ModelUnavailable
-from gateway.workers.isolation import Failure, Isolation
+from gateway.workers.isolation import Failure, GivenUp, Isolation
 from gateway.workers.replicas import Replicas
 from gateway.workers.worker import CallFailed, Worker, WorkerLost, WrongAnswer
 
@@ -60,8 +61,8 @@ class Tokenizer:
                 raise WrongAnswer(f"ids of {len(ids)} texts for {len(places)}")
             return ids
 
-        def tell(place: int, outcome: TokenIds | Failure) -> None:
-            found[place] = self._blamed(texts[place], outcome) if isinstance(outcome, Exception) else outcome
+        def tell(place: int, outcome: TokenIds | Failure | GivenUp) -> None:
+            found[place] = self._error(texts[place], outcome) if isinstance(outcome, Exception) else outcome
 
         def still(places: Sequence[int]) -> Sequence[int]:
             for place in places if len(self._poison) else ():
@@ -78,7 +79,9 @@ class Tokenizer:
             self._log.warning("tokenizer failed", inputs=len(places), reason=str(failure))
             await Isolation(worker, call, tell, still).run(places, failure)
 
-    def _blamed(self, text: str, failure: Failure) -> InputFailed:
+    def _error(self, text: str, failure: Failure | GivenUp) -> GatewayError:
+        if isinstance(failure, GivenUp):
+            return given_up()
         if isinstance(failure, WorkerLost) and not failure.memory:
             self._poison.add(_content(text))
         return failed()

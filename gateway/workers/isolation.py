@@ -24,10 +24,17 @@ PARTS_AFTER_DEATH = 8
 
 PARTS = 2
 
+SEARCH_DEATHS_MAX = 16
+"""Workers that a search may cost beside the one it began with: five killers among 64 are found in so many."""
+
 log = structlog.get_logger()
 
 
 Failure = WorkerLost | CallFailed
+
+
+class GivenUp(Exception):
+    """The search cost too many workers: who else is to blame is not known, and nobody is blamed for it."""
 
 
 class Isolation(Generic[I, O]):
@@ -36,7 +43,8 @@ class Isolation(Generic[I, O]):
     Args:
         worker: which failed on them; nobody else uses it meanwhile.
         call: runs items; returns for each its outcome, or ``None`` where that is unusable.
-        tell: is told each item with its outcome, or with the failure that it alone is to blame for.
+        tell: is told each item with its outcome, with the failure that it alone is to blame for, or that the
+            search was given up before anything was known of it.
         still: returns those of some items that are still to be run.
     """
 
@@ -44,7 +52,7 @@ class Isolation(Generic[I, O]):
         self,
         worker: Worker,
         call: Callable[[Sequence[I]], Awaitable[Sequence[O | None]]],
-        tell: Callable[[I, O | Failure], None],
+        tell: Callable[[I, O | Failure | GivenUp], None],
         still: Callable[[Sequence[I]], Sequence[I]],
     ) -> None:
         self._worker = worker
@@ -52,6 +60,8 @@ class Isolation(Generic[I, O]):
         self._tell = tell
         self._still = still
         self._by_themselves = False  # since only such answers can be trusted
+        self._deaths = 0
+        self._explained = False
 
     async def run(self, items: Sequence[I], failure: Failure | None) -> None:
         """Run items again that ended with ``failure`` when they were run together.
@@ -64,19 +74,34 @@ class Isolation(Generic[I, O]):
             WorkerLost: there is no worker any more; who was not told yet is not to blame.
         """
         async with self._worker.alone():
-            if not isinstance(failure, WorkerLost):
-                await self._assure()
-            self._by_themselves = isinstance(failure, Mistaken)
-            if failure is None or self._by_themselves:
-                await self._one_by_one(items)
-            elif len(items) > 1 and _for_lack_of_memory(failure):
-                await self._apart(items, failure)
+            try:
+                await self._search(items, failure)
+            except GivenUp as error:
+                left = self._still(items)
+                log.error("search given up", deaths=self._deaths, left=len(left))
+                for item in left:
+                    self._tell(item, error)
             else:
-                await self._again(items, chances=1)
+                if self._explained:
+                    self._worker.explained(self._deaths + isinstance(failure, WorkerLost))
+
+    async def _search(self, items: Sequence[I], failure: Failure | None) -> None:
+        """Begin as the failure suggests; raises as :meth:`run`, and ``GivenUp``."""
+        if not isinstance(failure, WorkerLost):
+            await self._assure()
+        self._by_themselves = isinstance(failure, Mistaken)
+        if failure is None or self._by_themselves:
+            await self._one_by_one(items)
+        elif len(items) > 1 and _for_lack_of_memory(failure):
+            await self._apart(items, failure)
+        else:
+            await self._again(items, chances=1)
 
     async def _again(self, items: Sequence[I], chances: int) -> None:
         """Run the items together up to so many times, and then apart."""
         while items := self._still(items):
+            if self._deaths > SEARCH_DEATHS_MAX:
+                raise GivenUp
             if self._by_themselves and len(items) > 1:
                 await self._one_by_one(items)
                 return
@@ -85,6 +110,7 @@ class Isolation(Generic[I, O]):
             except (CallFailed, WorkerLost) as failure:
                 if isinstance(failure, WorkerLost) and not failure.suspect:
                     raise
+                self._deaths += isinstance(failure, WorkerLost)
                 if isinstance(failure, Mistaken):
                     self._by_themselves = True
                     continue
@@ -110,8 +136,7 @@ class Isolation(Generic[I, O]):
         """Blame an item that is by itself; run the parts of more."""
         if len(items) == 1:
             log.warning("input failed by itself", reason=str(failure))
-            if isinstance(failure, WorkerLost):
-                self._worker.explained()
+            self._explained |= isinstance(failure, WorkerLost)
             self._tell(items[0], failure)
             return
         parts = PARTS_AFTER_DEATH if isinstance(failure, WorkerLost) else PARTS

@@ -81,6 +81,8 @@ class Supervisor:
         self._taking_turns = asyncio.Lock()
         self._loners = 0
         self._searched = False  # whether what the worker does now is done to find out what kills it
+        self._unjudged: list[float] = []  # when it died meanwhile
+        self._explained = 0
 
     def __repr__(self) -> str:
         return f"<Supervisor {self._model} {self.state}>"
@@ -124,12 +126,14 @@ class Supervisor:
                 if self._connection is not None and not self._connection.lost:
                     await self._connection.answered()
                     self._searched = True
-                yield
+                try:
+                    yield
+                finally:
+                    await self._judge()
         finally:
             self._loners -= 1
             if not self._loners:
-                if self._connection is not None and not self._connection.lost:
-                    self._searched = False  # else its death has yet to be judged
+                self._searched = False
                 self._changed()
 
     async def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
@@ -150,9 +154,9 @@ class Supervisor:
         """See :class:`gateway.workers.worker.Worker`."""
         return await (await self._live()).check(self._patience.hang_s)
 
-    def explained(self) -> None:
+    def explained(self, deaths: int) -> None:
         """See :class:`gateway.workers.worker.Worker`."""
-        self._breaker.forgive()
+        self._explained = deaths
 
     async def replace(self, reason: str) -> None:
         """See :class:`gateway.workers.worker.Worker`."""
@@ -177,6 +181,21 @@ class Supervisor:
                 raise WorkerLost(self.reason)
             await self._change.wait()
         return self._connection
+
+    async def _judge(self) -> None:
+        """Count the deaths of a search that is over, but for those that it has explained."""
+        while self.state == "ready" and self._connection is not None and self._connection.lost:
+            await self._change.wait()  # until the last one is known
+        deaths, self._unjudged = self._unjudged, []
+        explained, self._explained = self._explained, 0
+        for at in deaths[: max(0, len(deaths) - explained)]:
+            self._breaker.death(at, fruitful=True)  # each start went well
+        for _ in range(explained - len(deaths)):
+            self._breaker.forgive()
+        if self.state == "ready":
+            self._breaker.probed()
+        elif self.state == "restarting" and self._breaker.open:
+            self._died("the worker died")
 
     async def _run(self) -> None:
         """Load, serve, die, and again, until the model turns out not to be servable."""
@@ -211,13 +230,14 @@ class Supervisor:
         try:
             death = await self._serve(connection)
         finally:
-            self._connection = None
             await connection.close()
         log.error("worker died", model=self._model, how=death.how, said=without_texts(death.said))
         self._metrics.worker_deaths[death.cause].inc()
         if connection.batches or self._searched:
             self._backoff.fruitful()
-        if not self._searched:
+        if self._searched:
+            self._unjudged.append(time.monotonic())
+        else:
             self._breaker.death(time.monotonic(), fruitful=connection.batches > 0)
         self._died(f"the worker died ({death.how})")
 

@@ -116,8 +116,11 @@ class Worker(Protocol):
             WorkerLost: no answer.
         """
 
-    def explained(self) -> None:
-        """Note that a death was an input's doing, and no sign that the worker is sick."""
+    def explained(self, deaths: int) -> None:
+        """Note that the last so many deaths were an input's doing, and no sign that the worker is sick.
+
+        Called by who has the worker to himself, once. Deaths meanwhile that nobody explains do count.
+        """
 
     async def replace(self, reason: str) -> None:
         """End the worker's process, which is started anew."""

@@ -114,9 +114,9 @@ class HeldWorker:
         """See :class:`gateway.workers.worker.Worker`."""
         return self.wrong
 
-    def explained(self) -> None:
+    def explained(self, deaths: int) -> None:
         """See :class:`gateway.workers.worker.Worker`."""
-        self.explained_deaths += 1
+        self.explained_deaths += deaths
 
     async def replace(self, reason: str) -> None:
         """See :class:`gateway.workers.worker.Worker`."""

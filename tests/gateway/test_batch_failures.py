@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gateway.errors import InputFailed, InternalError, ModelUnavailable
+from gateway.workers.isolation import SEARCH_DEATHS_MAX
 from gateway.workers.worker import CallFailed, OutOfMemory, WorkerLost
 from tests.gateway.fakes import (
     AnsweringWorker,
@@ -198,6 +199,51 @@ async def test_two_killers(metrics):
     assert (list(one.errors), list(other.errors)) == ([3], [3, 30])
 
 
+async def test_a_handful_of_killers(metrics):
+    """Five among 64, each in another part, are all found, and all deaths are explained by them, once."""
+    request = make_request(*[3] * 64, partial=True)
+    places = [1, 9, 17, 33, 63]
+    answer, deaths = killing(*((request, place) for place in places))
+    worker = await run(metrics, answer, request)
+    assert {i: type(error) for i, error in request.errors.items()} == dict.fromkeys(places, InputFailed)
+    assert worker.explained_deaths == len(deaths)
+
+
+async def test_too_many_killers(metrics):
+    """A search costs so many workers; what it leaves may be tried again, and no death of it is explained."""
+    request = make_request(*[3] * 64, partial=True)
+    answer, deaths = killing(*((request, place) for place in range(64)))
+    worker = await run(metrics, answer, request)
+    assert len(deaths) <= SEARCH_DEATHS_MAX + 3
+    found = [i for i, error in request.errors.items() if isinstance(error, InputFailed)]
+    left = [error for error in request.errors.values() if isinstance(error, ModelUnavailable)]
+    assert found
+    assert len(found) + len(left) == 64
+    assert all(error.retry_after for error in left)
+    assert worker.explained_deaths == 0
+    again = make_request(3, partial=True)
+    again.jobs[0].ids = request.jobs[found[0]].ids
+    worker.batcher.admit(again)
+    await all_quiet()
+    assert isinstance(again.errors[0], InputFailed)
+
+
+async def test_deaths_before_a_failure(metrics):
+    """A search that began with a failure explains the deaths that it saw itself, and none before it."""
+    request, failures = make_request(*[3] * 8, partial=True), []
+    kill, deaths = killing((request, 3))
+
+    def answer(batch):
+        if not failures:
+            failures.append(len(batch))
+            raise CallFailed("RuntimeError")
+        return kill(batch)
+
+    worker = await run(metrics, answer, request)
+    assert list(request.errors) == [3]
+    assert worker.explained_deaths == len(deaths)
+
+
 async def test_killed_by_somebody_else(metrics):
     """A worker that is ended once, by whatever, costs nobody anything."""
     request = make_request(*[3] * 8)
@@ -205,6 +251,7 @@ async def test_killed_by_somebody_else(metrics):
     worker = await run(metrics, answer, request)
     assert deaths == [8]
     assert [len(batch) for batch in worker.batches] == [8, 8]
+    assert worker.explained_deaths == 0
     assert np.array_equal(request.vectors, expected(request))
 
 
@@ -222,7 +269,7 @@ async def test_killer_that_nobody_waits_for(metrics):
 
     worker = await run(metrics, answer, request, other)
     assert deaths == [2, 2, 1, 1]
-    assert worker.explained_deaths == 1
+    assert worker.explained_deaths == len(deaths)
     assert np.array_equal(other.vectors, expected(other))
 
 

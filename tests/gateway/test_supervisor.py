@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from backends.fake import fake_vector
-from backends.spec import FakeSpec
+from backends.spec import FakeSpec, FaultSpec
 from gateway.workers.supervisor import Supervisor
 from gateway.workers.worker import WorkerLost
 from tests.gateway.fakes import all_quiet, make_ids
@@ -45,6 +45,11 @@ class Watched:
         """Wait until that state is entered."""
         while await self.states.get() != state:
             pass
+
+    def forget(self):
+        """Forget what was seen so far."""
+        while not self.states.empty():
+            self.states.get_nowait()
 
     def _changed(self):
         self.states.put_nowait(self.one.state)
@@ -104,6 +109,52 @@ async def test_killed_worker(watched, metrics, own_child):
     assert own_child() != pid
     assert await watching.one.ping() == 0.0
     assert restarts(metrics) == 1
+
+
+KILLER = np.frombuffer(b"<abort>", np.uint8).astype(np.int32)
+
+
+async def died(supervisor, times):
+    """Have its worker end so many times, and wait until that is known."""
+    for _ in range(times):
+        with pytest.raises(WorkerLost):
+            await supervisor.embed([KILLER], 0)
+
+
+@pytest.mark.parametrize(("deaths", "before", "explained"), [(5, 0, 0), (5, 2, 0), (6, 1, 1)])
+async def test_deaths_of_a_search_that_nobody_explains(watched, deaths, before, explained):
+    """Deaths of a search that nobody explains count when it is over, beside those that came before it."""
+    watching = watched(FaultSpec())
+    await watching.until("ready")
+    for _ in range(before):
+        await died(watching.one, 1)
+        await watching.until("ready")
+    async with watching.one.alone():
+        await died(watching.one, deaths - before)
+        watching.one.explained(explained)
+        watching.forget()
+    await watching.until("broken")
+    await watching.until("ready")
+
+
+async def test_deaths_of_a_search_that_are_explained(watched):
+    """Deaths that an input explains do not count, however many; of those before only the one that it did."""
+    watching = watched(FaultSpec())
+    await watching.until("ready")
+    for _ in range(4):
+        await died(watching.one, 1)
+        await watching.until("ready")
+    async with watching.one.alone():
+        await died(watching.one, 6)
+        watching.one.explained(7)
+    assert watching.one.state == "restarting"
+    watching.forget()
+    await watching.until("ready")
+    await died(watching.one, 1)
+    await watching.until("restarting")
+    await watching.until("ready")
+    await died(watching.one, 1)
+    await watching.until("broken")
 
 
 async def test_refused_model(watched, metrics, own_child):
