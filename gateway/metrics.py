@@ -108,6 +108,10 @@ class ModelMetrics:
         self.worker_deaths = {cause: metrics._deaths[model, cause] for cause in CAUSES}
         self.workers_ready = metrics._workers.labels(model)
 
+    def watch_workers(self, ready: Callable[[], int]) -> None:
+        """Ask this for how many workers can take a batch whenever the metrics are read."""
+        self.workers_ready.set_function(ready)
+
     def watch_queue(self, jobs: Callable[[], int], tokens: Callable[[], int]) -> None:
         """Ask these for the depth of the queue whenever the metrics are read."""
         self.queue_jobs.set_function(jobs)

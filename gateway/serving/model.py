@@ -51,6 +51,7 @@ class Model:
         tokens_max = min(request_tokens_max, config.serving.queue_tokens)
         makes = local(name, config, metrics, echo)
         self.replicas = Replicas(makes, self._changed)
+        metrics.watch_workers(lambda: len(self.replicas.ready))
         poison = Poison()
         self._gathering = Gathering(
             Tokenizer(name, self.replicas, poison), ready=lambda: bool(self.replicas.ready)
@@ -132,7 +133,6 @@ class Model:
 
     def _changed(self) -> None:
         """Note that a replica has become ready, or has stopped being so."""
-        self._metrics.workers_ready.set(len(self.replicas.ready))
         if self.replicas.worth_waiting:
             self._gathering.wait()
             self.batcher.wait()

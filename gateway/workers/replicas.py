@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Protocol
+from typing import Protocol, get_args
 
 from backends.base import ModelInfo
 from gateway.workers.worker import CallFailed, State, Worker, WorkerLost
 
 PING_S = 1.0
 STALLED_S = 60.0
-BEST_FIRST: Sequence[State] = ("ready", "restarting", "loading", "broken", "failed", "stopped")
-WORTH_WAITING: Collection[State] = ("ready", "restarting")
+BEST_FIRST: Sequence[State] = get_args(State)
+WORTH_WAITING: Collection[State] = ("ready", "searching", "restarting")
 
 
 class MakeWorker(Protocol):
@@ -100,7 +100,7 @@ class Replicas:
         """
         ready = self.ready
         if not ready:
-            return self.reason or "its worker looks for the input that it has failed on"
+            return self.reason
         try:
             async with asyncio.timeout(PING_S):
                 busy = max(await asyncio.gather(*(worker.ping() for worker in ready)))

@@ -44,8 +44,6 @@ class Supervisor:
 
     Attributes:
         info: the facts of the model, ``None`` until it was loaded for the first time.
-        state: see :data:`gateway.workers.worker.State`.
-        reason: why it is not ready; empty if it is.
     """
 
     def __init__(
@@ -61,8 +59,8 @@ class Supervisor:
         echo: Callable[[bytes], object] | None = None,
     ) -> None:
         self.info: ModelInfo | None = None
-        self.state: State = "loading"
-        self.reason = "the model is being loaded"
+        self._state: State = "loading"
+        self._reason = "the model is being loaded"
         self._model = model
         self._spec = spec
         self._patience = patience
@@ -93,6 +91,20 @@ class Supervisor:
         return self._connection is not None and not self._connection.lost and not self._loners
 
     @property
+    def state(self) -> State:
+        """See :class:`gateway.workers.worker.Worker`."""
+        if self._state != "ready" or self.ready:
+            return self._state
+        return "searching" if self._loners else "restarting"
+
+    @property
+    def reason(self) -> str:
+        """See :class:`gateway.workers.worker.Worker`."""
+        if self._state != "ready" or self.ready:
+            return self._reason
+        return "its worker looks for the input that it has failed on" if self._loners else "the worker died"
+
+    @property
     def tokens_per_s(self) -> float:
         """How fast it was in its self-test; 0 before."""
         return self._connection.tokens_per_s if self._connection else 0.0
@@ -121,6 +133,8 @@ class Supervisor:
     async def alone(self) -> AsyncIterator[None]:
         """See :class:`gateway.workers.worker.Worker`."""
         self._loners += 1
+        if self._loners == 1:
+            self._changed()
         try:
             async with self._taking_turns:
                 if self._connection is not None and not self._connection.lost:
@@ -177,14 +191,14 @@ class Supervisor:
             WorkerLost: there is none, or none to be expected.
         """
         while self._connection is None or self._connection.lost:
-            if not self._loners or self.state in OVER or self._breaker.hopeless:
+            if not self._loners or self._state in OVER or self._breaker.hopeless:
                 raise WorkerLost(self.reason)
             await self._change.wait()
         return self._connection
 
     async def _judge(self) -> None:
         """Count the deaths of a search that is over, but for those that it has explained."""
-        while self.state == "ready" and self._connection is not None and self._connection.lost:
+        while self._state == "ready" and self._connection is not None and self._connection.lost:
             await self._change.wait()  # until the last one is known
         deaths, self._unjudged = self._unjudged, []
         explained, self._explained = self._explained, 0
@@ -192,9 +206,9 @@ class Supervisor:
             self._breaker.death(at, fruitful=True)  # each start went well
         for _ in range(explained - len(deaths)):
             self._breaker.forgive()
-        if self.state == "ready":
+        if self._state == "ready":
             self._breaker.probed()
-        elif self.state == "restarting" and self._breaker.open:
+        elif self._state == "restarting" and self._breaker.open:
             self._died("the worker died")
 
     async def _run(self) -> None:
@@ -262,7 +276,7 @@ class Supervisor:
             self._to("restarting" if self.info else "loading", f"{how} and is started again")
 
     def _to(self, state: State, reason: str) -> None:
-        self.state, self.reason = state, reason
+        self._state, self._reason = state, reason
         if state != "loading":
             self._attempted.set()
         self._change.set()

@@ -11,9 +11,10 @@ from typing import Literal, NamedTuple, Protocol
 
 from backends.base import ModelInfo, TokenIds, Vectors
 
-State = Literal["ready", "restarting", "loading", "broken", "failed", "stopped"]
-"""``loading`` until the model is loaded for the first time; ``restarting`` after a death, while it is worth
-waiting; ``broken`` after too many of them, until it has been started well; ``failed`` once it is hopeless."""
+State = Literal["ready", "searching", "restarting", "loading", "broken", "failed", "stopped"]
+"""Best first. ``searching`` while it is there only for who looks for a guilty input; ``restarting`` after a
+death, while it is worth waiting; ``loading`` until the model is loaded for the first time; ``broken`` after too
+many deaths, until it has been started well; ``failed`` once it is hopeless."""
 
 
 class WorkerLost(Exception):

@@ -19,6 +19,7 @@ from gateway.errors import (
     SpaceMismatch,
     TooManyTokens,
 )
+from gateway.http.health import health
 from gateway.serving.ask import Ask
 from tests.gateway.fakes import all_quiet, vector_of
 from tests.processes import children_of, freeze
@@ -174,3 +175,22 @@ async def test_lost_replica(start):
         await asyncio.sleep(0)
     for text in "abcd":
         assert np.array_equal((await model.embed(Ask([text]))).vectors, [vector_of(text)])
+
+
+async def test_readiness_during_a_search(start, metrics):
+    """While a worker is there only for a search, all that is told of the model says so; it is waited for."""
+    model = await start()
+
+    def workers_ready():
+        return metrics.registry.get_sample_value("embeddings_gateway_workers_ready", {"model": "m"})
+
+    assert ((await health(model, False)).state, workers_ready()) == ("ready", 1)
+    async with model.replicas.workers[0].alone():
+        told = await health(model, False)
+        assert (told.ready, told.state, workers_ready()) == (False, "searching", 0)
+        assert "looks for the input" in told.reason
+        asked = asyncio.ensure_future(model.embed(Ask(["a"])))
+        await all_quiet()
+        assert not asked.done()
+    assert np.array_equal((await asked).vectors, [vector_of("a")])
+    assert ((await health(model, False)).state, workers_ready()) == ("ready", 1)
