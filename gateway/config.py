@@ -31,11 +31,13 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         input_chars_max: characters of one text, before it is tokenized.
         body_bytes_max: bytes of a request's body.
         connections_max: connections at once.
-        requests_bytes_max: bytes of the bodies of all requests that have not been answered.
+        requests_bytes_max: bytes of the bodies of all requests that have not been answered, and of answers
+            that have not been taken.
         idle_timeout_s: seconds for which a connection may have nothing to ask.
         head_timeout_s: seconds in which a request's head has to arrive.
         body_timeout_s: seconds in which its body has to arrive.
-        send_timeout_s: seconds in which a client has to take what it is sent.
+        send_timeout_s: seconds in which a client has to take some of what it is sent; all of an answer in
+            these and what its length takes at 256 KiB a second.
         request_timeout_s: seconds in which a request has to be done.
         shutdown_timeout_s: seconds in which accepted requests are finished when the gateway is asked to end.
     """

@@ -16,13 +16,20 @@ class Cycle(RequestResponseCycle):
     to come could be anything.
 
     Attributes:
-        held: bytes of the body that have come.
+        held: bytes of the body that have come, and of the answer once it has begun.
+
+    Args:
+        is_last: tells whether the answer that begins now is the last one of the connection.
+        begins: is told how many bytes it has, where it says so itself.
     """
 
-    def __init__(self, *, is_last: Callable[[], bool], **options: Any) -> None:
+    def __init__(
+        self, *, is_last: Callable[[], bool], begins: Callable[[int], object], **options: Any
+    ) -> None:
         super().__init__(**options)
         self.held = 0
         self._is_last = is_last
+        self._begins = begins
 
     def take(self, body: bytes) -> None:
         """Take a part of the body, for whoever reads it; pause the connection while nobody does."""
@@ -34,6 +41,8 @@ class Cycle(RequestResponseCycle):
 
     def send(self, message: Any) -> Coroutine[Any, Any, None]:
         """Send a part of the answer."""
-        if not self.response_started and (self.more_body or self._is_last()):
-            self.keep_alive = False  # and uvicorn says so
+        if not self.response_started and not self.disconnected:
+            if self.more_body or self._is_last():
+                self.keep_alive = False  # and uvicorn says so
+            self._begins(next((int(v) for name, v in message["headers"] if name == b"content-length"), 0))
         return super().send(message)

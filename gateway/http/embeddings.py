@@ -45,7 +45,14 @@ class Embeddings:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request: read, decode, embed, encode, send."""
+        """Answer one request: read, decode, embed, encode, send.
+
+        While it is sent, for as long as the client takes, nothing else of it is held: no text, no vectors.
+        """
+        await send_json(send, await self._answer(scope, receive))
+
+    async def _answer(self, scope: Scope, receive: Receive) -> Sequence[bytes]:
+        """Return the body of the answer."""
         record: Record = scope[RECORD]  # type: ignore[literal-required]
         client: Client = scope[CLIENT]  # type: ignore[literal-required]
         server, headers = self._server, dict(scope["headers"])
@@ -62,12 +69,16 @@ class Embeddings:
         role = named.role_of(asked.input_type)
         ask = ask_for(asked, role, self._limits, space.decode("latin-1") if space else None, deadline.left())
         record.inputs = len(ask.inputs)
-        answer = await client.awaits(model.embed(ask))
+        return await self._encode(await client.awaits(model.embed(ask)), record, ask, asked)
+
+    async def _encode(
+        self, answer: Answer, record: Record, ask: Ask, asked: EmbeddingRequest
+    ) -> Sequence[bytes]:
         note(record, answer)
         began = time.monotonic()
-        pieces = await encode_answer(answer, model.name, ask, asked)
+        pieces = await encode_answer(answer, record.model, ask, asked)
         record.seconds["encode"] = time.monotonic() - began
-        await send_json(send, pieces)
+        return pieces
 
 
 def embeddings_route(embeddings: Embeddings) -> HTTPRouteHandler:

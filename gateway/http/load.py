@@ -18,7 +18,8 @@ class Load:
 
     Attributes:
         registry: knows whether the gateway is stopping, so that an answer is the last of its connection.
-        bytes: of request bodies, from their arrival until their request has been answered.
+        bytes: of request bodies, from their arrival until their request has been answered, and of answers
+            while they are sent. No answer is refused for it, but no body is taken while there is too much.
     """
 
     def __init__(self, server: ServerConfig, registry: Registry) -> None:
@@ -36,4 +37,6 @@ class Load:
         """Return what a request is told whose body is more than there is room for now."""
         if self.bytes <= self.server.requests_bytes_max:
             return None
-        return Overloaded("The gateway has too many bytes of requests in memory.", retry_after=RETRY_S)
+        return Overloaded(
+            "The gateway has too many bytes of requests and answers in memory.", retry_after=RETRY_S
+        )

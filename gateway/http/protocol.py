@@ -68,6 +68,7 @@ class Protocol(Waiting):
         self._complete_scope()
         cycle = self.cycle = Cycle(
             is_last=self._is_last,
+            begins=self.answer_begins,
             scope=self.scope,
             transport=self.transport,
             flow=self.flow,
@@ -92,12 +93,18 @@ class Protocol(Waiting):
         if cycle.response_complete or self._client.refusal is not None:
             return
         cycle.take(body)
-        self._held += len(body)
-        self._load.bytes += len(body)
+        self._hold(len(body))
         if refusal := self._load.too_much():
             if cycle is not self._answering:
                 raise refusal
             self._stop_receiving(refusal)
+
+    def answer_begins(self, length: int) -> None:
+        """Count the answer as well: it is held until the client has taken it."""
+        super().answer_begins(length)
+        if self._answering is not None:
+            self._answering.held += length
+            self._hold(length)
 
     def request_ends(self) -> None:
         """Take the end of a request."""
@@ -186,7 +193,8 @@ class Protocol(Waiting):
 
     def _is_last(self) -> bool:
         """Tell whether the answer that begins now is the last one of the connection."""
-        return self._load.registry.draining and not self.pipeline
+        refused = self._client.refusal is not None  # of what has come since then, nothing was kept
+        return refused or (self._load.registry.draining and not self.pipeline)
 
     def _stop_receiving(self, error: GatewayError) -> None:
         """Have whoever reads the body of the request that is being answered fail with an error."""
@@ -194,8 +202,13 @@ class Protocol(Waiting):
         self._client.refusal = error
         self.cycle.message_event.set()  # while its body is not whole, there is no newer one
 
+    def _hold(self, count: int) -> None:
+        """Take room for so many bytes, of a body or an answer."""
+        self._held += count
+        self._load.bytes += count
+
     def _release(self, count: int) -> None:
-        """Give back the room of so many bytes of bodies."""
+        """Give back the room of so many bytes."""
         self._held -= count
         self._load.bytes -= count
 

@@ -16,6 +16,9 @@ from gateway.config import ServerConfig
 from gateway.http.parsing import Parsing
 from gateway.http.transport import JoiningTransport
 
+SEND_BYTES_PER_S_MIN = 256 << 10
+"""An answer has to be taken at this speed, beside the time that its client may take nothing at all."""
+
 LINGER_S = 1.0
 """How long a client whose connection ends may be silent, and still read what it has been told."""
 
@@ -39,6 +42,7 @@ class Waiting(Parsing):
         super().__init__(*args, **options)
         self.server_config = server
         self.deadline = self.send_deadline = math.inf
+        self._taken_by = math.inf
         self._closed_by = math.inf
         self._is_late = False
 
@@ -56,6 +60,11 @@ class Waiting(Parsing):
     def wait(self, seconds: float) -> None:
         """Give the client so much time from now on."""
         self.deadline = time.monotonic() + seconds
+
+    def answer_begins(self, length: int) -> None:
+        """Bound the time in which the client has to take an answer of so many bytes."""
+        seconds = self.server_config.send_timeout_s + length / SEND_BYTES_PER_S_MIN
+        self._taken_by = time.monotonic() + seconds
 
     def late(self) -> None:
         """Do what is to be done when the client has not done in time what it has to do."""
@@ -85,6 +94,7 @@ class Waiting(Parsing):
         """Wait for a client that does not take what was written."""
         super().pause_writing()
         self._bound_sending()
+        self.send_deadline = min(self.send_deadline, self._taken_by)
 
     def resume_writing(self) -> None:
         """Go on: it has taken it."""

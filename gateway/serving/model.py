@@ -13,6 +13,7 @@ from gateway.batching.poison import Poison
 from gateway.config import ModelConfig
 from gateway.errors import (
     DeadlinePassed,
+    GatewayError,
     InvalidRequest,
     ModelUnavailable,
     SpaceMismatch,
@@ -83,6 +84,9 @@ class Model:
                 with self.batcher.admission.expected(estimate, ask.seconds_max):
                     prepared = await self._preparer.prepare(ask, info)
                 tokenized = time.monotonic()
+                tokens = sum(len(ids) for ids in prepared.rows if not isinstance(ids, GatewayError))
+                # before room is made for its vectors
+                self.batcher.admission.check(tokens, began + ask.seconds_max - tokenized)
                 vectors = await blank_all(len(prepared.rows), info.dimensions)
                 averages = prepared.averages
                 places = None if averages is None else averages.places

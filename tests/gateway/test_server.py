@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import re
+import socket
 from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 
 from gateway.app import create_app
 from gateway.config_file import parse
+from gateway.http import waiting
 from gateway.http.server import Server
 from gateway.metrics import Metrics
 from gateway.serving.registry import Registry
@@ -21,11 +26,11 @@ MODELS = {"server": {"port": 0}, "models": {"one": {"backend": "fake"}, "other":
 
 
 @contextlib.asynccontextmanager
-async def running():
+async def running(said=MODELS, bounds=None):
     """Serve on the loop of the test; yield the server, the models, and the task that serves."""
-    config, metrics = parse(MODELS, Path(), "a test"), Metrics()
+    config, metrics = parse(said, Path(), "a test"), Metrics()
     registry = Registry(config, metrics)
-    server = Server(create_app(config, registry, metrics), config.server, registry)
+    server = Server(create_app(config, registry, metrics), bounds or config.server, registry)
     serving = asyncio.ensure_future(server.serve())
     await server.listening.wait()
     await registry.attempted()
@@ -58,7 +63,66 @@ async def test_probes_without_a_body():
         assert (await client.head("/readyz")).status_code == 503
 
 
+BOUNDED = MODELS | {
+    "server": {"port": 0, "requests_bytes_max": 1 << 20, "body_bytes_max": 1 << 20, "send_timeout_s": 0.5},
+    "models": {"one": {"backend": "fake", "width": 1024}},
+}
+LARGE = {"model": "one", "input": ["a"] * 1024}
+"""Its answer is more than the system keeps for a client that does not read."""
+
+
+@contextlib.asynccontextmanager
+async def asked(server, body):
+    """Ask over a connection of its own that takes little at a time; yield how to read from it."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+    client.setblocking(False)
+    address = server.servers[0].sockets[0].getsockname()
+    await asyncio.get_running_loop().sock_connect(client, address)
+    reader, writer = await asyncio.open_connection(sock=client, limit=1 << 16)
+    sent = json.dumps(body).encode()
+    head = "POST /v1/embeddings HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: "
+    writer.write(f"{head}{len(sent)}\r\n\r\n".encode() + sent)
+    yield reader
+    writer.transport.abort()
+
+
+async def test_an_answer_that_is_read_slowly_counts(monkeypatch):
+    """An answer counts among the bytes in memory until its client has taken it, and gives its room back."""
+    monkeypatch.setattr(waiting, "SEND_BYTES_PER_S_MIN", 1)
+    config = msgspec.structs.replace(parse(BOUNDED, Path(), "a test").server, send_timeout_s=600)
+    small = {"model": "one", "input": "a"}
+    async with running(BOUNDED, config) as (server, *_), httpx.AsyncClient(base_url=server.url) as client:
+        async with asked(server, LARGE) as reader:
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = int(re.search(rb"content-length: (\d+)", head)[1])
+            refused = await client.post("/v1/embeddings", json=small)
+            assert (refused.status_code, refused.headers["connection"]) == (429, "close")
+            body = await reader.readexactly(length)
+            assert len(json.loads(body)["data"]) == 1024
+        while (await client.post("/v1/embeddings", json=small)).status_code == 429:
+            await asyncio.sleep(0)
+        async with asked(server, LARGE) as reader:
+            await reader.readuntil(b"\r\n\r\n")
+        while (await client.post("/v1/embeddings", json=small)).status_code == 429:
+            await asyncio.sleep(0)
+
+
+async def test_an_answer_that_is_taken_in_small_pieces(monkeypatch):
+    """Who takes an answer more slowly than it may be taken is cut off, however steadily he does."""
+    monkeypatch.setattr(waiting, "SEND_BYTES_PER_S_MIN", 1 << 40)
+    async with running(BOUNDED) as (server, *_), asked(server, LARGE) as reader:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(re.search(rb"content-length: (\d+)", head)[1])
+        taken = 0
+        with contextlib.suppress(ConnectionResetError):
+            while piece := await reader.read(1 << 16):
+                taken += len(piece)
+                await asyncio.sleep(0.01)
+        assert taken < length
+
+
 def fail(model, reason):
     """Have a model be one that cannot be served, as if its worker had come back with other files."""
     (worker,) = model.replicas.workers
-    worker.state, worker.reason = "failed", reason
+    worker._to("failed", reason)
