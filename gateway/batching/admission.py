@@ -56,25 +56,26 @@ class Admission:
         Raises:
             Overloaded, DeadlinePassed: see :meth:`check`.
         """
-        self.check(tokens + self._expected, seconds_max)
+        self.check(tokens, seconds_max, beside=self._expected)
         self._expected += tokens
         try:
             yield
         finally:
             self._expected -= tokens
 
-    def check(self, tokens: int, seconds_max: float) -> None:
+    def check(self, tokens: int, seconds_max: float, beside: int = 0) -> None:
         """Let a request in.
 
         Args:
             tokens: of all its inputs.
             seconds_max: in which it has to be done.
+            beside: of others that need room in the queue as well; their turns are not known yet.
 
         Raises:
             Overloaded: the queue has no room for it, or too much stands before it.
             DeadlinePassed: it would take longer than it may even alone.
         """
-        excess = self._queue.tokens + tokens - self._tokens_max
+        excess = self._queue.tokens + beside + tokens - self._tokens_max
         if excess > 0:
             raise Overloaded("The model's queue is full.", retry_after=self._retry_after(excess))
         speed = self._speed.tokens_per_s * self._workers

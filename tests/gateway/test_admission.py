@@ -151,3 +151,19 @@ async def test_refuse(metrics):
     assert waits[0].done.exception() is not waits[1].done.exception()
     assert repr(batcher) == "<Batcher 0 jobs, 0 tokens, 2 running>"
     await finish_all(worker, batcher)
+
+
+async def test_what_is_prepared_beside(metrics):
+    """Tokens in preparation take room in the queue, but are not a request's own when its time is judged."""
+    worker, batcher = await busy(metrics, queue_tokens_max=1000)
+    for one in list(worker.running):
+        one.finish(0.16)  # 16 tokens each: 100 tokens a second
+    await all_quiet()
+    admission = batcher.admission
+    with admission.expected(900, math.inf):
+        with admission.expected(10, seconds_max=5):
+            pass
+        with pytest.raises(DeadlinePassed), admission.expected(10, seconds_max=0.05):
+            pass
+        with pytest.raises(Overloaded), admission.expected(101, math.inf):
+            pass
