@@ -12,6 +12,7 @@ from operator import attrgetter
 from gateway.batching.job import Job, Request
 
 _turn = attrgetter("turn")
+_lateness = attrgetter("late_at", "turn")
 
 
 CHUNK_TOKENS = 2048
@@ -28,8 +29,9 @@ class Queue:
     all together when the last is done.
 
     Fair shares alone would let a stream of small requests hold up a large one for as long as it lasts. So a
-    job is late once as much has been served since it came as may wait at all, and leaves before all that is
-    not late: what is accepted waits no longer than a full queue takes.
+    job is late once as much has been served since it came as may wait beside its request, or half of what may
+    wait at all if that is more, and leaves before all that is not late: what is accepted waits little longer
+    than a full queue takes.
 
     Args:
         tokens_max: how many may wait.
@@ -63,17 +65,24 @@ class Queue:
             job.late_at = late_at
             piece_ends = -(-tokens // CHUNK_TOKENS) * CHUNK_TOKENS
             job.turn = self._virtual_time + min(piece_ends, request.tokens)
-        self.put_back(request.jobs)
+        self._insert(request.jobs)
+        self._arrivals |= dict.fromkeys(request.jobs)
 
     def put_back(self, jobs: Sequence[Job]) -> None:
         """Let jobs wait at the turn that they have, in order, as if they had not been taken."""
+        self._insert(jobs)
+        self._arrivals = dict.fromkeys(sorted(jobs, key=_lateness)) | self._arrivals  # they came before these
+        late, self._late = self._late, []
+        self._note_late()
+        self._late = sorted(self._late + late, key=_lateness)
+
+    def _insert(self, jobs: Sequence[Job]) -> None:
         if len(jobs) == 1:
             insort(self._jobs, jobs[0], key=_turn)
         else:
             self._jobs += jobs
             self._jobs.sort(key=_turn)  # two sorted runs: merged in one pass
         for job in jobs:
-            self._arrivals[job] = None
             self.tokens += job.tokens
             self._waiting[job.owner] += job.tokens
 
@@ -88,6 +97,9 @@ class Queue:
         self._served += tokens
         self._virtual_time += tokens / max(1, len(self._waiting))
         self.drop(jobs)
+        self._note_late()
+
+    def _note_late(self) -> None:
         while self._arrivals and (oldest := next(iter(self._arrivals))).late_at <= self._served:
             self._to_late(oldest)
 

@@ -71,6 +71,22 @@ async def test_large_beside_a_flood():
     assert waited <= 3000 + 100
 
 
+async def test_late_and_put_back():
+    """What was late when its worker was lost is late when it is put back, and leaves first, in its order."""
+    queue, large = Queue(tokens_max=100), make_request(*[10] * 5)
+    queue.add(large)
+    served = []
+    while not queue._late:
+        queue.add(make_request(10))
+        served.append(serve(queue))
+    lost = [serve(queue) for _ in range(2)]
+    queue.add(make_request(10))
+    assert {job.owner for job in lost} == {large}
+    queue.put_back(lost)
+    left = [job for job in large.jobs if job not in served]
+    assert list(queue)[: len(left)] == left
+
+
 async def test_as_a_whole():
     """Requests of like size leave as wholes, in the order in which they came."""
     queue = Queue()
@@ -127,7 +143,7 @@ async def test_order_within_a_request():
 steps = st.lists(
     st.one_of(
         st.tuples(st.just("add"), st.lists(st.integers(1, 9), min_size=1, max_size=6)),
-        st.tuples(st.sampled_from(["take", "drop"]), st.lists(st.integers(0, 20), max_size=6)),
+        st.tuples(st.sampled_from(["take", "drop", "lose"]), st.lists(st.integers(0, 20), max_size=6)),
         st.tuples(st.just("clear"), st.none()),
     ),
     max_size=30,
@@ -152,8 +168,11 @@ def test_accounts(steps):
                 assert set(queue.clear()) == held
                 held = set()
             else:
-                (queue.take if verb == "take" else queue.drop)(some)
+                (queue.drop if verb == "drop" else queue.take)(some)
                 held -= set(some)
+                if verb == "lose":
+                    queue.put_back(some)
+                    held |= set(some)
             assert set(queue) == held
             assert len(queue) == len(held)
             assert queue.tokens == sum(job.tokens for job in held)
