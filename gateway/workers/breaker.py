@@ -23,6 +23,8 @@ class Breaker:
         self.open = False
         self._deaths: deque[float] = deque(maxlen=DEATHS_MAX)
         self._in_a_row = 0
+        self._unjudged: list[float] = []
+        self._explained = 0
 
     @property
     def hopeless(self) -> bool:
@@ -36,8 +38,24 @@ class Breaker:
         many = len(self._deaths) == DEATHS_MAX and now - self._deaths[0] < WINDOW_S
         self.open = self.open or many or self.hopeless
 
-    def forgive(self) -> None:
-        """Forget the last death: it was an input's doing, which cannot do it again."""
+    def suspect(self, now: float) -> None:
+        """Note a death during a search for the input whose doing it is: only when it is over it counts."""
+        self._unjudged.append(now)
+
+    def explain(self, deaths: int) -> None:
+        """Note that the last so many deaths were an input's doing, which cannot do it again."""
+        self._explained = deaths
+
+    def judge(self) -> None:
+        """Count the deaths of a search that is over, but for those that it has explained."""
+        deaths, self._unjudged = self._unjudged, []
+        explained, self._explained = self._explained, 0
+        for at in deaths[: max(0, len(deaths) - explained)]:
+            self.death(at, fruitful=True)  # each start went well
+        for _ in range(explained - len(deaths)):
+            self._forgive()
+
+    def _forgive(self) -> None:
         if self._deaths:
             self._deaths.pop()
         self._in_a_row = 0

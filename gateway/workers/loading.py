@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import math
 from collections.abc import Callable, Collection
 
 from backends.protocol import ProtocolError, Ready, Refused, Start
@@ -11,6 +13,9 @@ from gateway.workers.connection import Connection
 from gateway.workers.process import Death, WorkerProcess
 from gateway.workers.vigil import Patience
 from gateway.workers.worker import WorkerLost
+
+LATE_FACTOR = 20
+"""A start that takes so many times as long as the quickest one is late."""
 
 
 class LoadRefused(Exception):
@@ -23,6 +28,50 @@ class DiedLoading(Exception):
     def __init__(self, death: Death) -> None:
         super().__init__(f"{death.how}\n{death.said}".strip())
         self.cause = death.cause
+
+
+class Starts:
+    """The starts of one worker, one after the other.
+
+    Args:
+        spec, cores, echo, patience: see :func:`connect`.
+        tell_late: is called when a start takes far longer than an earlier one did. It goes on all the same.
+
+    Attributes:
+        late: whether the one that is on does.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        cores: Collection[int],
+        echo: Callable[[bytes], object] | None,
+        *,
+        patience: Patience,
+        tell_late: Callable[[], None],
+    ) -> None:
+        self.late = False
+        self._start = functools.partial(connect, spec, cores, echo, patience=patience)
+        self._patience = patience
+        self._tell_late = tell_late
+        self._quickest = math.inf
+
+    async def connect(self) -> Connection:
+        """Start the worker; see :func:`connect`."""
+        seconds_max = max(self._patience.hang_s, LATE_FACTOR * self._quickest)
+        never = self._patience.load_s + 1  # it is ended before
+        timer = asyncio.get_running_loop().call_later(min(seconds_max, never), self._note_late)
+        try:
+            connection = await self._start()
+        finally:
+            timer.cancel()
+            self.late = False
+        self._quickest = min(self._quickest, connection.load_seconds)
+        return connection
+
+    def _note_late(self) -> None:
+        self.late = True
+        self._tell_late()
 
 
 async def connect(

@@ -16,7 +16,7 @@ from gateway.workers.backoff import Backoff
 from gateway.workers.breaker import Breaker
 from gateway.workers.connection import Connection
 from gateway.workers.last_words import without_texts
-from gateway.workers.loading import DiedLoading, LoadRefused, connect
+from gateway.workers.loading import DiedLoading, LoadRefused, Starts
 from gateway.workers.process import Death
 from gateway.workers.vigil import Patience
 from gateway.workers.worker import State, Timed, WorkerLost
@@ -62,13 +62,11 @@ class Supervisor:
         self._state: State = "loading"
         self._reason = "the model is being loaded"
         self._model = model
-        self._spec = spec
+        self._starts = Starts(spec, cores, echo, patience=patience, tell_late=self._late)
         self._patience = patience
-        self._cores = cores
         self._metrics = metrics
         self._accepts = accepts
         self._changed = changed
-        self._echo = echo
         self._connection: Connection | None = None
         self._running: asyncio.Task[None] | None = None
         self._attempted = asyncio.Event()
@@ -79,8 +77,6 @@ class Supervisor:
         self._taking_turns = asyncio.Lock()
         self._loners = 0
         self._searched = False  # whether what the worker does now is done to find out what kills it
-        self._unjudged: list[float] = []  # when it died meanwhile
-        self._explained = 0
 
     def __repr__(self) -> str:
         return f"<Supervisor {self._model} {self.state}>"
@@ -170,7 +166,7 @@ class Supervisor:
 
     def explained(self, deaths: int) -> None:
         """See :class:`gateway.workers.worker.Worker`."""
-        self._explained = deaths
+        self._breaker.explain(deaths)
 
     async def replace(self, reason: str) -> None:
         """See :class:`gateway.workers.worker.Worker`."""
@@ -191,21 +187,16 @@ class Supervisor:
             WorkerLost: there is none, or none to be expected.
         """
         while self._connection is None or self._connection.lost:
-            if not self._loners or self._state in OVER or self._breaker.hopeless:
+            if not self._loners or self._state in OVER or self._breaker.hopeless or self._starts.late:
                 raise WorkerLost(self.reason)
             await self._change.wait()
         return self._connection
 
     async def _judge(self) -> None:
-        """Count the deaths of a search that is over, but for those that it has explained."""
+        """Judge the deaths of a search that is over."""
         while self._state == "ready" and self._connection is not None and self._connection.lost:
             await self._change.wait()  # until the last one is known
-        deaths, self._unjudged = self._unjudged, []
-        explained, self._explained = self._explained, 0
-        for at in deaths[: max(0, len(deaths) - explained)]:
-            self._breaker.death(at, fruitful=True)  # each start went well
-        for _ in range(explained - len(deaths)):
-            self._breaker.forgive()
+        self._breaker.judge()
         if self._state == "ready":
             self._breaker.probed()
         elif self._state == "restarting" and self._breaker.open:
@@ -222,7 +213,9 @@ class Supervisor:
                 return
             except Exception:  # a mistake of ours, which must not leave a model that nobody supervises
                 log.exception("supervisor failed", model=self._model)
+                self._breaker.death(time.monotonic(), fruitful=False)
                 self._died("the worker was lost")
+                self._attempted.set()
             self._metrics.worker_restarts.inc()
             await asyncio.sleep(self._backoff.pause())
 
@@ -233,7 +226,7 @@ class Supervisor:
             LoadRefused: the model cannot be served.
         """
         try:
-            connection = await connect(self._spec, self._cores, self._echo, patience=self._patience)
+            connection = await self._starts.connect()
         except DiedLoading as error:
             log.error("worker died while loading", model=self._model, how=str(error))
             self._metrics.worker_deaths[error.cause].inc()
@@ -250,10 +243,13 @@ class Supervisor:
         if connection.batches or self._searched:
             self._backoff.fruitful()
         if self._searched:
-            self._unjudged.append(time.monotonic())
+            self._breaker.suspect(time.monotonic())
         else:
             self._breaker.death(time.monotonic(), fruitful=connection.batches > 0)
         self._died(f"the worker died ({death.how})")
+
+    def _late(self) -> None:
+        self._to("broken", "the worker was started again, and takes far longer to load the model than before")
 
     async def _serve(self, connection: Connection) -> Death:
         info = connection.info

@@ -14,7 +14,8 @@ from backends.base import ModelInfo, TokenIds, Vectors
 State = Literal["ready", "searching", "restarting", "loading", "broken", "failed", "stopped"]
 """Best first. ``searching`` while it is there only for who looks for a guilty input; ``restarting`` after a
 death, while it is worth waiting; ``loading`` until the model is loaded for the first time; ``broken`` after
-too many deaths, until it has been started well; ``failed`` once it is hopeless."""
+too many deaths, or while a start takes far too long, until it has been started well; ``failed`` once it is
+hopeless."""
 
 
 class WorkerLost(Exception):

@@ -54,7 +54,8 @@ def test_forgiven():
     breaker = Breaker()
     for now in range(20):
         breaker.death(now, fruitful=False)
-        breaker.forgive()
+        breaker.explain(1)
+        breaker.judge()
     assert not breaker.open
 
 

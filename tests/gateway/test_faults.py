@@ -171,3 +171,21 @@ async def test_requests_wait_for_a_restart(start, own_child):
         await asyncio.sleep(0)
     assert model.replicas.state == "restarting"
     assert np.array_equal((await model.embed(Ask(["a"]))).vectors, [vector_of("a")])
+
+
+async def test_restart_that_hangs(start, own_child):
+    """A worker that takes far longer to start again than before is not waited for, until it is there."""
+    model = await start(FaultSpec(), **IMPATIENT)
+    before = own_child()
+    os.kill(before, signal.SIGKILL)
+    while own_child() in (before, None):
+        await asyncio.sleep(0)
+    freeze(own_child())
+    with pytest.raises(ModelUnavailable):
+        await model.embed(Ask(["a"]))
+    assert model.replicas.state == "broken"
+    assert "far longer" in await model.replicas.unready()
+    os.kill(own_child(), signal.SIGCONT)
+    while not model.replicas.ready:
+        await asyncio.sleep(0)
+    assert np.array_equal((await model.embed(Ask(["a"]))).vectors, [vector_of("a")])

@@ -38,7 +38,7 @@ class Watched:
         self.states = asyncio.Queue()
         self.accepting = True
         self.one = Supervisor(
-            "m", spec, metrics.model("m"), accepts=lambda info: self.accepting, changed=self._changed
+            "m", spec, metrics.model("m"), accepts=lambda info: bool(self.accepting), changed=self._changed
         )
 
     async def until(self, state):
@@ -155,6 +155,23 @@ async def test_deaths_of_a_search_that_are_explained(watched):
     await watching.until("ready")
     await died(watching.one, 1)
     await watching.until("broken")
+
+
+async def test_mistake_of_ours(watched):
+    """A supervisor that fails itself tries again, tells so after the first attempt, and is not waited for."""
+    watching = watched()
+    watching.accepting = Mistake()
+    await watching.one.attempted()
+    await watching.until("broken")
+    watching.accepting = True
+    await watching.until("ready")
+
+
+class Mistake:
+    """Neither true nor false."""
+
+    def __bool__(self):
+        raise RuntimeError("nobody foresaw this")
 
 
 async def test_refused_model(watched, metrics, own_child):
