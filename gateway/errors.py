@@ -42,6 +42,12 @@ class GatewayError(Exception):
         self.param = param
         self.retry_after = retry_after
 
+    def __copy__(self) -> Self:
+        """Return the same error, whatever it is made of."""
+        found = type(self).__new__(type(self), *self.args)
+        found.__dict__.update(self.__dict__)
+        return found
+
     def about(self, param: str) -> Self:
         """Return the same error, about this field: one that was found before its place was known."""
         found = copy.copy(self)
@@ -111,6 +117,9 @@ class InputFailed(GatewayError):
 
 class DeadlinePassed(GatewayError):
     """The request was not done in time."""
+
+    def __init__(self, message: str = "The request was not done in time.") -> None:
+        super().__init__(message)
 
 
 class ModelUnavailable(GatewayError):

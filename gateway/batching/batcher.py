@@ -129,7 +129,7 @@ class Batcher:
 
     def _drop(self, jobs: Sequence[Job]) -> None:
         self._queue.drop(jobs)
-        settle(jobs, late)
+        settle(jobs, DeadlinePassed)
 
     def _start(self, worker: Worker, jobs: list[Job]) -> None:
         self._in_flight[worker] += 1
@@ -155,8 +155,3 @@ class Batcher:
             settle(jobs, self._refusal)
         else:
             self._queue.put_back(jobs)
-
-
-def late() -> DeadlinePassed:
-    """Return the error of a job that was not done in time."""
-    return DeadlinePassed("The request was not done in time.")

@@ -13,7 +13,6 @@ T = TypeVar("T")
 
 NAME = "x-request-timeout-ms"
 HEADER = NAME.encode()
-PASSED = "The request was not done in time."
 
 
 class Deadline(NamedTuple):
@@ -35,7 +34,7 @@ class Deadline(NamedTuple):
         """
         seconds = self.at - time.monotonic()
         if seconds <= 0:
-            raise DeadlinePassed(PASSED)
+            raise DeadlinePassed
         return seconds
 
     async def bounds(self, work: Coroutine[Any, Any, T]) -> T:
@@ -50,7 +49,7 @@ class Deadline(NamedTuple):
             async with asyncio.timeout(self.at - time.monotonic()):
                 return await work
         except TimeoutError:
-            raise DeadlinePassed(PASSED) from None
+            raise DeadlinePassed from None
 
 
 def deadline_of(headers: Mapping[bytes, bytes], began: float, seconds_max: float) -> Deadline:

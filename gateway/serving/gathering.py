@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import NamedTuple
 
+import structlog
+
 from backends.base import TokenIds
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, InternalError
 
 Tokenized = Sequence[TokenIds | GatewayError]
 Tokenize = Callable[[Sequence[str]], Awaitable[Tokenized]]
 
 CHARS_MAX = 16_384  # so that nobody waits long for a neighbour's texts
 
+log = structlog.get_logger()
 
-class Waiting(NamedTuple):
+
+class PendingCall(NamedTuple):
     """A call that has not been made yet."""
 
     texts: Sequence[str]
@@ -39,7 +44,7 @@ class Gathering:
     def __init__(self, tokenize: Tokenize, ready: Callable[[], bool] = lambda: True) -> None:
         self._tokenize = tokenize
         self._ready = ready
-        self._waiting: dict[asyncio.Future[Tokenized], Waiting] = {}
+        self._waiting: dict[asyncio.Future[Tokenized], PendingCall] = {}
         self._calls: set[asyncio.Task[None]] = set()
         self._refusal: Callable[[], GatewayError] | None = None
 
@@ -56,7 +61,7 @@ class Gathering:
         if not self._waiting:
             loop.call_soon(self._make_calls)
         ids: asyncio.Future[Tokenized] = loop.create_future()
-        self._waiting[ids] = Waiting(texts, sum(map(len, texts)), ids)
+        self._waiting[ids] = PendingCall(texts, sum(map(len, texts)), ids)
         try:
             return await ids
         finally:
@@ -70,9 +75,8 @@ class Gathering:
     def refuse(self, make: Callable[[], GatewayError]) -> None:
         """Fail those that wait, or would have to from now on, with an error of their own."""
         self._refusal = make
-        for one in self._waiting.values():
-            if not one.ids.done():
-                one.ids.set_exception(make())
+        waiting, self._waiting = self._waiting, {}
+        _fail(waiting.values(), make)
 
     def _make_calls(self) -> None:
         """Make the calls for those that wait, in as few as their size allows, if they can be made."""
@@ -81,7 +85,7 @@ class Gathering:
         if not self._waiting or self._refusal is not None or not self._ready():
             return
         waiting, self._waiting = self._waiting, {}
-        group: list[Waiting] = []
+        group: list[PendingCall] = []
         chars = 0
         for one in waiting.values():
             if group and chars + one.chars > CHARS_MAX:
@@ -91,19 +95,21 @@ class Gathering:
             chars += one.chars
         self._start(group)
 
-    def _start(self, group: list[Waiting]) -> None:
+    def _start(self, group: list[PendingCall]) -> None:
         call = asyncio.get_running_loop().create_task(self._call(group))
         self._calls.add(call)
         call.add_done_callback(self._calls.discard)
 
-    async def _call(self, group: list[Waiting]) -> None:
+    async def _call(self, group: list[PendingCall]) -> None:
         texts = group[0].texts if len(group) == 1 else [text for one in group for text in one.texts]
         try:
             ids = await self._tokenize(texts)
-        except Exception as error:
-            for one in group:
-                if not one.ids.done():
-                    one.ids.set_exception(copy.copy(error))  # each request says of its own where it failed
+        except GatewayError as error:
+            _fail(group, partial(copy.copy, error))  # each request says of its own where it failed
+            return
+        except Exception:  # which the requests need not be able to share
+            log.exception("tokenizing failed", texts=len(texts))
+            _fail(group, InternalError)
             return
         begin = 0
         for one in group:
@@ -111,3 +117,10 @@ class Gathering:
             if not one.ids.done():
                 one.ids.set_result(ids[begin:end])
             begin = end
+
+
+def _fail(calls: Iterable[PendingCall], make: Callable[[], GatewayError]) -> None:
+    """Give each call an error of its own."""
+    for one in calls:
+        if not one.ids.done():
+            one.ids.set_exception(make())

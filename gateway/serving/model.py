@@ -93,7 +93,7 @@ class Model:
                 request = Request(prepared.rows, vectors, began + ask.seconds_max, ask.partial, places)
                 await self._run(request)
         except TimeoutError:
-            raise DeadlinePassed("The request was not done in time.") from None
+            raise DeadlinePassed from None
         if are_texts(ask.inputs):
             self.batcher.admission.learn(sum(map(len, ask.inputs)), request.tokens)
         made = await made_of(request, averages, ask, info)

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from gateway.errors import InputFailed, ModelUnavailable
+from gateway.errors import DeadlinePassed, InputFailed, InternalError, ModelUnavailable
 from gateway.serving.gathering import CHARS_MAX, Gathering
 from tests.gateway.fakes import all_quiet
 
@@ -111,3 +111,33 @@ async def test_given_up(gathered):
     assert await stays == ["c"]
     assert early.cancelled()
     assert late.cancelled()
+
+
+async def test_refused_and_asked_again(gathered):
+    """Who asks in the turn in which those before are refused is refused as well, and not left waiting."""
+    _, gathering = gathered
+    gathering._ready = lambda: False
+    early = ask(gathering, ["a"])
+    await all_quiet()
+    late = ask(gathering, ["b"])  # which takes its first step behind this one
+    gathering.refuse(lambda: ModelUnavailable("gone"))
+    for one in early + late:
+        with pytest.raises(ModelUnavailable):
+            await one
+
+
+async def test_mistake_of_ours(gathered):
+    """A call that fails in a way that nobody foresaw fails each that shares it with a fixed sentence."""
+    tokenizer, gathering = gathered
+    tokenizer.answer.set_exception(UnicodeEncodeError("utf-8", "a secret", 0, 1, "no"))
+    for one in ask(gathering, ["a"], ["b"]):
+        with pytest.raises(InternalError):
+            await one
+
+
+@pytest.mark.parametrize("error", [InternalError(), DeadlinePassed(), ModelUnavailable("gone", None, 5)])
+def test_errors_can_be_shared(error):
+    """Of any error there can be one more, about another field."""
+    other = error.about("input[3]")
+    assert (type(other), other.param, error.param) == (type(error), "input[3]", None)
+    assert (other.message, other.retry_after, str(other)) == (error.message, error.retry_after, str(error))
