@@ -124,9 +124,9 @@ class Connection:
         call = make(call_id)
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._calls[call_id] = answer
-        self._vigil.begin(call, seconds_max)
         try:
             self._process.send(call)
+            self._vigil.begin(call, seconds_max)
             return await answer
         finally:
             del self._calls[call_id]
@@ -163,6 +163,7 @@ class Connection:
             if verdict := self._vigil.tick():
                 self.condemn("hang", verdict)
                 return
+            self._process.look_round()
             self._process.send(Ping(next(self._ids)))  # whatever it answers is a sign of life
 
 

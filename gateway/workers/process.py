@@ -10,10 +10,10 @@ import os
 import signal
 import socket
 import sys
+import time
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 from backends.protocol import (
@@ -24,7 +24,8 @@ from backends.protocol import (
     encode_frame,
     payload_length,
 )
-from gateway.workers.worker import WorkerLost
+from gateway.workers.shortage import Shortage
+from gateway.workers.worker import CallFailed, WorkerLost
 
 STDERR_BYTES_KEPT = 4096
 READ_BYTES = 1 << 16
@@ -77,7 +78,7 @@ class WorkerProcess:
         self._writer = writer
         self._stderr = b""
         self._verdict: Death | None = None
-        self._memory_deaths = memory_deaths()
+        self._shortage = Shortage(time.monotonic())
         self._echo = echo
         self._listening = asyncio.get_running_loop().create_task(self._listen())
 
@@ -114,9 +115,17 @@ class WorkerProcess:
         return cls(process, reader, writer, echo)
 
     def send(self, message: ToWorker) -> None:
-        """Write a frame. What cannot be delivered is noticed by :meth:`receive`."""
+        """Write a frame. What cannot be delivered is noticed by :meth:`receive`.
+
+        Raises:
+            CallFailed: there is no such frame; the worker knows nothing of it.
+        """
+        try:
+            frame = encode_frame(message)
+        except ValueError as error:  # a text that is not Unicode, for instance
+            raise CallFailed(f"it cannot be sent: {type(error).__name__}") from None
         with suppress(RuntimeError):  # uvloop's word for a socket that has just been closed
-            self._writer.write(encode_frame(message))
+            self._writer.write(frame)
 
     async def receive(self) -> FromWorker:
         """Return the next message.
@@ -157,10 +166,14 @@ class WorkerProcess:
         """Return how a process ended that we did not end; a signal by its name, where it has one."""
         if code >= 0:
             return Death("exit", f"exit status {code}")
-        if code == -signal.SIGKILL and memory_deaths() > self._memory_deaths:
+        if code == -signal.SIGKILL and self._shortage.lately:
             return Death("memory", "ended by the system for lack of memory")
         names = {number.value: number.name for number in signal.Signals}
         return Death("signal", f"signal {names.get(-code, -code)}")
+
+    def look_round(self) -> None:
+        """Be asked now and then while it lives, so that its death can be judged by what has just happened."""
+        self._shortage.look(time.monotonic())
 
     def hush(self) -> None:
         """Echo nothing from now on: it is given texts of users, and libraries quote them."""
@@ -175,15 +188,6 @@ class WorkerProcess:
             if self._echo is not None:
                 with suppress(OSError):  # the terminal may have gone
                     self._echo(said)
-
-
-def memory_deaths(vmstat: Path = Path("/proc/vmstat")) -> int:
-    """Return how many processes the system has ended for lack of memory; 0 where it does not say."""
-    with suppress(OSError, ValueError):
-        for line in vmstat.read_text().splitlines():
-            if line.startswith("oom_kill "):
-                return int(line.split()[1])
-    return 0
 
 
 def _pin(pid: int, cores: Collection[int]) -> None:

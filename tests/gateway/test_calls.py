@@ -46,6 +46,9 @@ class Wire:
         """See :class:`gateway.workers.process.WorkerProcess`."""
         self.sent.append(message)
 
+    def look_round(self):
+        """See :class:`gateway.workers.process.WorkerProcess`."""
+
     async def receive(self):
         """See :class:`gateway.workers.process.WorkerProcess`."""
         message = await self.coming.get()

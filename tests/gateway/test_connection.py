@@ -14,7 +14,7 @@ import pytest
 from backends.fake import fake_vector
 from backends.spec import FakeSpec
 from gateway.workers.loading import DiedLoading, LoadRefused, connect
-from gateway.workers.worker import WorkerLost
+from gateway.workers.worker import CallFailed, WorkerLost
 from tests.gateway.fakes import all_quiet, make_ids
 from tests.processes import Watch, freeze, only_child_of
 
@@ -95,6 +95,14 @@ async def test_call_to_a_closed_socket(connection):
     connection._process._writer.transport.abort()
     with pytest.raises(WorkerLost):
         await connection.tokenize(["a"])
+
+
+async def test_call_that_cannot_be_sent(connection):
+    """A call that cannot be written as a frame fails by itself; the worker owes no answer to it."""
+    with pytest.raises(CallFailed):
+        await connection.tokenize(["\ud800"], seconds_max=0)
+    assert [connection._vigil.tick() for _ in range(3)] == [""] * 3
+    assert len(await connection.tokenize(["a"])) == 1
 
 
 async def test_cannot_be_started(monkeypatch):

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import get_args
 
-import pytest
-
 from gateway.metrics import CAUSES
-from gateway.workers.process import Cause, environment, memory_deaths
+from gateway.workers.process import Cause, environment
 
 
 def test_waiting_threads_do_not_spin_for_long():
@@ -31,11 +29,3 @@ def test_what_the_operator_sets_counts():
 def test_every_cause_is_counted():
     """Each way in which a worker can end has a count of its own."""
     assert set(CAUSES) == set(get_args(Cause))
-
-
-@pytest.mark.parametrize(("said", "count"), [("nr_free_pages 5\noom_kill 3\nx 1\n", 3), ("", 0), (None, 0)])
-def test_memory_deaths(tmp_path, said, count):
-    """How many processes the system has ended for lack of memory, where it says so."""
-    if said is not None:
-        (tmp_path / "vmstat").write_text(said)
-    assert memory_deaths(tmp_path / "vmstat") == count
