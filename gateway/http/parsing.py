@@ -9,15 +9,18 @@ from __future__ import annotations
 from typing import Any
 
 import httptools
+import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from gateway.errors import GatewayError, HeadTooLarge, NotHttp
+from gateway.errors import GatewayError, HeadTooLarge, InternalError, NotHttp
 
 HEAD_BYTES_MAX = 32 << 10
 """Bytes of a request line with its headers, and of what stands round the pieces of a chunked body."""
 
 
 VERSIONS = ("1.1", "1.0")
+
+log = structlog.get_logger()
 
 
 class Parsing(HttpToolsProtocol):
@@ -42,8 +45,7 @@ class Parsing(HttpToolsProtocol):
             if self._silent_bytes > HEAD_BYTES_MAX:
                 raise HeadTooLarge(f"The headers have at most {HEAD_BYTES_MAX} bytes.")
         except httptools.HttpParserError as error:
-            cause = error.__context__
-            self.refuse(cause if isinstance(cause, GatewayError) else NotHttp("This is not HTTP/1.1."))
+            self.refuse(_refusal(error))
         except GatewayError as error:
             self.refuse(error)
 
@@ -139,3 +141,16 @@ class Parsing(HttpToolsProtocol):
             elif name != b"upgrade":
                 lines.append(b"%b: %b" % (name, value))
         return b"\r\n".join([*lines, b"", b""])
+
+
+def _refusal(error: httptools.HttpParserError) -> GatewayError:
+    """Return what a client is told when the parser stops: at what it has sent, or at what we made of it."""
+    cause = error.__context__
+    if isinstance(cause, GatewayError):
+        return cause
+    if isinstance(error, httptools.HttpParserCallbackError) and not isinstance(
+        cause, httptools.HttpParserError | UnicodeError
+    ):
+        log.error("request failed in the parser", exc_info=cause)
+        return InternalError()
+    return NotHttp("This is not HTTP/1.1.")

@@ -11,7 +11,7 @@ from typing import Any, cast
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from gateway.errors import BodyTimeout, GatewayError, HeadTimeout
+from gateway.errors import BodyTimeout, GatewayError, HeadTimeout, NotHttp
 from gateway.http import status
 from gateway.http.client import ARRIVED, CLIENT, Client
 from gateway.http.cycle import Cycle
@@ -173,6 +173,8 @@ class Protocol(Waiting):
     def _complete_scope(self) -> None:
         """Tell the application what is asked for."""
         url = httptools.parse_url(self.url)
+        if url.path is None:
+            raise NotHttp("A request names a path.")
         path = url.path.decode("ascii")
         self.scope["method"] = self.parser.get_method().decode("ascii")
         self.scope["http_version"] = self.parser.get_http_version()

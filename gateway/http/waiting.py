@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterable
 from typing import Any, cast
 
+import structlog
+
 from gateway.config import ServerConfig
 from gateway.http.parsing import Parsing
 from gateway.http.transport import JoiningTransport
@@ -27,6 +29,9 @@ LINGER_S_MAX = 5.0
 
 LINGER_S_LATE = 0.5
 """How long one may that was too slow already."""
+
+
+log = structlog.get_logger()
 
 
 class Waiting(Parsing):
@@ -128,4 +133,10 @@ class Waiting(Parsing):
 def sweep(connections: Iterable[Waiting], now: float) -> None:
     """Act on the deadlines that have passed."""
     for one in [one for one in connections if one.deadline <= now or one.send_deadline <= now]:
-        one.expire(now)
+        try:
+            one.expire(now)
+        except (
+            Exception
+        ):  # a mistake of ours, which must not leave others without deadlines, nor this one open
+            log.exception("connection failed to expire")
+            one.transport.abort()

@@ -16,6 +16,7 @@ import pytest
 from gateway.app import create_app
 from gateway.config_file import parse
 from gateway.http import waiting
+from gateway.http.protocol import Protocol
 from gateway.http.server import Server
 from gateway.metrics import Metrics
 from gateway.serving.registry import Registry
@@ -120,6 +121,48 @@ async def test_an_answer_that_is_taken_in_small_pieces(monkeypatch):
                 taken += len(piece)
                 await asyncio.sleep(0.01)
         assert taken < length
+
+
+async def test_mistake_in_the_parser(monkeypatch):
+    """A mistake of ours while a request is parsed is told as one; what the client got wrong is his."""
+    async with running() as (server, *_):
+        for url, status in ((b"http://other", 400), (b"/livez", 500)):
+            if status == 500:
+                monkeypatch.setattr(Protocol, "_answer", lambda *_: {}["nobody foresaw this"])
+            address = server.servers[0].sockets[0].getsockname()
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(b"GET %b HTTP/1.1\r\nhost: a\r\n\r\n" % url)
+            assert int((await reader.read()).split()[1]) == status
+            writer.close()
+
+
+class Broken:
+    """A connection whose end is a mistake.
+
+    Attributes:
+        aborted: whether it has been cut off.
+    """
+
+    deadline, send_deadline = 0.0, 0.0
+
+    def __init__(self):
+        self.aborted = False
+        self.transport = self
+
+    def expire(self, now):
+        """See :class:`gateway.http.waiting.Waiting`."""
+        raise RuntimeError("nobody foresaw this")
+
+    def abort(self):
+        """See :class:`asyncio.Transport`."""
+        self.aborted = True
+
+
+def test_sweep():
+    """A connection that fails to expire is cut off, and those behind it have their deadlines."""
+    broken = [Broken(), Broken()]
+    waiting.sweep(broken, 1.0)
+    assert [one.aborted for one in broken] == [True, True]
 
 
 def fail(model, reason):
