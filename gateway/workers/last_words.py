@@ -1,7 +1,8 @@
 """PURE: what of a worker's standard error may be logged.
 
-Libraries quote what they fail on. Once a worker has been given texts of users, only lines of known shapes are
-repeated, and of these only the parts that no text can get into.
+Libraries quote what they fail on, and what they quote may look like a message of theirs. Once a worker has
+been given texts of users, only lines of known shapes are repeated, and of these only words that stand here,
+names of files that are part of this installation or of the engines, and the numbers of their lines.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import builtins
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 LINES_MAX = 40
@@ -33,30 +35,59 @@ CORRUPTED = "|".join(
 )
 """What glibc says of a heap that was written over."""
 
+THROWN = (
+    "bad_alloc|exception|invalid_argument|length_error|logic_error|out_of_range|runtime_error|system_error"
+)
+ENGINE_FILES = "|".join(
+    re.escape(name)
+    for name in (
+        *("ggml.c", "ggml-alloc.c", "ggml-backend.cpp", "ggml-cpu.c", "ggml-cpu.cpp", "ggml-cuda.cu"),
+        *("ggml-quants.c", "gguf.cpp", "ops.cpp", "binary-ops.cpp", "unary-ops.cpp", "vec.cpp", "llama.cpp"),
+        *(
+            "llama-batch.cpp",
+            "llama-context.cpp",
+            "llama-graph.cpp",
+            "llama-kv-cache.cpp",
+            "llama-memory.cpp",
+        ),
+        *("llama-model.cpp", "llama-vocab.cpp", "unicode.cpp"),
+    )
+)
+"""Files of llama.cpp in which a batch or a text can fail."""
+
+LINE = r"\d{1,5}"
+
 SHAPES = tuple(
     re.compile(shape)
     for shape in (
-        rf'^ *File "(?:{ROOTS})/[\w./-]+", line \d+,? in [\w<>.]+',  # of a Python stack
-        r"^Traceback \(most recent call last\)",
-        r"^(?:Current thread|Thread) 0x[0-9a-f]+",
-        rf"^(?:{NAMES})\b",
-        rf"^Fatal Python error: (?:{CRASHES})",
-        r"^thread '(?:main|<unnamed>)' (?:\(\d+\) )?panicked at [\w./@+-]+\.rs:\d+:\d+",  # of Rust
-        r"^[\w./+-]+\.(?:c|cpp|cu|h|hpp):\d+: GGML_ASSERT\b",
-        r"^terminate called (?:after throwing an instance of 'std::\w+'|without an active exception)",
-        rf"^(?:{CORRUPTED})$",
-        r"^CUDA (?:error|out of memory)",
+        rf'^ *(?P<said>File "(?P<path>(?:{ROOTS})/[\w./-]+)", line {LINE})(?!\d)',  # of a Python stack
+        r"^(?P<said>Traceback \(most recent call last\))",
+        r"^(?P<said>Current thread|Thread) 0x",
+        rf"^(?P<said>{NAMES})\b",
+        rf"^(?P<said>Fatal Python error: (?:{CRASHES}))",
+        r"^(?P<said>thread '(?:main|<unnamed>)') (?:\(\d+\) )?(?P<then>panicked) at ",  # of Rust
+        rf"^\S*?(?P<said>(?<![^/])(?:{ENGINE_FILES}):{LINE}: GGML_ASSERT)\b",
+        rf"^(?P<said>terminate called after throwing an instance of 'std::(?:{THROWN})')",
+        r"^(?P<said>terminate called without an active exception)",
+        rf"^(?P<said>{CORRUPTED})$",
+        r"^(?P<said>CUDA (?:error|out of memory))",
     )
 )
 
 
-def without_texts(said: str) -> str:
-    """Return the lines that hold no text of a user, and how many others there were."""
+def without_texts(said: str, is_file: Callable[[str], bool]) -> str:
+    """Return what of these lines holds no text of a user, and how many others there were.
+
+    Args:
+        said: what a worker wrote.
+        is_file: tells whether a path is that of a file on this machine.
+    """
     kept, hidden = [], 0
     for line in said.splitlines():
         found = next(filter(None, (shape.match(line) for shape in SHAPES)), None)
-        if found:
-            kept.append(found[0])
+        parts = found.groupdict() if found else {}
+        if parts and ("path" not in parts or is_file(parts["path"])):
+            kept.append(" ".join(part for name, part in parts.items() if name != "path"))
         else:
             hidden += bool(line.strip())
     kept = kept[-LINES_MAX:]

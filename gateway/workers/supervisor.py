@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
@@ -238,7 +239,9 @@ class Supervisor:
             death = await self._serve(connection)
         finally:
             await connection.close()
-        log.error("worker died", model=self._model, how=death.how, said=without_texts(death.said))
+        log.error(
+            "worker died", model=self._model, how=death.how, said=without_texts(death.said, os.path.isfile)
+        )
         self._metrics.worker_deaths[death.cause].inc()
         if connection.batches or self._searched:
             self._backoff.fruitful()
