@@ -44,5 +44,6 @@ class Cycle(RequestResponseCycle):
         if not self.response_started and not self.disconnected:
             if self.more_body or self._is_last():
                 self.keep_alive = False  # and uvicorn says so
-            self._begins(next((int(v) for name, v in message["headers"] if name == b"content-length"), 0))
+            headers = dict(message.get("headers", ()))
+            self._begins(int(headers.get(b"content-length", 0)))
         return super().send(message)

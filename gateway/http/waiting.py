@@ -30,7 +30,6 @@ LINGER_S_MAX = 5.0
 LINGER_S_LATE = 0.5
 """How long one may that was too slow already."""
 
-
 log = structlog.get_logger()
 
 
@@ -135,8 +134,6 @@ def sweep(connections: Iterable[Waiting], now: float) -> None:
     for one in [one for one in connections if one.deadline <= now or one.send_deadline <= now]:
         try:
             one.expire(now)
-        except (
-            Exception
-        ):  # a mistake of ours, which must not leave others without deadlines, nor this one open
+        except Exception:  # a mistake of ours: others shall have their deadlines, and this one shall end
             log.exception("connection failed to expire")
             one.transport.abort()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
+from gateway.batching.poison import Poison
 from gateway.errors import InputFailed, InternalError, ModelUnavailable
+from gateway.serving.tokenizer import Tokenizer
 from gateway.workers.isolation import SEARCH_DEATHS_MAX
 from gateway.workers.worker import CallFailed, OutOfMemory, WorkerLost
 from tests.gateway.fakes import (
@@ -13,6 +17,7 @@ from tests.gateway.fakes import (
     HeldWorker,
     all_quiet,
     expected,
+    make_ids,
     make_info,
     make_request,
     right_vectors,
@@ -226,6 +231,30 @@ async def test_too_many_killers(metrics):
     worker.batcher.admit(again)
     await all_quiet()
     assert isinstance(again.errors[0], InputFailed)
+
+
+async def test_too_many_killers_of_a_tokenizer():
+    """A search among texts is bounded in the same way, and tells each text what is known of it."""
+    texts, deaths = [f"text {n}" for n in range(64)], []
+
+    class Killed(HeldWorker):
+        """The one replica there is; of all texts it takes only the first, by itself."""
+
+        worth_waiting = True
+
+        async def least_busy(self):
+            return self
+
+        async def tokenize(self, some):
+            if some == texts[:1]:
+                return [make_ids(3)]
+            deaths.append(len(some))
+            raise WorkerLost("signal SIGABRT", suspect=True)
+
+    found = await Tokenizer("m", Killed(), Poison())(texts)
+    assert len(deaths) <= SEARCH_DEATHS_MAX + 3
+    assert len(found[0]) == 3
+    assert Counter(map(type, found[1:])).keys() == {InputFailed, ModelUnavailable}
 
 
 async def test_deaths_before_a_failure(metrics):
