@@ -79,9 +79,8 @@ class Runner:
 
         def still(jobs: Sequence[Job]) -> Sequence[Job]:
             for job in jobs if len(self._poison) else ():
-                if (
-                    job in left and job.ids.tobytes() in self._poison
-                ):  # another one like it has ended a worker
+                # another one like it has ended a worker
+                if job in left and job.ids.tobytes() in self._poison:
                     tell(job, CallFailed("it is known to end a worker"))
             return [job for job in jobs if job in left]
 
