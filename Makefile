@@ -19,7 +19,8 @@ test: check
 test-clients: $(patsubst tests/clients/%/requirements.txt,test-clients-%,$(wildcard tests/clients/*/requirements.txt))
 
 test-clients-%: $(CLIENTS)/%/.installed $(VENV)/.installed-test
-	EMBEDDINGS_GATEWAY_EVERY_CLIENT=1 EMBEDDINGS_GATEWAY_PYTHON=$(abspath $(BIN)/python) \
+	PATH="$(abspath $(CLIENTS)/$*/bin):$$PATH" \
+	  EMBEDDINGS_GATEWAY_EVERY_CLIENT=1 EMBEDDINGS_GATEWAY_PYTHON=$(abspath $(BIN)/python) \
 	  $(CLIENTS)/$*/bin/python -m pytest --quiet tests/clients/$* $(ARGUMENTS)
 
 check: $(VENV)/.installed-test
@@ -67,7 +68,8 @@ $(CLIENTS)/%/.installed: tests/clients/%/requirements.txt
 	@echo "Installing the clients of tests/clients/$*"
 	@$(PYTHON) -m venv $(@D)
 	@$(@D)/bin/pip install --quiet --disable-pip-version-check --requirement $<
-	@if [ -e tests/clients/$*/package.json ]; then cd tests/clients/$* && npm ci --silent --ignore-scripts; fi
+	@if [ -e tests/clients/$*/package.json ]; then cd tests/clients/$* && \
+	  PATH="$(abspath $(@D)/bin):$$PATH" npm ci --silent --ignore-scripts; fi
 	@touch $@
 
 $(CLIENTS)/node/.installed: tests/clients/node/package-lock.json
