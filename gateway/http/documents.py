@@ -16,6 +16,7 @@ from litestar import Litestar
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import SwaggerRenderPlugin
 from litestar.openapi.spec import (
+    OpenAPIHeader,
     OpenAPIMediaType,
     OpenAPIResponse,
     OpenAPIType,
@@ -46,6 +47,16 @@ HEADERS = {
     "x-request-id": ("The request's id, if it is a sane one.", Schema(type=OpenAPIType.STRING)),
 }
 
+ANSWER_HEADERS = {
+    "x-request-id": "The request's id: the client's own, or one of the gateway's.",
+    "openai-processing-ms": "How long it took, in milliseconds.",
+    "server-timing": "How long each phase took: tokenize, queue, infer, encode.",
+    "x-embedding-space": "The fingerprint of the space that the vectors live in.",
+    "x-prompt": "The name of the model's prompt that went before the texts, if one did.",
+    "x-truncated-inputs": "The inputs that were cut, if any were.",
+    "x-averaged-inputs": "The inputs whose vectors are averages of several windows, if any are.",
+}
+
 
 def _errors() -> dict[int, str]:
     """Return what each status means: what the errors that have it say of themselves."""
@@ -73,7 +84,14 @@ class EmbeddingsOperation(Operation):
             for name, (says, schema) in HEADERS.items()
         ]
         self.request_body = RequestBody(required=True, content=_content(EmbeddingRequest))
-        success = OpenAPIResponse("One entry for each input, in order.", content=_content(EmbeddingResponse))
+        success = OpenAPIResponse(
+            "One entry for each input, in order.",
+            headers={
+                name: OpenAPIHeader(description=says, schema=Schema(type=OpenAPIType.STRING))
+                for name, says in ANSWER_HEADERS.items()
+            },
+            content=_content(EmbeddingResponse),
+        )
         self.responses = {"200": success}
         for code, says in ERRORS.items():
             self.responses[str(code)] = OpenAPIResponse(says, content=_content(ErrorBody))
