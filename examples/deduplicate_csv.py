@@ -1,8 +1,8 @@
 """Deduplicate a CSV file by the meaning of one column, without a server.
 
 The first of each group of rows that say the same is kept, in the order of the file. Greedy: a row is dropped
-if the cosine of its text to that of a row which was kept is ``--near`` or more, so it is never dropped for being
-like one that was dropped itself. Rows whose text cannot be embedded, such as an empty one, are kept.
+if the cosine of its text to that of a row which was kept is ``--near`` or more, so it is never dropped for
+being like one that was dropped itself. Rows whose text cannot be embedded, such as an empty one, are kept.
 
 Needs the library and a model, here the default one. From the clone's folder:
 
