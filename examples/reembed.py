@@ -21,6 +21,7 @@ import sys
 
 import numpy as np
 from openai import APIStatusError, OpenAI
+from openai.types import Embedding
 
 
 def options() -> argparse.Namespace:
@@ -42,7 +43,10 @@ class Gateway:
 
     def space(self) -> str:
         """Return the space of the model as it is now; an alias has the space of its model."""
-        return self._client.models.retrieve(self._model).fingerprint
+        card = self._client.models.retrieve(self._model)
+        if card.fingerprint is None:
+            raise SystemExit(f"The model is {card.state}: run this again when it is ready.")
+        return card.fingerprint
 
     def embed(self, texts: list[str], role: str, space: str) -> list[np.ndarray | None]:
         """Return the vectors of texts, in their order, or ``None`` for one that cannot be embedded."""
@@ -53,8 +57,16 @@ class Gateway:
             extra_body={"input_type": role, "truncate": "mean", "partial": True},
             extra_headers={"x-expected-space": space},
         )
-        vectors = [item.embedding for item in answer.data]
-        return [None if vector is None else np.array(vector, np.float32) for vector in vectors]
+        return [vector_of(item) for item in answer.data]
+
+
+def vector_of(item: Embedding) -> np.ndarray | None:
+    """Return the vector of an entry, or ``None`` if its text is at fault; end if the gateway is."""
+    if item.embedding is not None:
+        return np.array(item.embedding, np.float32)
+    if item.error["type"] != "invalid_request_error" and item.error["code"] != "input_failed":
+        raise SystemExit(f"Run this again later: {item.error['message']}")
+    return None
 
 
 def reembed(database: sqlite3.Connection, gateway: Gateway, batch: int) -> None:
@@ -62,14 +74,15 @@ def reembed(database: sqlite3.Connection, gateway: Gateway, batch: int) -> None:
     space, done = gateway.space(), 0
     (total,) = database.execute("SELECT count(*) FROM texts WHERE space IS NOT ?", [space]).fetchone()
     select = "SELECT id, text FROM texts WHERE space IS NOT ? LIMIT ?"
+    update = "UPDATE texts SET vector = ?, space = ? WHERE id = ? AND text = ?"  # not if it was edited since
     while rows := database.execute(select, [space, batch]).fetchall():
         vectors = gateway.embed([text for _, text in rows], "document", space)
         with database:  # a transaction
-            for (key, _), vector in zip(rows, vectors, strict=True):
+            for (key, text), vector in zip(rows, vectors, strict=True):
                 if vector is None:
                     print(f"{key} cannot be embedded", file=sys.stderr)
                 stored = None if vector is None else vector.tobytes()
-                database.execute("UPDATE texts SET vector = ?, space = ? WHERE id = ?", [stored, space, key])
+                database.execute(update, [stored, space, key, text])
         done += len(rows)
         print(f"{done} of {total} rows", file=sys.stderr)
     print(f"{done} rows were embedded; all are of space {space} now")
