@@ -151,6 +151,16 @@ def test_every_file_says_what_it_does(path):
         assert f"`{'/'.join(inside)}`" in section.partition("\n### ")[0]
 
 
+@pytest.mark.parametrize("path", sorted(ROOT.glob("examples/*.py")), ids=lambda path: path.name)
+def test_every_example_is_shown_and_run(path):
+    """An example says how it is run, uses nothing that is not public, is in the table, and has a test."""
+    tree = ast.parse(path.read_text())
+    assert f"examples/{path.name}" in ast.get_docstring(tree)
+    assert not any(module.startswith(("gateway.library", "backends", "tests")) for module in imports(tree))
+    assert f"[{path.name}]({path.name})" in (ROOT / "examples/README.md").read_text()
+    assert any(path.name in test.read_text() for test in ROOT.glob("tests/**/test_examples.py"))
+
+
 def test_there_is_no_cycle():
     """No file imports one that needs it."""
     paths = [*SOURCES, *MEASURING]
