@@ -43,7 +43,9 @@ class FakeBackend:
             dtype="fp32",
             device="cpu",
             runtime="fake",
-            fingerprint=fingerprint({"runtime": "fake", "width": spec.width, "prompts": words}),
+            fingerprint=fingerprint(
+                {"runtime": "fake", "width": spec.width, "prompts": words, "default_prompt": default}
+            ),
             cost=spec.cost,
             batch_tokens=spec.batch_tokens or 512,
             batch_inputs=64,

@@ -34,7 +34,11 @@ class GatewayError(Exception):
         message: one sentence for the client.
         param: the request field that it is about, such as ``input[17]``.
         retry_after: seconds after which trying again is worth while, where that is known.
+        of_the_input: whether it may be the fault of one input, which would fail again: only then can the
+            others be answered without it.
     """
+
+    of_the_input = False
 
     def __init__(self, message: str, param: str | None = None, retry_after: int | None = None) -> None:
         super().__init__(message)
@@ -57,6 +61,8 @@ class GatewayError(Exception):
 
 class InvalidRequest(GatewayError):
     """A field is missing, of the wrong type or out of range."""
+
+    of_the_input = True
 
 
 class InvalidJson(InvalidRequest):
@@ -113,6 +119,8 @@ class Overloaded(GatewayError):
 
 class InputFailed(GatewayError):
     """The model fails on this input, and would again."""
+
+    of_the_input = True
 
 
 class DeadlinePassed(GatewayError):

@@ -60,7 +60,7 @@ def configure_library() -> None:
             without_messages,
             structlog.processors.KeyValueRenderer(key_order=["event"]),
         ],
-        wrapper_class=structlog.stdlib.BoundLogger,
+        wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),  # whose traces are events' own
         logger_factory=structlog.stdlib.LoggerFactory(),
     )
 

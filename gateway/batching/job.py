@@ -54,13 +54,14 @@ class Request:
     """The inputs of one client's request: their jobs, and their vectors or errors as they arrive.
 
     Belongs to the event loop it was made in. ``done`` is set exactly once: when the last input is settled,
-    when one fails and ``partial`` is false, or when it is cancelled because the client went away.
+    when one fails and ``partial`` is false or the fault is not its own, or when it is cancelled because the
+    client went away.
 
     Args:
         inputs: the token ids of each, or why it has none.
         vectors: NaN, float32 ``[inputs, dimensions]``: room for what comes.
         deadline: when the jobs are no longer worth computing, in seconds of the monotonic clock.
-        partial: whether an input that fails leaves the others alone.
+        partial: whether an input that fails by its own fault leaves the others alone.
         places: which input each row is a window of; ``None`` where each row is an input.
 
     Attributes:
@@ -111,7 +112,7 @@ class Request:
             return
         if isinstance(outcome, GatewayError):
             self.errors[index] = outcome
-            if not self._partial:
+            if not self._partial or not outcome.of_the_input:
                 self.done.set_exception(outcome)
                 return
         else:

@@ -69,7 +69,7 @@ async def probe(model: Model) -> Found:
 
 def table(found: Sequence[Found], source: str) -> Table:
     """Return what was found, a column for each model."""
-    shown = Table("", *(one.name for one in found), title=f"Models of {source}")
+    shown = Table("", *(rich_escaped(one.name) for one in found), title=f"Models of {source}")
     for name in FACTS:
         shown.add_row(name.replace("_", " "), *(fact(one.info, name) for one in found))
     shown.add_row("alone = in company", *(f"{one.agreement:.6f}" if one.info else "-" for one in found))
@@ -81,8 +81,8 @@ def fact(info: ModelInfo | None, name: str) -> str:
     """Return a fact as people read it."""
     value = getattr(info, name, None)
     if isinstance(value, Sized) and not isinstance(value, str):
-        return ", ".join(map(str, cast(Iterable[object], value))) or "-"
-    return "-" if value is None else str(value)
+        return rich_escaped(", ".join(map(str, cast(Iterable[object], value)))) or "-"
+    return "-" if value is None else rich_escaped(str(value))
 
 
 FACTS = (

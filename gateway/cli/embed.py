@@ -98,13 +98,12 @@ async def embed_all(config: Config, name: str, ask: Ask) -> Vectors:
     limits = InputLimits(config.server.input_chars_max, config.server.input_ids_max)
     async with Registry(config, Metrics(), echo()) as registry:
         named = registry.find(name)
-        info = await loaded(named.model)
+        await loaded(named.model)
         columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=err, disable=not err.is_terminal, transient=True) as progress:
             bar = progress.add_task("", total=len(ask.inputs))
             found = await embed_many(
                 named.model,
-                info,
                 ask._replace(role=named.role),
                 limits,
                 lambda done, _: progress.update(bar, completed=done),

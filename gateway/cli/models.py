@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from gateway.cli.options import ConfigPath, load_config, out
+from gateway.cli.options import ConfigPath, load_config, out, rich_escaped
 
 
 def models(config: ConfigPath = None) -> None:
@@ -14,10 +14,10 @@ def models(config: ConfigPath = None) -> None:
     for name, model in settings.models.items():
         spec, serving = model.spec, model.serving
         table.add_row(
-            name,
+            rich_escaped(name),
             spec.kind,
-            getattr(spec, "path", ""),
-            ", ".join(serving.aliases),
+            rich_escaped(getattr(spec, "path", "")),
+            rich_escaped(", ".join(serving.aliases)),
             str(serving.replicas),
         )
     out.print(table)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, get_args
 
-from backends.base import ModelInfo
 from gateway import log
 from gateway.config import Config, Role, Truncate
 from gateway.config_file import find_config, parse, read_config
@@ -50,13 +50,16 @@ class AsyncEmbedder:
         self._limits = InputLimits(server.input_chars_max, server.input_ids_max)
         self._registry = Registry(self.config, Metrics())
         self._open = False
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def __repr__(self) -> str:
         state = "open" if self._open else "closed"
         return f"<{type(self).__name__} of {', '.join(self.config.models)}, {state}>"
 
     async def __aenter__(self) -> Self:
-        self._open = True
+        if self._loop is not None:
+            raise RuntimeError("an embedder can be entered once")
+        self._open, self._loop = True, asyncio.get_running_loop()
         await self._registry.__aenter__()
         return self
 
@@ -100,13 +103,14 @@ class AsyncEmbedder:
                 ``None`` is as configured.
             input_type: ``query`` or ``document``, for models that have words for that.
             partial: whether a text may fail without failing the others.
-            progress: is told how many texts are done, and how many there are.
+            progress: is told how many texts are done, and how many there are; at first, before the model is
+                loaded, that none is.
 
         Raises:
             GatewayError: a text cannot be embedded, and ``partial`` is false; ``param`` says which, as
                 ``input[17]``. Or the model is not there (:class:`ModelNotFound`), does not load, or has
                 stopped (:class:`ModelUnavailable`).
-            RuntimeError: the embedder is closed, or was meanwhile.
+            RuntimeError: the embedder is closed, or was meanwhile, or belongs to another event loop.
             TypeError: ``texts`` is one string, or holds what is none.
             ValueError: there are several models, and none is named; or a word is none of those above.
         """
@@ -115,10 +119,12 @@ class AsyncEmbedder:
         refuse_unknown(input_type, Role, "input_type")
         named = self._named(model)
         role = named.role_of(input_type)
+        if progress is not None:
+            progress(0, len(inputs))
         try:
-            info = await loaded(named.model)
+            await loaded(named.model)
             ask = Ask(inputs, dimensions, truncate, role, partial)
-            return await embed_many(named.model, info, ask, self._limits, progress)
+            return await embed_many(named.model, ask, self._limits, progress)
         except ModelUnavailable:
             if not self._open:
                 raise RuntimeError("the embedder was closed") from None
@@ -127,6 +133,8 @@ class AsyncEmbedder:
     def _named(self, name: str | None) -> Named:
         if not self._open:
             raise RuntimeError("the embedder is closed")
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError("the embedder belongs to another event loop")
         if name is not None:
             return self._registry.find(name)
         if len(self.config.models) > 1:
@@ -134,17 +142,16 @@ class AsyncEmbedder:
         return Named(self._registry.models[0], None)
 
 
-async def loaded(model: Model) -> ModelInfo:
-    """Wait until a model is loaded, and return its facts.
+async def loaded(model: Model) -> None:
+    """Wait until a model is loaded.
 
     Raises:
         ModelUnavailable: it cannot be; the message says why.
     """
     await model.replicas.attempted()
-    if (info := model.replicas.info) is None:
+    if model.replicas.info is None:
         state, reason = model.replicas.state, model.replicas.reason
         raise ModelUnavailable(f"{model.name} is {state}: {reason}")
-    return info
 
 
 def config_of(source: Source) -> Config:
@@ -182,4 +189,6 @@ def list_of(texts: Iterable[str]) -> list[str]:
     for index, text in enumerate(found):
         if not isinstance(text, str):
             raise TypeError(f"text {index} is of type {type(text).__name__}, not str")
+        if type(text) is not str:  # numpy's, for instance
+            found[index] = str(text)
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import queue
 import threading
 from collections.abc import Callable, Coroutine
@@ -20,6 +21,7 @@ class LoopThread:
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._open = True
+        self._process = os.getpid()
         self._entrance = threading.Lock()
         self._thread = threading.Thread(target=self._loop.run_forever, name="embedder", daemon=True)
         self._thread.start()
@@ -28,7 +30,7 @@ class LoopThread:
         """Return what comes of ``work``; leaving early, by an exception in this thread, cancels it.
 
         Raises:
-            RuntimeError: the loop is closed.
+            RuntimeError: it is closed, or belongs to the process that this one was forked from.
         """
         return self.run_in_steps(lambda _: work, None)
 
@@ -40,6 +42,9 @@ class LoopThread:
         """Do the same, with ``progress`` called in this thread whenever the work tells of a step."""
         steps: queue.SimpleQueue[Step | None] = queue.SimpleQueue()
         work = start(lambda done, total: steps.put((done, total)))
+        if os.getpid() != self._process:
+            work.close()
+            raise RuntimeError("the embedder belongs to the process that this one was forked from")
         with self._entrance:
             if not self._open:
                 work.close()
@@ -58,7 +63,12 @@ class LoopThread:
             raise
 
     def close(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Do a last piece of work, cancel all other, and end the thread. Harmless the second time."""
+        """Do a last piece of work, cancel all other, and end the thread. Harmless the second time.
+
+        In a process that was forked from this one there is no thread, and nothing to end.
+        """
+        if os.getpid() != self._process:
+            return
         with self._entrance:
             if not self._open:
                 return

@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import cast
 
 import numpy as np
 
-from backends.base import ModelInfo
 from gateway.errors import GatewayError, InternalError, InvalidRequest, Overloaded, TooManyTokens
 from gateway.library.embeddings import Embeddings
 from gateway.serving.ask import Answer, Ask, InputLimits, Texts, fault_of
 from gateway.serving.model import Model
 
 PART = 256
+PART_CHARS = 500_000
 PARTS_AT_ONCE = 4
 
 Progress = Callable[[int, int], object]
@@ -53,7 +53,15 @@ class Gathered:
         self._averaged += (start + place for place in answer.averaged)
         self._prompt = answer.prompt
         self._tokens += answer.tokens
-        self._done += len(answer.vectors)
+        self._count(len(answer.vectors))
+
+    def fail(self, text: int, error: GatewayError) -> None:
+        """Take the error of a text that no request could have."""
+        self._errors[text] = error
+        self._count(1)
+
+    def _count(self, texts: int) -> None:
+        self._done += texts
         if self._progress is not None:
             self._progress(self._done, len(self._vectors))
 
@@ -78,14 +86,11 @@ class Gathered:
         )
 
 
-async def embed_many(
-    model: Model, info: ModelInfo, ask: Ask, limits: InputLimits, progress: Progress | None
-) -> Embeddings:
+async def embed_many(model: Model, ask: Ask, limits: InputLimits, progress: Progress | None) -> Embeddings:
     """Embed the texts of ``ask``, of which there may be any number.
 
     Args:
-        model: the model.
-        info: its facts.
+        model: it is loaded.
         ask: for texts.
         limits: bounds on one of them.
         progress: is called in the event loop.
@@ -93,17 +98,18 @@ async def embed_many(
     Raises:
         GatewayError: one of them cannot be embedded, and ``partial`` is false; or none can now.
     """
+    info = model.info_for(ask)
     began = time.monotonic()
     refused = faults(cast(Texts, ask.inputs), limits)
     if refused and not ask.partial:
         raise refused[min(refused)]
     ask = ask._replace(refused=refused)
     gathered = Gathered(len(ask.inputs), ask.dimensions or info.dimensions, progress)
-    parts = iter(range(0, len(ask.inputs), PART))
+    parts = parts_of(cast(Texts, ask.inputs))
 
     async def work() -> None:
-        for start in parts:
-            await _embed_part(model, ask, start, min(start + PART, len(ask.inputs)), gathered)
+        for start, end in parts:
+            await _embed_part(model, ask, start, end, gathered)
 
     try:
         async with asyncio.TaskGroup() as tasks:
@@ -114,6 +120,18 @@ async def embed_many(
     return gathered.embeddings(model.name, info.fingerprint, time.monotonic() - began)
 
 
+def parts_of(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """Yield where parts begin and end, each of so many texts and characters at most, or of one text."""
+    start = chars = 0
+    for at, text in enumerate(texts):
+        chars += len(text)
+        if at > start and (at - start == PART or chars > PART_CHARS):
+            yield start, at
+            start, chars = at, len(text)
+    if start < len(texts):
+        yield start, len(texts)
+
+
 async def _embed_part(model: Model, ask: Ask, start: int, end: int, gathered: Gathered) -> None:
     """Embed the texts from ``start`` to ``end``: in halves if too many, later if the queue is full."""
     refused = {at - start: ask.refused[at] for at in range(start, end) if at in ask.refused}
@@ -121,6 +139,9 @@ async def _embed_part(model: Model, ask: Ask, start: int, end: int, gathered: Ga
         try:
             answer = await model.embed(ask._replace(inputs=ask.inputs[start:end], refused=refused))
         except TooManyTokens as error:
+            if end - start == 1 and ask.partial:
+                gathered.fail(start, error.about(f"input[{start}]"))
+                return
             if end - start == 1:
                 raise error.about(f"input[{start}]") from None
             middle = (start + end) // 2

@@ -17,6 +17,7 @@ BLOCK = 1024
 NAMED_MAX = 100
 DEVIATIONS = 5.0
 MAD_TO_DEVIATION = 1.4826  # of a normal distribution
+DEVIATION_MIN = 0.01  # among vectors that are nearly all the same, hardly different ones are no outliers
 
 
 class Quality(NamedTuple):
@@ -116,4 +117,4 @@ def outlying(unit: Vectors) -> NDArray[np.intp]:
     cosines = unit @ unit.mean(axis=0)
     median = np.median(cosines)
     deviation = MAD_TO_DEVIATION * np.median(np.abs(cosines - median))
-    return np.flatnonzero(cosines < median - DEVIATIONS * max(deviation, np.finfo(np.float32).eps))
+    return np.flatnonzero(cosines < median - DEVIATIONS * max(deviation, DEVIATION_MIN))

@@ -76,7 +76,7 @@ class Model:
         Raises:
             GatewayError: the request is refused or fails; the tree in ``errors`` tells how.
         """
-        info = self._info_for(ask)
+        info = self.info_for(ask)
         began = time.monotonic()
         try:
             async with asyncio.timeout(ask.seconds_max):
@@ -105,14 +105,18 @@ class Model:
             errors=made.errors,
             tokens=request.tokens,
             truncated=prepared.truncated,
-            averaged=() if averages is None else averages.inputs,
+            averaged=[] if averages is None else [one for one in averages.inputs if one not in made.errors],
             prompt=prepared.prompt,
             space=info.fingerprint,
             seconds={"tokenize": tokenized - began} | request.seconds(since=tokenized),
         )
 
-    def _info_for(self, ask: Ask) -> ModelInfo:
-        """Return the model's facts, after checking what needs nothing else."""
+    def info_for(self, ask: Ask) -> ModelInfo:
+        """Return the model's facts, after checking what needs nothing else.
+
+        Raises:
+            GatewayError: the request is refused.
+        """
         info = self.replicas.info
         if info is None or not self.replicas.worth_waiting:
             raise self._unavailable()

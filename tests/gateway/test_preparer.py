@@ -231,13 +231,21 @@ async def test_no_windows_where_all_fits():
 
 @pytest.mark.parametrize(
     ("truncate", "texts"),
-    [("right", ["Q: 01234"]), ("left", ["Q:456789"]), ("mean", ["Q: 01234", "Q:56789"])],
+    [("right", ["Q: 01234"]), ("left", ["Q: 56789"]), ("mean", ["Q: 01234", "Q: 56789"])],
 )
 async def test_prompt_before_what_is_left(truncate, texts):
-    """What is left of a long text, and each window of it, has the prompt; a blank counts as text."""
+    """What is left of a long text, and each window of it, has the whole prompt before it."""
     info = make_info(max_tokens=10, prompts={"query": "Q: "})
     prepared = await prepare(Ask(["0123456789"], role="query", truncate=truncate), info)
     assert texts_of(prepared) == texts
+
+
+@pytest.mark.parametrize("truncate", ["right", "left", "mean"])
+async def test_prompt_that_leaves_no_room(truncate):
+    """Where the prompt alone fills the model, no text has a vector: all would have that of the prompt."""
+    info = make_info(max_tokens=10, prompts={"query": "Questions"})
+    with pytest.raises(ContextLengthExceeded, match="prompt"):
+        await prepare(Ask(["a"], role="query", truncate=truncate), info)
 
 
 async def test_windows_of_failed_inputs():

@@ -10,8 +10,6 @@ import pytest
 from gateway import AsyncEmbedder
 from tests.gateway.fakes import WIDTH, vector_of
 
-pytestmark = pytest.mark.anyio
-
 MODEL = {"backend": "fault", "width": WIDTH, "seconds_per_token": 1e-5}
 
 
@@ -22,6 +20,7 @@ async def embedder():
         yield embedder
 
 
+@pytest.mark.anyio
 async def test_many_tasks(embedder):
     """Tasks use one embedder at the same time, and each gets its own vectors."""
 
@@ -33,17 +32,19 @@ async def test_many_tasks(embedder):
     assert all(await asyncio.gather(*map(work, range(10))))
 
 
+@pytest.mark.anyio
 async def test_warm_up(embedder):
     """Warming up waits until the models are loaded."""
     await embedder.warm_up()
     assert (await embedder.embed(["a"])).vectors.shape == (1, WIDTH)
 
 
+@pytest.mark.anyio
 async def test_a_task_that_is_cancelled(embedder):
     """A call that is cancelled takes its waiting texts with it, and others never notice."""
     begun = asyncio.Event()
     long = asyncio.create_task(
-        embedder.embed(["x" * 100] * 50_000, truncate="right", progress=lambda *_: begun.set())
+        embedder.embed(["x" * 100] * 50_000, truncate="right", progress=lambda done, _: done and begun.set())
     )
     await begun.wait()
     long.cancel()
@@ -53,12 +54,29 @@ async def test_a_task_that_is_cancelled(embedder):
     assert np.array_equal(found.vectors, [vector_of("a")])
 
 
+@pytest.mark.anyio
 async def test_closed(embedder):
     """A closed embedder says that it is, to calls that wait as to later ones."""
     begun = asyncio.Event()
-    waiting = asyncio.create_task(embedder.embed(["x" * 100] * 50_000, progress=lambda *_: begun.set()))
+    waiting = asyncio.create_task(
+        embedder.embed(["x" * 100] * 50_000, progress=lambda done, _: done and begun.set())
+    )
     await begun.wait()
     await embedder.close()
     for call in (waiting, embedder.embed(["a"])):
         with pytest.raises(RuntimeError, match="closed"):
             await call
+
+
+def test_another_loop():
+    """An embedder is used in the loop that it was entered in, and entered once; anything else is told."""
+    embedder = AsyncEmbedder({"models": {"m": MODEL}})
+
+    async def begin():
+        async with embedder:
+            with pytest.raises(RuntimeError, match="another event loop"):
+                await asyncio.to_thread(asyncio.run, embedder.embed(["a"]))
+
+    asyncio.run(begin())
+    with pytest.raises(RuntimeError, match="once"):
+        asyncio.run(begin())

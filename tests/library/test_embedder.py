@@ -19,7 +19,7 @@ from gateway.config_file import ConfigError
 from gateway.errors import InputFailed, InvalidRequest, ModelNotFound, ModelUnavailable, TooManyTokens
 from tests.gateway.fakes import WIDTH, vector_of
 from tests.processes import children_of
-from tests.server import eventually
+from tests.server import WAIT_S, eventually
 
 FAKE = {"backend": "fake", "width": WIDTH}
 FAULT = {"backend": "fault", "width": WIDTH}
@@ -70,6 +70,11 @@ def test_an_iterable(make):
     np.testing.assert_array_equal(make().embed(str(n) for n in range(3)).vectors, right("012"))
 
 
+def test_strings_of_other_kinds(make):
+    """A column of a table, numpy's own strings, is as good as a list, and harms nobody."""
+    np.testing.assert_array_equal(make().embed(np.array(["a", "bc"])).vectors, right(["a", "bc"]))
+
+
 def test_many_threads(make):
     """Threads use one embedder at the same time, and each gets its own vectors."""
     embedder = make()
@@ -83,7 +88,7 @@ def test_many_threads(make):
 
 
 def test_progress(make):
-    """Progress is told in the calling thread, never goes back, and ends with all."""
+    """Progress is told in the calling thread, begins with none, never goes back, and ends with all."""
     told = []
     make().embed(
         texts_of(1000), progress=lambda done, total: told.append((done, total, threading.get_ident()))
@@ -91,7 +96,7 @@ def test_progress(make):
     counts = [done for done, _, _ in told]
     assert counts == sorted(counts)
     assert len(counts) > 1
-    assert told[-1][:2] == (1000, 1000)
+    assert (told[0][:2], told[-1][:2]) == ((0, 1000), (1000, 1000))
     assert {thread for _, _, thread in told} == {threading.get_ident()}
 
 
@@ -100,7 +105,8 @@ def test_leaving_early(make):
     embedder = make()
 
     def enough(done, total):
-        raise KeyboardInterrupt
+        if done:
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         embedder.embed(texts_of(2000), progress=enough)
@@ -153,6 +159,21 @@ def test_more_than_a_request_may_have(make):
     assert caught.value.param == "input[1]"
 
 
+def test_a_text_that_no_request_may_have(make):
+    """With partial results a text of more tokens than a request may have is an error in its place."""
+    embedder = make(FAKE | {"max_tokens": 64}, server={"request_tokens_max": 1000})
+    found = embedder.embed(["a"] * 300 + ["x" * 2000, "b"], truncate="mean", partial=True)
+    assert {index: error.param for index, error in found.errors.items()} == {300: "input[300]"}
+    np.testing.assert_array_equal(found.vectors[[0, 299, 301]], right(["a", "a", "b"]))
+
+
+def test_large_texts(make):
+    """Large texts go by few at a time, each whole."""
+    texts = [f"{number}".ljust(300_000, "x") for number in range(5)]
+    found = make().embed([*texts, "a"], truncate="right")
+    np.testing.assert_array_equal(found.vectors, right([*(text[:510] for text in texts), "a"]))
+
+
 def test_roles_and_dimensions(make):
     """What a request may say over HTTP, a call may: a role, by name or by itself, and dimensions."""
     embedder = make(FAKE | {"prompts": {"query": "Q: "}, "dimensions": [4]})
@@ -161,8 +182,11 @@ def test_roles_and_dimensions(make):
     np.testing.assert_array_equal(by_role.vectors, by_name.vectors)
     assert by_name.prompt == "query"
     assert embedder.embed(["a"], dimensions=4).vectors.shape == (1, 4)
-    with pytest.raises(InvalidRequest):
-        embedder.embed(["a"], dimensions=5)
+    for dimensions in (5, -1, 10**12):
+        with pytest.raises(InvalidRequest):
+            embedder.embed(["a"], dimensions=dimensions)
+        with pytest.raises(InvalidRequest):
+            embedder.embed([], dimensions=dimensions)
     with pytest.raises(InvalidRequest):
         embedder.embed(["a"], model="m@query", input_type="document")
 
@@ -200,7 +224,7 @@ def test_a_worker_that_dies(make):
     killed = []
 
     def kill_once(done, total):
-        if not killed:
+        if done and not killed:
             killed.extend(children_of(os.getpid()))
             os.kill(killed[0], signal.SIGKILL)
 
@@ -217,7 +241,7 @@ def test_closing():
 
     def work():
         try:
-            embedder.embed(texts_of(2000), progress=lambda *_: begun.set())
+            embedder.embed(texts_of(2000), progress=lambda done, _: done and begun.set())
         except RuntimeError as error:
             ended.append(error)
 
@@ -250,6 +274,34 @@ def test_an_embedder_that_nobody_has_any_more():
     del embedder
     gc.collect()
     eventually(lambda: set(children_of(os.getpid())) == before)
+
+
+FORKED = """
+import os, sys
+from gateway import Embedder
+embedder = Embedder({"models": {"m": {"backend": "fake"}}})
+embedder.embed(["a"])
+if child := os.fork():
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+try:
+    embedder.embed(["a"])
+except RuntimeError as error:
+    print(error)
+"""
+
+
+def test_a_fork():
+    """A process that is forked off is told that the embedder is its parent's, and ends in peace."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(
+        [sys.executable, "-c", FORKED],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=WAIT_S,
+    )
+    assert "forked" in ended.stdout
 
 
 PROGRAM = """

@@ -51,6 +51,13 @@ def test_outliers():
     assert examine(np.repeat(vectors[:1], 10, axis=0), {}, 0.99).outliers == []
 
 
+def test_hardly_different_vectors():
+    """Beside many equal vectors those that differ by next to nothing are no outliers."""
+    equal, source = np.ones((60, 64)), np.random.default_rng(0)
+    vectors = np.concatenate([equal, 1 + 0.02 * source.standard_normal((40, 64))]).astype(np.float32)
+    assert examine(vectors, {}, 0.99).outliers == []
+
+
 def test_non_finite():
     """A vector that is none is counted, unless its text has failed, and compared with nothing."""
     vectors = directions(5)

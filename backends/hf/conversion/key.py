@@ -32,12 +32,14 @@ def of(spec: HfSpec, dtype: Dtype, layout: Layout, weights: Weights) -> str:
     Raises:
         LoadError: the configured calibration texts cannot be read.
     """
+    # Words before texts are no part of the network.
+    network = msgspec.structs.replace(layout, root=Path(), prompts={}, default_prompt=None)
     packages = (*PACKAGES, "nncf") if dtype == "int8" else PACKAGES
     facts = {
         "format": FORMAT,
         "weights": weights.sums,
         "vocabulary": vocabulary_sums(layout),
-        "layout": msgspec.to_builtins(msgspec.structs.replace(layout, root=Path()), enc_hook=str),
+        "layout": msgspec.to_builtins(network, enc_hook=str),
         "pooling": spec.pooling,
         "normalize": spec.normalize,
         "dtype": dtype,
