@@ -71,7 +71,7 @@ def test_an_unknown_model_is_not_found(client):
 
 def test_a_text_that_is_too_long_is_named(client, requests):
     """A text that is longer than the model takes is BadRequestError that names it, and is not tried again."""
-    with pytest.raises(openai.BadRequestError, match="takes 256 tokens") as caught:
+    with pytest.raises(openai.BadRequestError, match="256 tokens") as caught:
         client.embeddings.create(model="minilm", input=["short", "long " * 1000])
     assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "input[1]")
     assert requests("minilm", 400) == 1
