@@ -127,7 +127,7 @@ async def test_deadline(metrics):
 
 
 async def test_deadline_of_partial_results(metrics):
-    """With partial results, the inputs that were not computed in time say so and the others stand."""
+    """Lateness is no fault of an input: a request that is late fails, with partial results too."""
     worker = HeldWorker()
     batcher = make_batcher(metrics, worker)
     request = make_request(FULL, FULL, FULL, partial=True)
@@ -135,9 +135,7 @@ async def test_deadline_of_partial_results(metrics):
     await all_quiet()
     request.deadline = -math.inf
     await finish_all(worker, batcher)
-    assert request.done.result() is None
-    assert {i: type(error) for i, error in request.errors.items()} == {2: DeadlinePassed}
-    assert np.array_equal(request.vectors[:2], expected(request)[:2])
+    assert isinstance(request.done.exception(), DeadlinePassed)
 
 
 async def test_refuse(metrics):
