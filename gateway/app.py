@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
-import structlog
 from litestar import Litestar, Request, Response
 from litestar.enums import MediaType
 from litestar.exceptions import HTTPException
@@ -21,10 +20,11 @@ from gateway.http.envelope import CLIENT_GONE, RECORD, Envelope
 from gateway.http.health import health_routes
 from gateway.http.models import model_routes
 from gateway.http.record import Record
+from gateway.log import get_logger
 from gateway.metrics import Metrics
 from gateway.serving.registry import Registry
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 def create_app(config: Config, registry: Registry, metrics: Metrics) -> ASGIApp:

@@ -1,4 +1,9 @@
-"""Logging: structlog for ours and for what libraries log, to standard error, as JSON or for a terminal."""
+"""Logging: our events, and what libraries log.
+
+A process that serves writes both to standard error, as JSON or for a terminal. Until :func:`configure` has
+said so, our events go to the standard library's logging, for an application to do with as it likes. What an
+application has made of structlog does not concern them: its processors may show a trace with texts in it.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +16,24 @@ from typing import Any, Literal
 
 import orjson
 import structlog
+from structlog.typing import FilteringBoundLogger, Processor
+
+NAME = "gateway"
+"""The logger of the standard library that our events go to."""
+
+EVERY_LEVEL = structlog.make_filtering_bound_logger(logging.NOTSET)
+
+
+def get_logger() -> FilteringBoundLogger:
+    """Return a logger for our events."""
+    logger: FilteringBoundLogger = structlog.wrap_logger(
+        _output,
+        processors=_processors,
+        wrapper_class=EVERY_LEVEL,
+        context_class=dict,
+        cache_logger_on_first_use=True,
+    )
+    return logger
 
 
 def configure(form: Literal["auto", "json", "console"], level: str) -> None:
@@ -31,12 +54,8 @@ def configure(form: Literal["auto", "json", "console"], level: str) -> None:
         if console
         else structlog.processors.JSONRenderer(serializer=as_json)
     )
-    structlog.configure(
-        processors=[*shared, render],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),  # a line is one write, not two
-        cache_logger_on_first_use=True,
-    )
+    _processors[:] = [at_least(level), *shared, render]
+    _output.logger = structlog.WriteLogger(sys.stderr)  # a line is one write, not two
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -47,22 +66,17 @@ def configure(form: Literal["auto", "json", "console"], level: str) -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
 
 
-def configure_library() -> None:
-    """Hand what is logged to the standard library's logging, for an application to do with as it likes.
+def at_least(level: str) -> Processor:
+    """Return what drops the events that are less severe."""
+    levels = logging.getLevelNamesMapping()
+    least = levels[level.upper()]
 
-    An application that has set structlog up for itself gets the events as they are.
-    """
-    if structlog.is_configured():
-        return
-    structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            without_messages,
-            structlog.processors.KeyValueRenderer(key_order=["event"]),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),  # whose traces are events' own
-        logger_factory=structlog.stdlib.LoggerFactory(),
-    )
+    def drop(_logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        if levels[method.upper()] < least:
+            raise structlog.DropEvent
+        return event
+
+    return drop
 
 
 def as_json(event: MutableMapping[str, Any], default: Callable[[Any], Any]) -> str:
@@ -83,3 +97,25 @@ def without_messages(_logger: Any, _method: str, event: MutableMapping[str, Any]
         frames = "".join(traceback.format_tb(error.__traceback__))
         event["exception"] = f"{frames}{type(error).__name__}"
     return event
+
+
+class _Output:
+    """What all loggers of ours write to.
+
+    Attributes:
+        logger: has a method for each level.
+    """
+
+    def __init__(self) -> None:
+        self.logger: Any = logging.getLogger(NAME)
+
+    def __getattr__(self, method: str) -> Any:
+        return getattr(self.logger, method)
+
+
+_output = _Output()
+_processors: list[Processor] = [  # that all loggers of ours share; ``configure`` puts others in their place
+    structlog.stdlib.filter_by_level,
+    without_messages,
+    structlog.processors.KeyValueRenderer(key_order=["event"]),
+]

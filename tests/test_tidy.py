@@ -35,17 +35,18 @@ AT_HOME = {
     "filelock": ("backends/hf/",),
     "llama_cpp": ("backends/gguf/",),
     "prometheus_client": ("gateway/metrics.py",),
+    "structlog": ("gateway/log.py",),
     "typer": ("gateway/cli/",),
     "rich": ("gateway/cli/",),
     "httptools": ("gateway/http/",),
     "uvicorn": ("gateway/http/",),
 }
 ROOMS = {
-    "gateway.workers": {"workers", "metrics", "config"},
-    "gateway.batching": {"batching", "workers", "metrics", "errors"},
-    "gateway.serving": {"serving", "batching", "workers", "metrics", "errors", "config"},
-    "gateway.library": {"library", "serving", "metrics", "errors", "config", "config_file", "log"},
-    "gateway.http": {"http", "serving", "metrics", "errors", "config"},
+    "gateway.workers": {"workers", "metrics", "config", "log"},
+    "gateway.batching": {"batching", "workers", "metrics", "errors", "log"},
+    "gateway.serving": {"serving", "batching", "workers", "metrics", "errors", "config", "log"},
+    "gateway.library": {"library", "serving", "metrics", "errors", "config", "config_file"},
+    "gateway.http": {"http", "serving", "metrics", "errors", "config", "log"},
 }
 PURE = (
     "gateway/batching/planner.py",
@@ -63,7 +64,7 @@ PURE = (
     "backends/gguf/sizes.py",
     "backends/gguf/pack.py",
 )
-IMPURE = {"asyncio", "time", "structlog", "random", "os"}
+IMPURE = {"asyncio", "time", "logging", "random", "os"}
 NOTHING_OF_OURS = (
     "backends/base.py",
     "backends/spec.py",

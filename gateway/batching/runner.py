@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-import structlog
-
 from backends.base import ModelInfo
 from gateway.batching.audit import Audit, alike
 from gateway.batching.budget import Budget
@@ -16,6 +14,7 @@ from gateway.batching.planner import Limits, cost
 from gateway.batching.poison import Poison
 from gateway.batching.speed import Speed
 from gateway.errors import GatewayError, InputFailed, InternalError, ModelUnavailable
+from gateway.log import get_logger
 from gateway.workers.isolation import Failure, GivenUp, Isolation
 from gateway.workers.worker import CallFailed, Mistaken, OutOfMemory, Worker, WorkerLost
 
@@ -38,7 +37,7 @@ class Runner:
     def __init__(self, model: str, poison: Poison, audit_every: int) -> None:
         self.speed = Speed()
         self.capacity = Speed()
-        self._log = structlog.get_logger().bind(model=model)
+        self._log = get_logger().bind(model=model)
         self._poison = poison
         self._budget = Budget()
         self._audit = Audit(audit_every)

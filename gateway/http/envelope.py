@@ -12,7 +12,6 @@ import re
 import secrets
 import time
 
-import structlog
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -20,6 +19,7 @@ from gateway.errors import ClientGone, GatewayError, InternalError
 from gateway.http import status
 from gateway.http.client import ARRIVED
 from gateway.http.record import Record
+from gateway.log import get_logger
 from gateway.metrics import PHASES, Metrics
 from gateway.serving.registry import stopping
 
@@ -30,7 +30,7 @@ PROCESS = secrets.token_hex(8)
 CLIENT_GONE = 499  # nobody reads it; it is for log and metrics
 QUIET = frozenset({"/livez", "/readyz", "/health", "/metrics"})
 
-log = structlog.get_logger()
+log = get_logger()
 _numbers = itertools.count(1)
 
 

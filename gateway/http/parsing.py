@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 import httptools
-import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.errors import GatewayError, HeadTooLarge, InternalError, NotHttp
+from gateway.log import get_logger
 
 HEAD_BYTES_MAX = 32 << 10
 """Bytes of a request line with its headers, and of what stands round the pieces of a chunked body."""
@@ -20,7 +20,7 @@ HEAD_BYTES_MAX = 32 << 10
 
 VERSIONS = ("1.1", "1.0")
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class Parsing(HttpToolsProtocol):

@@ -16,7 +16,6 @@ from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import cast
 
-import structlog
 import uvicorn
 from litestar.types import ASGIApp
 
@@ -24,13 +23,14 @@ from gateway.config import ServerConfig
 from gateway.http.load import Load
 from gateway.http.protocol import Protocol
 from gateway.http.waiting import sweep
+from gateway.log import get_logger
 from gateway.serving.registry import Registry, stopping
 
 SWEEP_S = 0.25
 CLOSE_S = 2.0
 POLL_S = 0.05
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class CannotListen(Exception):

@@ -12,11 +12,10 @@ import time
 from collections.abc import Iterable
 from typing import Any, cast
 
-import structlog
-
 from gateway.config import ServerConfig
 from gateway.http.parsing import Parsing
 from gateway.http.transport import JoiningTransport
+from gateway.log import get_logger
 
 SEND_BYTES_PER_S_MIN = 256 << 10
 """An answer has to be taken at this speed, beside the time that its client may take nothing at all."""
@@ -30,7 +29,7 @@ LINGER_S_MAX = 5.0
 LINGER_S_LATE = 0.5
 """How long one may that was too slow already."""
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class Waiting(Parsing):

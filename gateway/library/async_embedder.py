@@ -8,7 +8,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, get_args
 
-from gateway import log
 from gateway.config import Config, Role, Truncate
 from gateway.config_file import find_config, parse, read_config
 from gateway.errors import ModelUnavailable
@@ -44,7 +43,6 @@ class AsyncEmbedder:
     """
 
     def __init__(self, config: Source = None) -> None:
-        log.configure_library()
         self.config = config_of(config)
         server = self.config.server
         self._limits = InputLimits(server.input_chars_max, server.input_ids_max)

@@ -10,9 +10,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-import structlog
-
 from gateway.errors import InvalidTokenIds
+from gateway.log import get_logger
 
 RETRY_S = 60.0
 REMEDY = (
@@ -20,7 +19,7 @@ REMEDY = (
     "have the operator install the extra cl100k or set token_ids for the model."
 )
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class Encoding(Protocol):

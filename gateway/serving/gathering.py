@@ -11,17 +11,16 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 
-import structlog
-
 from backends.base import TokenIds
 from gateway.errors import GatewayError, InternalError
+from gateway.log import get_logger
 
 Tokenized = Sequence[TokenIds | GatewayError]
 Tokenize = Callable[[Sequence[str]], Awaitable[Tokenized]]
 
 CHARS_MAX = 16_384  # so that nobody waits long for a neighbour's texts
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class PendingCall(NamedTuple):

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import structlog
-
 from backends.base import TokenIds
 from gateway.batching.poison import Poison
 from gateway.batching.runner import given_up
 from gateway.errors import GatewayError, InputFailed, ModelUnavailable
+from gateway.log import get_logger
 from gateway.workers.isolation import Failure, GivenUp, Isolation
 from gateway.workers.replicas import Replicas
 from gateway.workers.worker import CallFailed, Worker, WorkerLost, WrongAnswer
 
 RETRY_LOST_S = 1
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class Tokenizer:

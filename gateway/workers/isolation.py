@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-import structlog
-
+from gateway.log import get_logger
 from gateway.workers.worker import CallFailed, Mistaken, OutOfMemory, Worker, WorkerLost, WrongAnswer
 
 I = TypeVar("I")  # noqa: E741 - an item
@@ -27,7 +26,7 @@ PARTS = 2
 SEARCH_DEATHS_MAX = 16
 """Workers that a search may cost beside the one it began with: five killers among 64 are found in so many."""
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 Failure = WorkerLost | CallFailed

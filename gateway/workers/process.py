@@ -40,8 +40,11 @@ ENGINE_SETTINGS = {
     "OMP_WAIT_POLICY": "PASSIVE",
     "GOMP_SPINCOUNT": "200",
     "GGML_NO_BACKTRACE": "1",  # ggml shall not start a debugger when it aborts
+    # glibc keeps eight heaps for each core, and an engine's threads scatter buffers over them all: memory
+    # creeps up for hours, though nothing leaks. Two heaps are as fast; a single one costs 7 % of throughput.
+    "MALLOC_ARENA_MAX": "2",
 }
-"""What engines read from their environment once, when they are imported."""
+"""What engines, and the C library under them, read from their environment once."""
 
 
 Cause = Literal["exit", "signal", "memory", "hang", "protocol", "replaced"]

@@ -8,10 +8,9 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 
-import structlog
-
 from backends.base import ModelInfo, TokenIds
 from backends.spec import Spec
+from gateway.log import get_logger
 from gateway.metrics import ModelMetrics
 from gateway.workers.backoff import Backoff
 from gateway.workers.breaker import Breaker
@@ -27,7 +26,7 @@ CHARS_PER_S_MIN = 100_000
 
 OVER: Collection[State] = ("failed", "stopped")
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class Supervisor:

@@ -70,7 +70,6 @@ def test_what_is_no_json():
 
 PROGRAM = """
 import logging, sys
-import structlog
 from gateway import log
 
 def fail(text):
@@ -80,9 +79,9 @@ log.configure(sys.argv[1], "info")
 try:
     fail(sys.argv[2])
 except ValueError:
-    structlog.get_logger().exception("ours failed", inputs=3)
+    log.get_logger().exception("ours failed", inputs=3)
     logging.getLogger("library").exception("theirs failed")
-structlog.get_logger().debug("too quiet")
+log.get_logger().debug("too quiet")
 """
 
 
@@ -105,3 +104,38 @@ def test_tracebacks(form):
     assert "\x1b" not in said  # this is no terminal
     if form != "console":
         assert [json.loads(line)["level"] for line in said.splitlines()] == ["error", "error"]
+
+
+APPLICATION = """
+import logging, sys
+import structlog
+from gateway import log
+
+structlog.configure(processors=[structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()])
+before = structlog.get_config()
+logging.basicConfig(level="INFO", format="%(name)s %(levelname)s %(message)s")
+ours = log.get_logger().bind(model="small")
+try:
+    raise ValueError(sys.argv[1])
+except ValueError:
+    ours.exception("ours failed", inputs=3)
+ours.debug("too quiet")
+assert structlog.get_config() == before
+"""
+
+
+def test_an_application_has_its_own():
+    """In an application events go to its logging, without messages, however it has set structlog up."""
+    ended = subprocess.run(
+        [sys.executable, "-c", APPLICATION, SECRET],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ended.stdout == ""
+    assert SECRET not in ended.stderr
+    (said,) = ended.stderr.splitlines()
+    assert said.startswith("gateway ERROR event='ours failed' ")
+    assert "model='small'" in said
+    assert said.endswith("ValueError'")

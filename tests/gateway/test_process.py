@@ -17,6 +17,12 @@ def test_waiting_threads_do_not_spin_for_long():
     assert "OMP_NUM_THREADS" not in environment(None, {})
 
 
+def test_a_worker_has_few_heaps():
+    """Many heaps let memory creep; the operator may want another number."""
+    assert environment(None, {})["MALLOC_ARENA_MAX"] == "2"
+    assert environment(None, {"MALLOC_ARENA_MAX": "8"})["MALLOC_ARENA_MAX"] == "8"
+
+
 def test_what_the_operator_sets_counts():
     """Settings of the gateway's own environment are handed on, and none of ours counts for more."""
     own = {"OMP_WAIT_POLICY": "ACTIVE", "OMP_NUM_THREADS": "2", "HOME": "/nowhere"}
