@@ -15,8 +15,8 @@ from gateway.batching.poison import Poison
 from gateway.batching.speed import Speed
 from gateway.errors import GatewayError, InputFailed, InternalError, ModelUnavailable
 from gateway.log import get_logger
-from gateway.workers.isolation import Failure, GivenUp, Isolation
-from gateway.workers.worker import CallFailed, Mistaken, OutOfMemory, Worker, WorkerLost
+from gateway.workers.isolation import GivenUp, Isolation
+from gateway.workers.worker import CallFailed, Mistaken, OutOfMemory, Worker, WorkerDied, WorkerLost
 
 RETRY_GIVEN_UP_S = 5
 
@@ -37,7 +37,7 @@ class Runner:
     def __init__(self, model: str, poison: Poison, audit_every: int) -> None:
         self.speed = Speed()
         self.capacity = Speed()
-        self._log = get_logger().bind(model=model)
+        self._log = get_logger().bind(model=model, work="embed")
         self._poison = poison
         self._budget = Budget()
         self._audit = Audit(audit_every)
@@ -53,25 +53,8 @@ class Runner:
             Those that were lost with the worker, by no fault of theirs, and that somebody waits for.
         """
         left = dict.fromkeys(jobs)
-        try:
-            await self._settle(worker, left)
-        except WorkerLost:
-            return [job for job in left if not job.gone]
-        except Exception:
-            self._log.exception("batch failed", inputs=len(jobs))
-            settle(left, InternalError)
-        return []
 
-    async def _settle(self, worker: Worker, left: dict[Job, None]) -> None:
-        """Run the jobs that are left, and take off each that has got what it gets.
-
-        Raises:
-            WorkerLost: by no fault of those that are still left.
-        """
-        if not worker.ready:  # any more
-            raise WorkerLost
-
-        def tell(job: Job, answer: Outcome | Failure | GivenUp) -> None:
+        def tell(job: Job, answer: Outcome | CallFailed | GivenUp) -> None:
             del left[job]
             found = self._error(job, answer) if isinstance(answer, Exception) else answer
             job.owner.settle(job.index, found)
@@ -83,21 +66,16 @@ class Runner:
                     tell(job, CallFailed("it is known to end a worker"))
             return [job for job in jobs if job in left]
 
-        call = partial(self._call, worker)
-        failure: Failure | None = None
-        if not (jobs := still(list(left))):
-            return
         try:
-            for job, row in zip(jobs, await call(jobs), strict=True):
-                if row is not None:
-                    tell(job, row)
-        except (CallFailed, WorkerLost) as error:
-            if isinstance(error, WorkerLost) and not error.suspect:
-                raise
-            failure = error
-        if left:
-            self._log.warning("batch failed", inputs=len(left), reason=str(failure or "unusable vectors"))
-            await Isolation(worker, call, tell, still).run(list(left), failure)
+            if not worker.ready:  # any more
+                raise WorkerLost
+            await Isolation(worker, partial(self._call, worker), tell, still, self._log).run(jobs)
+        except WorkerLost:
+            return [job for job in left if not job.gone]
+        except Exception:
+            self._log.exception("batch failed", inputs=len(jobs))
+            settle(left, InternalError)
+        return []
 
     async def _call(self, worker: Worker, jobs: Sequence[Job]) -> Sequence[Outcome | None]:
         """Have a worker compute a batch; return the vector of each, ``None`` where it is unusable."""
@@ -109,8 +87,8 @@ class Runner:
         try:
             seconds_max = self.speed.seconds_max(price, worker.tokens_per_s)
             timed = await worker.embed([job.ids for job in jobs], seconds_max)
-        except (OutOfMemory, WorkerLost) as error:
-            if len(jobs) > 1 and (isinstance(error, OutOfMemory) or error.memory):
+        except OutOfMemory:
+            if len(jobs) > 1:
                 self._budget.exhausted(price)
             raise
         found = outcomes(timed.vectors, len(jobs), info)
@@ -139,11 +117,12 @@ class Runner:
         if row is None or again is None or not alike(row, again, info):
             raise Mistaken("an input has another vector by itself")
 
-    def _error(self, job: Job, failure: Failure | GivenUp) -> GatewayError:
+    def _error(self, job: Job, failure: CallFailed | GivenUp) -> GatewayError:
         """Return the error of an input that has no vector; one that ended a worker is remembered."""
         if isinstance(failure, GivenUp):
             return given_up()
-        if isinstance(failure, WorkerLost) and not failure.memory:  # which may have been for somebody else
+        # memory may have been short because of somebody else
+        if isinstance(failure, WorkerDied) and not isinstance(failure, OutOfMemory):
             self._poison.add(job.ids.tobytes())
         return InputFailed("The model fails on this input.", f"input[{job.place}]")
 

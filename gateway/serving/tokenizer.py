@@ -9,13 +9,11 @@ from gateway.batching.poison import Poison
 from gateway.batching.runner import given_up
 from gateway.errors import GatewayError, InputFailed, ModelUnavailable
 from gateway.log import get_logger
-from gateway.workers.isolation import Failure, GivenUp, Isolation
+from gateway.workers.isolation import GivenUp, Isolation
 from gateway.workers.replicas import Replicas
-from gateway.workers.worker import CallFailed, Worker, WorkerLost, WrongAnswer
+from gateway.workers.worker import CallFailed, OutOfMemory, Worker, WorkerDied, WorkerLost, WrongAnswer
 
 RETRY_LOST_S = 1
-
-log = get_logger()
 
 
 class Tokenizer:
@@ -28,7 +26,7 @@ class Tokenizer:
     """
 
     def __init__(self, model: str, replicas: Replicas, poison: Poison) -> None:
-        self._log = log.bind(model=model)
+        self._log = get_logger().bind(model=model, work="tokenize")
         self._replicas = replicas
         self._poison = poison
 
@@ -48,7 +46,7 @@ class Tokenizer:
     async def _attempt(
         self, worker: Worker, texts: Sequence[str], found: dict[int, TokenIds | GatewayError]
     ) -> None:
-        """Have the texts tokenized that nothing was found for; if they fail together, search the guilty.
+        """Have the texts tokenized that nothing was found for.
 
         Raises:
             WorkerLost: by no fault of those that still have nothing.
@@ -60,7 +58,7 @@ class Tokenizer:
                 raise WrongAnswer(f"ids of {len(ids)} texts for {len(places)}")
             return ids
 
-        def tell(place: int, outcome: TokenIds | Failure | GivenUp) -> None:
+        def tell(place: int, outcome: TokenIds | CallFailed | GivenUp) -> None:
             found[place] = self._error(texts[place], outcome) if isinstance(outcome, Exception) else outcome
 
         def still(places: Sequence[int]) -> Sequence[int]:
@@ -69,19 +67,12 @@ class Tokenizer:
                     found[place] = failed()
             return [place for place in places if place not in found]
 
-        places = still(range(len(texts)))
-        try:
-            found |= zip(places, await call(places) if places else (), strict=True)
-        except (CallFailed, WorkerLost) as failure:
-            if isinstance(failure, WorkerLost) and not failure.suspect:
-                raise
-            self._log.warning("tokenizer failed", inputs=len(places), reason=str(failure))
-            await Isolation(worker, call, tell, still).run(places, failure)
+        await Isolation(worker, call, tell, still, self._log).run(range(len(texts)))
 
-    def _error(self, text: str, failure: Failure | GivenUp) -> GatewayError:
+    def _error(self, text: str, failure: CallFailed | GivenUp) -> GatewayError:
         if isinstance(failure, GivenUp):
             return given_up()
-        if isinstance(failure, WorkerLost) and not failure.memory:
+        if isinstance(failure, WorkerDied) and not isinstance(failure, OutOfMemory):
             self._poison.add(_content(text))
         return failed()
 

@@ -30,7 +30,7 @@ from backends.protocol import (
 )
 from gateway.workers.process import Cause, Death, WorkerProcess
 from gateway.workers.vigil import Patience, Vigil
-from gateway.workers.worker import CallFailed, OutOfMemory, Timed, WorkerLost
+from gateway.workers.worker import CallFailed, DiedOutOfMemory, OutOfMemory, Timed, WorkerDied, WorkerLost
 
 T = TypeVar("T")
 
@@ -151,9 +151,7 @@ class Connection:
             suspects = self._vigil.suspects()
             for call_id, call in self._calls.items():
                 if not call.done():
-                    call.set_exception(
-                        WorkerLost(death.how, suspect=call_id in suspects, memory=death.cause == "memory")
-                    )
+                    call.set_exception(_of_death(death) if call_id in suspects else WorkerLost(death.how))
         return death
 
     async def _watch(self) -> None:
@@ -172,6 +170,10 @@ def _unpacked(unpack: Callable[[], T]) -> T:
         return unpack()
     except ProtocolError as error:
         raise CallFailed(str(error)) from None
+
+
+def _of_death(death: Death) -> WorkerDied:
+    return (DiedOutOfMemory if death.cause == "memory" else WorkerDied)(death.how)
 
 
 def _failure(answer: Answer) -> CallFailed:

@@ -19,25 +19,23 @@ hopeless."""
 
 
 class WorkerLost(Exception):
-    """The worker went away with the call unanswered, or there is none to call.
-
-    Attributes:
-        suspect: whether the call may be what ended it. If not, it may be made again.
-        memory: whether the system ended it because there was no memory left.
-    """
-
-    def __init__(self, how: str = "", *, suspect: bool = False, memory: bool = False) -> None:
-        super().__init__(how)
-        self.suspect = suspect
-        self.memory = memory
+    """The worker went away before it came to the call, or there is none to call. It may be made again."""
 
 
 class CallFailed(Exception):
-    """The worker answered that the call failed. It is still usable. The message holds no user's text."""
+    """The call failed, perhaps by its own doing. The message holds no user's text."""
+
+
+class WorkerDied(CallFailed):
+    """The worker ended while it may have worked on the call. Otherwise one that fails is still usable."""
 
 
 class OutOfMemory(CallFailed):
     """There was no memory for a call of this size."""
+
+
+class DiedOutOfMemory(WorkerDied, OutOfMemory):
+    """The system ended the worker because there was no memory left."""
 
 
 class WrongAnswer(CallFailed):
@@ -115,7 +113,7 @@ class Worker(Protocol):
         """Test the model again; return what is wrong with it, empty if nothing is.
 
         Raises:
-            WorkerLost: no answer.
+            WorkerLost, WorkerDied: no answer.
         """
 
     def explained(self, deaths: int) -> None:

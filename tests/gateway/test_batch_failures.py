@@ -11,7 +11,7 @@ from gateway.batching.poison import Poison
 from gateway.errors import InputFailed, InternalError, ModelUnavailable
 from gateway.serving.tokenizer import Tokenizer
 from gateway.workers.isolation import SEARCH_DEATHS_MAX
-from gateway.workers.worker import CallFailed, OutOfMemory, WorkerLost
+from gateway.workers.worker import CallFailed, DiedOutOfMemory, OutOfMemory, WorkerDied, WorkerLost
 from tests.gateway.fakes import (
     AnsweringWorker,
     HeldWorker,
@@ -166,14 +166,14 @@ async def test_lost_for_good(metrics):
     assert batcher.idle
 
 
-def killing(*killers, harmless_after=None, **how):
+def killing(*killers, harmless_after=None, how=WorkerDied):
     """Return an answer that ends the worker on a batch with one of these inputs, and the list of deaths."""
     guilty, deaths = guilty_of(*killers), []
 
     def answer(batch):
         if guilty(batch) and (harmless_after is None or len(deaths) < harmless_after):
             deaths.append(len(batch))
-            raise WorkerLost("signal SIGABRT", suspect=True, **how)
+            raise how("signal SIGABRT")
         return right_vectors(batch)
 
     return answer, deaths
@@ -250,7 +250,7 @@ async def test_too_many_killers_of_a_tokenizer():
             if some == texts[:1]:
                 return [make_ids(3)]
             deaths.append(len(some))
-            raise WorkerLost("signal SIGABRT", suspect=True)
+            raise WorkerDied("signal SIGABRT")
 
     found = await Tokenizer("m", Killed(), Poison())(texts)
     assert len(deaths) <= SEARCH_DEATHS_MAX + 3
@@ -294,7 +294,7 @@ async def test_killer_that_nobody_waits_for(metrics):
         if guilty(batch):
             deaths.append(len(batch))
             request.done.cancel()
-            raise WorkerLost(suspect=True)
+            raise WorkerDied
         return right_vectors(batch)
 
     worker = await run(metrics, answer, request, other)
@@ -351,7 +351,7 @@ async def test_ended_for_lack_of_memory(metrics):
 
     def answer(batch):
         if len(batch) > 4:
-            raise WorkerLost("out of memory", suspect=True, memory=True)
+            raise DiedOutOfMemory("out of memory")
         return right_vectors(batch)
 
     worker = await run(metrics, answer, request)

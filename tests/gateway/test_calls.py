@@ -22,7 +22,7 @@ from backends.protocol import (
 from gateway.workers.connection import Connection
 from gateway.workers.process import Death
 from gateway.workers.vigil import Patience
-from gateway.workers.worker import CallFailed, WorkerLost
+from gateway.workers.worker import CallFailed, DiedOutOfMemory, WorkerDied, WorkerLost
 from tests.gateway.fakes import all_quiet, make_ids, make_info, right_vectors
 
 pytestmark = pytest.mark.anyio
@@ -107,6 +107,17 @@ async def test_answer_that_nobody_waits_for(wire):
     await all_quiet()
     channel.coming.put_nowait(Pong(channel.sent[1].id, 2.0))
     assert await stays == 2.0
+
+
+@pytest.mark.parametrize(("cause", "kind"), [("memory", DiedOutOfMemory), ("signal", WorkerDied)])
+async def test_death(wire, cause, kind):
+    """The batch that was computed has perhaps ended the worker, or its memory; the one behind it has not."""
+    channel, connection = wire
+    calls = [asyncio.ensure_future(connection.embed([make_ids(3)])) for _ in range(2)]
+    await all_quiet()
+    channel.condemn(cause, "it was ended")
+    failures = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(failure) for failure in failures] == [kind, WorkerLost]
 
 
 async def test_failed_call(wire):

@@ -14,7 +14,7 @@ import pytest
 from backends.fake import fake_vector
 from backends.spec import FakeSpec
 from gateway.workers.loading import DiedLoading, LoadRefused, connect
-from gateway.workers.worker import CallFailed, WorkerLost
+from gateway.workers.worker import CallFailed, WorkerDied, WorkerLost
 from tests.gateway.fakes import all_quiet, make_ids
 from tests.processes import Watch, freeze, only_child_of
 
@@ -47,16 +47,15 @@ async def test_calls(connection):
 
 
 async def test_killed(connection, own_child):
-    """When a worker is killed its open calls are lost, and how it ended is told."""
+    """When a worker is killed, what it may have worked on has failed by that, and what waited is lost."""
     pid = own_child()
     freeze(pid)
     calls = [asyncio.ensure_future(connection.embed([make_ids(3)])) for _ in range(2)]
     calls.append(asyncio.ensure_future(connection.tokenize(["a"])))
     await all_quiet()
     os.kill(pid, signal.SIGKILL)
-    for call in calls:
-        with pytest.raises(WorkerLost):
-            await call
+    failures = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(failure) for failure in failures] == [WorkerDied, WorkerLost, WorkerDied]
     assert (await connection.ended()).how == "signal SIGKILL"
 
 
@@ -91,9 +90,9 @@ async def test_cancelled(own_child):
 
 
 async def test_call_to_a_closed_socket(connection):
-    """A call in the moment when the socket has closed, and nobody has noticed, is lost like any other."""
+    """A call in the moment when the socket has closed, and nobody has noticed, fails like any other."""
     connection._process._writer.transport.abort()
-    with pytest.raises(WorkerLost):
+    with pytest.raises(WorkerDied):
         await connection.tokenize(["a"])
 
 
