@@ -85,6 +85,8 @@ def _table(parent: Mapping[str, Any], key: str, path: str = "") -> Mapping[str, 
 
 def _model(name: str, table: Mapping[str, Any], directory: Path) -> ModelConfig:
     where = f"model {name!r}"
+    if not isinstance(name, str):  # as in a dict of a program's
+        raise ConfigError(f"{where}: a model's name is a string")
     if not name or len(name) > 256:
         raise ConfigError(f"{where}: a model's name has 1 to 256 characters")
     backend = table.get("backend")
@@ -101,7 +103,7 @@ def _model(name: str, table: Mapping[str, Any], directory: Path) -> ModelConfig:
 
 
 def _refuse_unknown(table: Mapping[str, Any], known: set[str], where: str) -> None:
-    for key in table.keys() - known:
+    for key in map(str, table.keys() - known):
         others = [name for name, spec in BACKENDS.items() if key in spec.__struct_fields__]
         close = difflib.get_close_matches(key, known, 1)
         if close:

@@ -18,15 +18,17 @@ import orjson
 import structlog
 from structlog.typing import FilteringBoundLogger, Processor
 
+Logger = FilteringBoundLogger
+
 NAME = "gateway"
 """The logger of the standard library that our events go to."""
 
 EVERY_LEVEL = structlog.make_filtering_bound_logger(logging.NOTSET)
 
 
-def get_logger() -> FilteringBoundLogger:
+def get_logger() -> Logger:
     """Return a logger for our events."""
-    logger: FilteringBoundLogger = structlog.wrap_logger(
+    logger: Logger = structlog.wrap_logger(
         _output,
         processors=_processors,
         wrapper_class=EVERY_LEVEL,

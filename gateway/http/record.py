@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote
+
+LIST_BYTES_MAX = 1024
+"""Bytes of a list of inputs in a header: a proxy such as nginx takes 4 KiB of all headers together."""
 
 
 @dataclass(slots=True)
@@ -51,13 +55,21 @@ class Record:
         if self.space:
             headers.append((b"x-embedding-space", self.space.encode()))
         if self.truncated:
-            headers.append((b"x-truncated-inputs", _listed(self.truncated)))
+            headers.append((b"x-truncated-inputs", listed(self.truncated)))
         if self.averaged:
-            headers.append((b"x-averaged-inputs", _listed(self.averaged)))
+            headers.append((b"x-averaged-inputs", listed(self.averaged)))
         if self.prompt is not None:
             headers.append((b"x-prompt", quote(self.prompt).encode()))
         return headers
 
 
-def _listed(inputs: Sequence[int]) -> bytes:
-    return ",".join(map(str, inputs)).encode()
+def listed(inputs: Sequence[int]) -> bytes:
+    """Return ascending places as ``0,3-5``; those that a header has no room for as ``...``."""
+    said = ""
+    for _, run in itertools.groupby(enumerate(inputs), key=lambda pair: pair[1] - pair[0]):
+        places = [place for _, place in run]
+        more = f"{places[0]}-{places[-1]}" if len(places) > 1 else f"{places[0]}"
+        if len(said) + len(more) > LIST_BYTES_MAX:
+            return f"{said},...".encode()
+        said += f",{more}" if said else more
+    return said.encode()

@@ -106,8 +106,8 @@ class AsyncEmbedder:
 
         Raises:
             GatewayError: a text cannot be embedded, and ``partial`` is false; ``param`` says which, as
-                ``input[17]``. Or the model is not there (:class:`ModelNotFound`), does not load, or has
-                stopped (:class:`ModelUnavailable`).
+                ``input[17]``. Or the model is not there (:class:`ModelNotFound`), does not load, or is away
+                for more than two minutes (:class:`ModelUnavailable`).
             RuntimeError: the embedder is closed, or was meanwhile, or belongs to another event loop.
             TypeError: ``texts`` is one string, or holds what is none.
             ValueError: there are several models, and none is named; or a word is none of those above.
@@ -123,10 +123,10 @@ class AsyncEmbedder:
             await loaded(named.model)
             ask = Ask(inputs, dimensions, truncate, role, partial)
             return await embed_many(named.model, ask, self._limits, progress)
-        except ModelUnavailable:
+        except ModelUnavailable as error:
             if not self._open:
                 raise RuntimeError("the embedder was closed") from None
-            raise
+            raise unavailable(named.model, error) from None
 
     def _named(self, name: str | None) -> Named:
         if not self._open:
@@ -144,12 +144,19 @@ async def loaded(model: Model) -> None:
     """Wait until a model is loaded.
 
     Raises:
-        ModelUnavailable: it cannot be; the message says why.
+        ModelUnavailable: it cannot be.
     """
     await model.replicas.attempted()
     if model.replicas.info is None:
-        state, reason = model.replicas.state, model.replicas.reason
-        raise ModelUnavailable(f"{model.name} is {state}: {reason}")
+        raise ModelUnavailable("It is not loaded.", "model")
+
+
+def unavailable(model: Model, error: ModelUnavailable) -> ModelUnavailable:
+    """Return the error of a model that is not there with the reason, which here nobody else can be asked."""
+    replicas = model.replicas
+    if replicas.state == "ready":
+        return error
+    return ModelUnavailable(f"{model.name} is {replicas.state}: {replicas.reason}", "model")
 
 
 def config_of(source: Source) -> Config:

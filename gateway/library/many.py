@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +11,14 @@ from typing import cast
 
 import numpy as np
 
-from gateway.errors import GatewayError, InternalError, InvalidRequest, Overloaded, TooManyTokens
+from gateway.errors import (
+    GatewayError,
+    InternalError,
+    InvalidRequest,
+    ModelUnavailable,
+    Overloaded,
+    TooManyTokens,
+)
 from gateway.library.embeddings import Embeddings
 from gateway.serving.ask import Answer, Ask, InputLimits, Texts, fault_of
 from gateway.serving.model import Model
@@ -21,6 +29,9 @@ PARTS_AT_ONCE = 4
 
 Progress = Callable[[int, int], object]
 """Is told how many texts are done, and how many there are."""
+
+AWAY_S_MAX = 120.0
+"""How long a model may be away while it is started again, before a call gives it up."""
 
 _INPUT = re.compile(r"^input\[(\d+)\]$")
 
@@ -133,7 +144,8 @@ def parts_of(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
 
 
 async def _embed_part(model: Model, ask: Ask, start: int, end: int, gathered: Gathered) -> None:
-    """Embed the texts from ``start`` to ``end``: in halves if too many, later if the queue is full."""
+    """Embed the texts from ``start`` to ``end``: in halves if too many, later if that cannot be done now."""
+    given_up_at = math.inf
     refused = {at - start: ask.refused[at] for at in range(start, end) if at in ask.refused}
     while True:
         try:
@@ -149,6 +161,11 @@ async def _embed_part(model: Model, ask: Ask, start: int, end: int, gathered: Ga
             await _embed_part(model, ask, middle, end, gathered)
             return
         except Overloaded as error:  # a narrow queue_tokens
+            await asyncio.sleep(error.retry_after or 1)
+        except ModelUnavailable as error:  # others of these texts may have ended its workers
+            given_up_at = min(given_up_at, time.monotonic() + AWAY_S_MAX)
+            if model.replicas.over or time.monotonic() > given_up_at:
+                raise
             await asyncio.sleep(error.retry_after or 1)
         except GatewayError as error:
             raise numbered(error, start) from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
@@ -81,12 +81,7 @@ def examine(vectors: Vectors, failed: Collection[int], near: float) -> Quality:
     directed = finite[norms > 0]
     sample = directed[:: -(-len(directed) // COMPARED_MAX) or 1]
     unit = vectors[sample] / np.linalg.norm(vectors[sample], axis=1, keepdims=True)
-    pairs = 0
-    named: list[tuple[int, int]] = []
-    for one, other in near_pairs(unit, near):
-        pairs += len(one)
-        room = NAMED_MAX - len(named)
-        named += zip(sample[one[:room]].tolist(), sample[other[:room]].tolist(), strict=True)
+    pairs, named = near_pairs(unit, near)
     return Quality(
         texts=len(vectors),
         failed=len(failed),
@@ -96,18 +91,25 @@ def examine(vectors: Vectors, failed: Collection[int], near: float) -> Quality:
         norm_max=float(norms.max(initial=0)) if len(norms) else np.nan,
         non_finite=len(there) - len(finite),
         compared=len(sample),
-        near_duplicates=named,
+        near_duplicates=[(int(sample[one]), int(sample[other])) for one, other in named],
         near_duplicate_pairs=pairs,
         outliers=sample[outlying(unit)].tolist(),
     )
 
 
-def near_pairs(unit: Vectors, near: float) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """Yield the places of pairs, the first before the second, whose cosine is ``near`` or more, by blocks."""
+def near_pairs(unit: Vectors, near: float) -> tuple[int, list[tuple[int, int]]]:
+    """Return how many pairs have a cosine of ``near`` or more, and the places of the first hundred."""
+    pairs = 0
+    named: list[tuple[int, int]] = []
     for begin in range(0, len(unit), BLOCK):
-        one, other = np.nonzero(unit[begin : begin + BLOCK] @ unit[begin:].T >= near)
-        once = one < other
-        yield one[once] + begin, other[once] + begin
+        alike = np.triu(unit[begin : begin + BLOCK] @ unit[begin:].T >= near, 1)  # each pair once
+        pairs += int(np.count_nonzero(alike))
+        for row in np.flatnonzero(alike.any(axis=1)):
+            if len(named) == NAMED_MAX:
+                break
+            others = np.flatnonzero(alike[row])[: NAMED_MAX - len(named)]
+            named += [(begin + int(row), begin + int(other)) for other in others]
+    return pairs, named
 
 
 def outlying(unit: Vectors) -> NDArray[np.intp]:

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-from structlog.typing import FilteringBoundLogger
-
+from gateway.log import Logger
 from gateway.workers.worker import CallFailed, Mistaken, OutOfMemory, Worker, WorkerDied, WrongAnswer
 
 I = TypeVar("I")  # noqa: E741 - an item
@@ -50,7 +49,7 @@ class Isolation(Generic[I, O]):
         call: Callable[[Sequence[I]], Awaitable[Sequence[O | None]]],
         tell: Callable[[I, O | CallFailed | GivenUp], None],
         still: Callable[[Sequence[I]], Sequence[I]],
-        log: FilteringBoundLogger,
+        log: Logger,
     ) -> None:
         self._worker = worker
         self._call = call

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Protocol, get_args
 
 from backends.base import ModelInfo
-from gateway.workers.worker import CallFailed, State, Worker, WorkerLost
+from gateway.workers.worker import OVER, CallFailed, State, Worker, WorkerLost
 
 PING_S = 1.0
 STALLED_S = 60.0
@@ -61,7 +61,12 @@ class Replicas:
     @property
     def worth_waiting(self) -> bool:
         """Whether a worker takes a call now or soon."""
-        return self.state in WORTH_WAITING
+        return any(worker.state in WORTH_WAITING for worker in self.workers)
+
+    @property
+    def over(self) -> bool:
+        """Whether none will ever be ready again."""
+        return self.state in OVER
 
     @property
     def reason(self) -> str:

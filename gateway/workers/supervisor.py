@@ -19,12 +19,10 @@ from gateway.workers.last_words import without_texts
 from gateway.workers.loading import DiedLoading, LoadRefused, Starts
 from gateway.workers.process import Death
 from gateway.workers.vigil import Patience
-from gateway.workers.worker import State, Timed, WorkerLost
+from gateway.workers.worker import OVER, State, Timed, WorkerLost
 
 CHARS_PER_S_MIN = 100_000
 """A tokenizer is many times as fast; what it takes beyond ``hang_s`` is granted at this speed."""
-
-OVER: Collection[State] = ("failed", "stopped")
 
 log = get_logger()
 

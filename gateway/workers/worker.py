@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Literal, NamedTuple, Protocol
 
@@ -16,6 +16,9 @@ State = Literal["ready", "searching", "restarting", "loading", "broken", "failed
 death, while it is worth waiting; ``loading`` until the model is loaded for the first time; ``broken`` after
 too many deaths, or while a start takes far too long, until it has been started well; ``failed`` once it is
 hopeless."""
+
+OVER: Collection[State] = ("failed", "stopped")
+"""It will never be ready again."""
 
 
 class WorkerLost(Exception):

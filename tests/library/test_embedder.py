@@ -207,8 +207,9 @@ def test_mistakes(make):
         pytest.raises(ValueError, match="one, other"),
     ):
         two.embed(["a"])
-    with pytest.raises(ConfigError, match="backend"):
-        Embedder({"models": {"m": {}}})
+    for models, key in (({"m": {}}, "backend"), ({1: FAKE}, "string"), ({"m": FAKE | {2: 3}}, "2")):
+        with pytest.raises(ConfigError, match=key):
+            Embedder({"models": models})
 
 
 def test_a_model_that_does_not_load(make):
@@ -229,6 +230,19 @@ def test_a_worker_that_dies(make):
             os.kill(killed[0], signal.SIGKILL)
 
     np.testing.assert_array_equal(embedder.embed(texts, progress=kill_once).vectors, right(texts))
+
+
+def test_many_killers(make):
+    """More texts that end a worker than one search looks for are all found, and cost nobody else anything."""
+    texts = texts_of(300)
+    killers = range(100, 110)
+    for index in killers:
+        texts[index] = f"{index} <abort>"
+    found = make(FAULT).embed(texts, partial=True)
+    assert list(found.errors) == list(killers)
+    assert all(isinstance(error, InputFailed) for error in found.errors.values())
+    good = [index for index in range(300) if index not in found.errors]
+    np.testing.assert_array_equal(found.vectors[good], right([texts[index] for index in good]))
 
 
 def test_closing():
