@@ -12,7 +12,8 @@ import logging
 import sys
 import traceback
 from collections.abc import Callable, MutableMapping
-from typing import Any, Literal
+from contextlib import suppress
+from typing import Any, Literal, TextIO
 
 import orjson
 import structlog
@@ -57,7 +58,8 @@ def configure(form: Literal["auto", "json", "console"], level: str) -> None:
         else structlog.processors.JSONRenderer(serializer=as_json)
     )
     _processors[:] = [at_least(level), *shared, render]
-    _output.logger = structlog.WriteLogger(sys.stderr)  # a line is one write, not two
+    _output.logger = Lines(sys.stderr)
+    logging.raiseExceptions = False  # nor does what libraries log
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -66,6 +68,25 @@ def configure(form: Literal["auto", "json", "console"], level: str) -> None:
         )
     )
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+
+
+class Lines:
+    """Writes lines, each as one. One that cannot be written is lost, and what it was about goes on.
+
+    Args:
+        stream: a terminal may go away, a disk may be full, who reads a pipe may have ended.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, line: str) -> None:
+        """Write a line."""
+        with suppress(OSError, ValueError):  # the latter of a stream that is closed
+            self._stream.write(f"{line}\n")
+            self._stream.flush()
+
+    debug = info = warning = error = critical = write
 
 
 def at_least(level: str) -> Processor:

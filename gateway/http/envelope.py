@@ -29,6 +29,7 @@ EMBEDDINGS = "/v1/embeddings"
 PROCESS = secrets.token_hex(8)
 CLIENT_GONE = 499  # nobody reads it; it is for log and metrics
 QUIET = frozenset({"/livez", "/readyz", "/health", "/metrics"})
+PATHS = QUIET | {EMBEDDINGS, "/v1/models"}
 
 log = get_logger()
 _numbers = itertools.count(1)
@@ -74,13 +75,14 @@ class Envelope:
 
     def _finish(self, record: Record) -> None:
         """Count and log."""
-        if record.path.rstrip("/") == EMBEDDINGS:
+        path = record.path.rstrip("/")
+        if path == EMBEDDINGS:
             self._metrics.request(record.model, record.status, record.code, record.seconds)
         emit = log.debug if record.path in QUIET else log.info
         emit(
             "request",
             id=record.id,
-            path=record.path if record.status != 404 else "",  # an unknown path may hold anything
+            path=path if record.status < 400 or path in PATHS else "",  # others may hold anything
             model=record.model,
             space=record.space,
             inputs=record.inputs,

@@ -54,10 +54,11 @@ def test_requests(tmp_path):
         assert httpx.post(url, json=GOOD, headers={"x-expected-space": SECRET}).status_code == 412
         assert httpx.get(f"{server.url}/{SECRET}", params={"q": SECRET}).status_code == 404
         assert httpx.get(f"{server.url}/v1/models/{SECRET}").status_code == 404
+        assert httpx.post(f"{server.url}/v1/models/{SECRET}").status_code == 405
     said = server.log.read_text()
     events = [json.loads(line) for line in said.splitlines()]
     statuses = [event["status"] for event in events if event["event"] == "request"]
-    assert [status for status, _ in BODIES] == statuses[-len(BODIES) - 5 : -5]
+    assert [status for status, _ in BODIES] == statuses[-len(BODIES) - 6 : -6]
     assert sum(event["event"] == "batch failed" for event in events) >= 2
     assert SECRET not in said
 
@@ -139,3 +140,28 @@ def test_an_application_has_its_own():
     assert said.startswith("gateway ERROR event='ours failed' ")
     assert "model='small'" in said
     assert said.endswith("ValueError'")
+
+
+GOES_ON = """
+import logging
+from gateway import log
+
+log.configure("json", "info")
+log.get_logger().error("the disk is full")
+logging.getLogger("library").error("so it is")
+print("it goes on")
+"""
+
+
+def test_a_log_that_cannot_be_written():
+    """What cannot be logged is lost, and nothing else with it."""
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-c", GOES_ON],
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=full,
+            text=True,
+            check=False,
+        )
+    assert ended.stdout == "it goes on\n"
