@@ -24,11 +24,16 @@ class Connection:
     Args:
         url: of the gateway.
         wait_s: how long the gateway may leave a client waiting.
+        buffer_bytes: how much the client's system takes before anybody reads it; ``None`` leaves that to it.
     """
 
-    def __init__(self, url: str, wait_s: float = WAIT_S) -> None:
+    def __init__(self, url: str, wait_s: float = WAIT_S, buffer_bytes: int | None = None) -> None:
         where = urllib.parse.urlsplit(url)
-        self.socket = socket.create_connection((where.hostname, where.port), timeout=wait_s)
+        self.socket = socket.socket()
+        if buffer_bytes is not None:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
+        self.socket.settimeout(wait_s)
+        self.socket.connect((where.hostname, where.port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._answers = self.socket.makefile("rb")
 

@@ -6,17 +6,39 @@ import asyncio
 import math
 import time
 import urllib.parse
+from collections.abc import Callable
 from typing import Any, cast
 
 import httptools
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from gateway.errors import BodyTimeout, GatewayError, HeadTimeout, NotHttp
+from gateway.errors import BodyTimeout, GatewayError, HeadTimeout, NotHttp, Overloaded
 from gateway.http import status
 from gateway.http.client import ARRIVED, CLIENT, Client
 from gateway.http.cycle import Cycle
-from gateway.http.load import Load
+from gateway.http.load import RETRY_S, Load
 from gateway.http.waiting import Waiting
+
+PIPELINE_MAX = 100
+"""Requests that may wait on one connection for their turn: they are whole in memory."""
+
+
+class Flow(FlowControl):
+    """Whether a connection is read: not while requests wait on it for their turn.
+
+    Args:
+        waits: whether they do.
+    """
+
+    def __init__(self, transport: asyncio.Transport, waits: Callable[[], bool]) -> None:
+        super().__init__(transport)
+        self._waits = waits
+
+    def resume_reading(self) -> None:
+        """Read on, where that is of use: who answers a request asks for it, and so does a linger."""
+        if not self._waits():
+            super().resume_reading()
 
 
 class Protocol(Waiting):
@@ -38,6 +60,7 @@ class Protocol(Waiting):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin with a connection, unless there are too many."""
         super().connection_made(transport)
+        self.flow = Flow(self.transport, waits=lambda: bool(self.pipeline) and not self.ending)
         if refusal := self._load.too_many(len(self.connections)):
             self.refuse(refusal)
 
@@ -65,6 +88,8 @@ class Protocol(Waiting):
     def request_begins(self, *, keep_alive: bool) -> None:
         """Begin to answer, or let it wait for its turn."""
         self._in_head = False
+        if len(self.pipeline) >= PIPELINE_MAX:
+            raise Overloaded("A connection has too many requests waiting on it.", retry_after=RETRY_S)
         self._complete_scope()
         cycle = self.cycle = Cycle(
             is_last=self._is_last,
@@ -113,8 +138,7 @@ class Protocol(Waiting):
         cycle.message_event.set()
         if cycle is self._answering:
             self.deadline = math.inf
-        if not self.pipeline:
-            self.flow.resume_reading()  # a large body has paused it, and a client that goes is to be seen
+        self.flow.resume_reading()  # a large body has paused it, and a client that goes is to be seen
 
     def on_response_complete(self) -> None:
         """Go on with the next request, or with the refusal of what followed this one."""
@@ -124,7 +148,6 @@ class Protocol(Waiting):
             self._release(answered.held)
         if self.ending:
             return
-        self.flow.resume_reading()
         if self.pipeline:
             cycle, _ = self.pipeline.pop()
             self._answer(cast(Cycle, cycle))
@@ -133,6 +156,7 @@ class Protocol(Waiting):
         else:
             bounds = self.server_config
             self.wait(bounds.head_timeout_s if self._in_head else bounds.idle_timeout_s)
+        self.flow.resume_reading()
 
     def late(self) -> None:
         """Refuse a request of which a part is missing; leave a client that asks nothing."""

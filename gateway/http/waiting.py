@@ -93,6 +93,11 @@ class Waiting(Parsing):
         else:
             super().data_received(data)
 
+    def eof_received(self) -> None:
+        """End with a client that sends no more, once it has taken what was written."""
+        self._bound_sending()
+        self.wait(0)
+
     def pause_writing(self) -> None:
         """Wait for a client that does not take what was written."""
         super().pause_writing()

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from gateway.config_file import ConfigError, parse
+from gateway.http.protocol import PIPELINE_MAX
 from tests.connection import SMALL, START, Connection, sized
 from tests.server import eventually, serving
 
@@ -127,3 +128,27 @@ def test_room_for_one_body():
         parse(
             {"server": {"requests_bytes_max": 1000}, "models": {"m": {"backend": "fake"}}}, Path(), "a test"
         )
+
+
+def test_a_pipeline(tmp_path):
+    """Requests that are sent without waiting for answers get them in order."""
+    with serving(tmp_path, FAKE) as server, Connection(server.url) as connection:
+        connection.send(b"".join(START + b"x-request-id: %d\r\n" % n + sized(SMALL) for n in range(50)))
+        for number in range(50):
+            told, headers, _ = connection.receive()
+            assert (told, headers["x-request-id"]) == (200, str(number))
+
+
+def test_a_pipeline_that_is_too_long(tmp_path):
+    """Of requests that come faster than they are answered a bounded number waits; the client is told."""
+    with serving(tmp_path, FAKE) as server, Connection(server.url) as connection:
+        os.kill(server.worker(), signal.SIGSTOP)
+        connection.send((START + sized(SMALL)) * 1000)
+        os.kill(server.worker(), signal.SIGCONT)
+        answered = 0
+        while (told := connection.receive())[0] == 200:
+            answered += 1
+        assert answered >= PIPELINE_MAX
+        assert_overloaded(told)
+        assert connection.ended()
+        assert is_served(server)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
 from pathlib import Path
 
 import httpx
@@ -23,6 +25,8 @@ width = 4096
 """
 BOUNDS = "idle_timeout_s = {idle}\nhead_timeout_s = {head}\nbody_timeout_s = {body}\nsend_timeout_s = {send}"
 LONG = 600
+ANSWERS = range(1, 80)
+"""How many answers: so many that the last one ends somewhere in each of the buffers on its way."""
 
 
 @pytest.fixture
@@ -132,6 +136,18 @@ def test_an_answer_that_nobody_takes(serve, last):
             eventually(lambda: sockets(server) == before + 1)
             other.send(START + sized(body))
             assert_served(other, 2048)
+
+
+def test_an_end_before_the_answers_are_taken(serve):
+    """A client that sends no more, and takes no more, is done with, however much of its answers has left."""
+    body = json.dumps({"model": "fake", "input": ["a"] * 2, "encoding_format": "base64"}).encode()
+    with serve(send=1) as server, contextlib.ExitStack() as stack:
+        before = sockets(server)
+        for answers in ANSWERS:
+            connection = stack.enter_context(Connection(server.url, buffer_bytes=4096))
+            connection.send((START + sized(body)) * answers)
+            connection.socket.shutdown(socket.SHUT_WR)
+        eventually(lambda: sockets(server) == before)
 
 
 def test_a_large_body_that_is_refused(serve):
