@@ -19,6 +19,9 @@ PROBES = (
     "Ein etwas längerer Satz, der mit 漢字 und 🙂 andere Schriften enthält: nicht alle sind gleich lang.",
     "0123456789",
 )
+TOKENS_MAX = 2 * sum(len(probe.encode()) + 8 for probe in PROBES)
+"""No more are computed by a self-test: a token is a byte at least, beside a few special ones."""
+
 COMPANY = {"fp32": 0.99999, "f32": 0.99999, "bf16": 0.9999, "f16": 0.9999, "int8": 0.999, "q8_0": 0.999}
 """The least cosine between a text alone and the same one in company, by dtype."""
 COMPANY_TORCH_BF16 = 0.999  # it keeps eight bits between layers, and on a GPU kernels differ by batch

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from gateway.workers.vigil import HANG_FACTOR
+
 MEMORY = 0.9
-HANG_FACTOR = 20.0
-"""A batch that takes so many times as long as the model's speed says has hung; one is slow now and then."""
 
 
 class Speed:

@@ -23,20 +23,30 @@ class Breaker:
         self.open = False
         self._deaths: deque[float] = deque(maxlen=DEATHS_MAX)
         self._in_a_row = 0
+        self._failed_starts = 0
         self._unjudged: list[float] = []
         self._explained = 0
 
     @property
     def hopeless(self) -> bool:
-        """Whether the last starts all came to nothing."""
-        return self._in_a_row >= DEATHS_MAX
+        """Whether the last five starts all came to nothing."""
+        return self._failed_starts >= DEATHS_MAX
+
+    def failed_start(self, now: float) -> None:
+        """Note at the time ``now``, in seconds, that a worker ended before it could be used."""
+        self._failed_starts += 1
+        self._count(now, fruitful=False)
 
     def death(self, now: float, *, fruitful: bool) -> None:
         """Note a death at the time ``now``, in seconds, and whether any work had been done before it."""
+        self._failed_starts = 0
+        self._count(now, fruitful)
+
+    def _count(self, now: float, fruitful: bool) -> None:
         self._deaths.append(now)
         self._in_a_row = 0 if fruitful else self._in_a_row + 1
         many = len(self._deaths) == DEATHS_MAX and now - self._deaths[0] < WINDOW_S
-        self.open = self.open or many or self.hopeless
+        self.open = self.open or many or self._in_a_row >= DEATHS_MAX
 
     def suspect(self, now: float) -> None:
         """Note a death during a search for the input whose doing it is: only when it is over it counts."""
@@ -63,3 +73,4 @@ class Breaker:
     def probed(self) -> None:
         """Note that the worker works again."""
         self.open = False
+        self._failed_starts = 0

@@ -153,12 +153,14 @@ class WorkerProcess:
     async def end(self) -> Death:
         """Make sure that the process has ended; return how it did."""
         self._writer.close()
-        with suppress(asyncio.TimeoutError):  # one that dies by itself shall be seen to die of its own cause
-            await asyncio.wait_for(self._process.wait(), LEAVE_S)
+        with suppress(TimeoutError):  # one that dies by itself shall be seen to die of its own cause
+            async with asyncio.timeout(LEAVE_S):
+                await self._process.wait()
         if self._process.returncode is None:
             self._process.kill()
         try:
-            code = await asyncio.wait_for(self._process.wait(), DIE_S)
+            async with asyncio.timeout(DIE_S):
+                code = await self._process.wait()
         except TimeoutError:  # stuck in the kernel: what it holds is lost, but nobody waits for it
             code = -signal.SIGKILL
         await asyncio.wait([self._listening], timeout=LAST_WORDS_S)

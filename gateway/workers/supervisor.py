@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 
 from backends.base import ModelInfo, TokenIds
+from backends.selftest import TOKENS_MAX as PROBE_TOKENS_MAX
 from backends.spec import Spec
 from gateway.log import get_logger
 from gateway.metrics import ModelMetrics
@@ -18,7 +19,7 @@ from gateway.workers.connection import Connection
 from gateway.workers.last_words import without_texts
 from gateway.workers.loading import DiedLoading, LoadRefused, Starts
 from gateway.workers.process import Death
-from gateway.workers.vigil import Patience
+from gateway.workers.vigil import HANG_FACTOR, Patience
 from gateway.workers.worker import OVER, State, Timed, WorkerLost
 
 CHARS_PER_S_MIN = 100_000
@@ -160,7 +161,9 @@ class Supervisor:
 
     async def check(self) -> str:
         """See :class:`gateway.workers.worker.Worker`."""
-        return await (await self._live()).check(self._patience.hang_s)
+        connection = await self._live()
+        seconds_max = HANG_FACTOR * PROBE_TOKENS_MAX / max(1, connection.tokens_per_s)
+        return await connection.check(max(seconds_max, self._patience.hang_s))
 
     def explained(self, deaths: int) -> None:
         """See :class:`gateway.workers.worker.Worker`."""
@@ -211,9 +214,7 @@ class Supervisor:
                 return
             except Exception:  # a mistake of ours, which must not leave a model that nobody supervises
                 log.exception("supervisor failed", model=self._model)
-                self._breaker.death(time.monotonic(), fruitful=False)
-                self._died("the worker was lost")
-                self._attempted.set()
+                self._failed_to_start("the worker was lost")
             self._metrics.worker_restarts.inc()
             await asyncio.sleep(self._backoff.pause())
 
@@ -228,9 +229,14 @@ class Supervisor:
         except DiedLoading as error:
             log.error("worker died while loading", model=self._model, how=str(error))
             self._metrics.worker_deaths[error.cause].inc()
-            self._breaker.death(time.monotonic(), fruitful=False)
-            self._died("the worker died while it loaded the model")
-            self._attempted.set()
+            self._failed_to_start("the worker died while it loaded the model")
+            return
+        except LoadRefused as error:
+            if self.info is None:
+                raise
+            # It was served before, and what it lacks may be there again: room on a device, for instance.
+            log.error("worker refused the model", model=self._model, reason=str(error))
+            self._failed_to_start(f"the worker refused the model this time ({error})")
             return
         try:
             death = await self._serve(connection)
@@ -254,7 +260,10 @@ class Supervisor:
     async def _serve(self, connection: Connection) -> Death:
         info = connection.info
         if not self._accepts(info):
-            raise LoadRefused("the model's files have changed since the gateway started: start it again")
+            raise LoadRefused(
+                "it makes another embedding space than before, so its files or its device have changed: "
+                "start the gateway again"
+            )
         for note in info.notes:
             log.warning("model note", model=self._model, note=note)
         log.info("model ready", model=self._model, space=info.fingerprint, seconds=connection.load_seconds)
@@ -263,6 +272,12 @@ class Supervisor:
         self._breaker.probed()
         self._to("ready", "")
         return await connection.ended()
+
+    def _failed_to_start(self, how: str) -> None:
+        """Tell how the worker is after a start that came to nothing."""
+        self._breaker.failed_start(time.monotonic())
+        self._died(how)
+        self._attempted.set()
 
     def _died(self, how: str) -> None:
         """Tell how the worker is after a death."""

@@ -14,6 +14,9 @@ TICK_S_MAX = 1.0
 SILENT_S_MAX = 10.0
 TICKS = 10
 
+HANG_FACTOR = 20.0
+"""A call that takes so many times as long as the model's speed says has hung; one is slow now and then."""
+
 
 class Patience(NamedTuple):
     """How long a worker may take.

@@ -42,11 +42,22 @@ def test_half_open():
 def test_slow_deaths():
     """Five deaths in a row without any work done open it as well, however far apart."""
     assert dying(range(0, 5000, 1000), fruitful=False).open
-    assert dying(range(0, 5000, 1000), fruitful=False).hopeless
     breaker = dying(range(0, 4000, 1000), fruitful=False)
     breaker.death(4000, fruitful=True)
     breaker.death(5000, fruitful=False)
     assert not breaker.open
+
+
+def test_hopeless():
+    """Five starts in a row that come to nothing are hopeless; after a good one a death is none of these."""
+    breaker = Breaker()
+    for now in range(0, 5000, 1000):
+        assert not breaker.hopeless
+        breaker.failed_start(now)
+    assert (breaker.open, breaker.hopeless) == (True, True)
+    breaker.probed()
+    breaker.death(5000, fruitful=False)
+    assert (breaker.open, breaker.hopeless) == (True, False)
 
 
 def test_forgiven():

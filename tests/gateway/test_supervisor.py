@@ -173,6 +173,16 @@ class Mistake:
         raise RuntimeError("nobody foresaw this")
 
 
+REFUSING = """
+from backends import base, fake
+
+def refuse(*_):
+    raise base.LoadError("no room on the device")
+
+fake.FakeBackend.__init__ = refuse
+"""
+
+
 async def test_refused_model(watched, metrics, own_child):
     """A model that cannot be served has failed, says why, and is not tried again."""
     supervisor = watched(FakeSpec(dimensions=(16,))).one
@@ -181,6 +191,19 @@ async def test_refused_model(watched, metrics, own_child):
     assert "the model has 8" in supervisor.reason
     assert own_child() is None
     assert restarts(metrics) == 0
+
+
+async def test_refused_when_started_again(watched, own_child, monkeypatch, tmp_path):
+    """A model that was served, and is refused when its worker is started again, is tried until it loads."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    watching = watched()
+    await watching.until("ready")
+    (tmp_path / "sitecustomize.py").write_text(REFUSING)
+    os.kill(own_child(), signal.SIGKILL)
+    await watching.until("broken")
+    assert "no room on the device" in watching.one.reason
+    (tmp_path / "sitecustomize.py").unlink()
+    await watching.until("ready")
 
 
 async def test_death_while_loading(watched, metrics, monkeypatch, tmp_path):
