@@ -58,6 +58,7 @@ PURE = (
     "gateway/workers/vigil.py",
     "gateway/library/quality.py",
     "gateway/serving/averages.py",
+    "gateway/serving/estimate.py",
     "gateway/serving/prompts.py",
     "gateway/serving/tokens.py",
     "gateway/serving/dimensions.py",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from gateway.batching.queue import Queue
@@ -11,15 +11,16 @@ from gateway.batching.speed import Speed
 from gateway.errors import DeadlinePassed, Overloaded
 
 RETRY_AFTER_S_MAX = 60
-TOKENS_PER_CHAR = 0.25
-MEMORY = 0.99
+DOUBT = 4.0
+"""The speed of large batches is that of the last ones, perhaps of long inputs or beside a busy neighbour: a
+request that nothing stands before is given so much time before it is refused for taking too long."""
 
 
 class Admission:
     """Lets all of a request in, or nothing.
 
-    Texts are counted by an estimate before they are tokenized, so that no request waits for its refusal until
-    it has been, and none is tokenized for nothing.
+    Texts are expected by an estimate before they are tokenized, so that no request waits for its refusal
+    until it has been, and none is tokenized for nothing.
 
     Args:
         queue: what waits.
@@ -34,20 +35,9 @@ class Admission:
         self._workers = workers
         self._tokens_max = tokens_max
         self._expected = 0
-        self._tokens_per_char = TOKENS_PER_CHAR
 
     def __repr__(self) -> str:
         return f"<Admission {self._expected} tokens expected>"
-
-    def estimate(self, inputs: Sequence[str] | Sequence[Sequence[int]]) -> int:
-        """Return about how many tokens the inputs are; no more than may wait."""
-        length = sum(map(len, inputs))
-        texts = isinstance(inputs[0], str)
-        return min(self._tokens_max, math.ceil(length * self._tokens_per_char) if texts else length)
-
-    def learn(self, chars: int, tokens: int) -> None:
-        """Note how many tokens became of the characters of texts."""
-        self._tokens_per_char = MEMORY * self._tokens_per_char + (1 - MEMORY) * tokens / max(1, chars)
 
     @contextmanager
     def expected(self, tokens: int, seconds_max: float) -> Iterator[None]:
@@ -73,7 +63,7 @@ class Admission:
 
         Raises:
             Overloaded: the queue has no room for it, or too much stands before it.
-            DeadlinePassed: it would take longer than it may even alone.
+            DeadlinePassed: it would take far longer than it may even alone.
         """
         excess = self._queue.tokens + beside + tokens - self._tokens_max
         if excess > 0:
@@ -81,12 +71,13 @@ class Admission:
         speed = self._speed.tokens_per_s * self._workers
         if not speed or (self._queue.tokens + tokens) / speed <= seconds_max:
             return
-        if tokens / speed > seconds_max:
+        if tokens / speed > DOUBT * seconds_max:
             raise DeadlinePassed(
                 f"The request cannot be done in time: it takes about {tokens / speed:.1f} s."
             )
-        excess_s = (self._queue.ahead_of(tokens) + tokens) / speed - seconds_max
-        if excess_s > 0:
+        ahead = self._queue.ahead_of(tokens)
+        excess_s = (ahead + tokens) / speed - seconds_max
+        if ahead and excess_s > 0:
             raise Overloaded(
                 "The request cannot be done in time: too much stands before it.",
                 retry_after=min(RETRY_AFTER_S_MAX, math.ceil(excess_s)),

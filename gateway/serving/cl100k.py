@@ -6,14 +6,20 @@ Needs tiktoken, which is optional. It fetches the vocabulary once, or takes it f
 from __future__ import annotations
 
 import asyncio
+import math
+import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from gateway.errors import InvalidTokenIds
 from gateway.log import get_logger
 
 RETRY_S = 60.0
+PATIENCE_S = 30.0
+"""How long a request waits for the vocabulary, before its ids are refused."""
+
 REMEDY = (
     "This model does not take token ids. Send texts (in LangChain: check_embedding_ctx_length=False), or "
     "have the operator install the extra cl100k or set token_ids for the model."
@@ -37,13 +43,17 @@ def load_encoding() -> Encoding:
 
 
 class Cl100k:
-    """The vocabulary, loaded when it is first needed, and tried again a minute after that failed."""
+    """The vocabulary, loaded when it is first needed, and tried again a minute after that failed.
+
+    Loading is nobody's in particular: a request that ends leaves it to those that follow. It has a thread of
+    its own, since a download may hang, and no gateway is to wait for it when it stops.
+    """
 
     def __init__(self, load: Callable[[], Encoding] = load_encoding) -> None:
         self._load = load
         self._encoding: Encoding | None = None
-        self._failed_at: float | None = None
-        self._lock = asyncio.Lock()
+        self._loading: asyncio.Future[None] | None = None
+        self._began = self._failed_at = -math.inf
 
     async def texts(self, inputs: Sequence[Sequence[int]]) -> list[str | InvalidTokenIds]:
         """Return the text of each input, or an error for one with an id that is not in the vocabulary.
@@ -57,17 +67,39 @@ class Cl100k:
         return await asyncio.to_thread(_decode, encoding, inputs)
 
     async def _get(self) -> Encoding:
-        async with self._lock:
-            recently = self._failed_at is not None and time.monotonic() - self._failed_at < RETRY_S
-            if self._encoding is None and not recently:
-                try:
-                    self._encoding = await asyncio.to_thread(self._load)
-                except Exception as error:
-                    self._failed_at = time.monotonic()
-                    log.warning("cl100k_base cannot be loaded", reason=f"{type(error).__name__}: {error}")
+        if self._encoding is None and time.monotonic() - self._failed_at >= RETRY_S:
+            if self._loading is None:
+                self._loading = self._start()
+            await asyncio.wait([self._loading], timeout=self._began + PATIENCE_S - time.monotonic())
         if self._encoding is None:
             raise InvalidTokenIds(REMEDY, "input")
         return self._encoding
+
+    def _start(self) -> asyncio.Future[None]:
+        loop = asyncio.get_running_loop()
+        loading = loop.create_future()
+        self._began = time.monotonic()
+
+        def work() -> None:
+            try:
+                found: Encoding | Exception = self._load()
+            except Exception as error:
+                found = error
+            with suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(self._loaded, found)
+
+        threading.Thread(target=work, name="cl100k", daemon=True).start()
+        return loading
+
+    def _loaded(self, found: Encoding | Exception) -> None:
+        if isinstance(found, Exception):
+            self._failed_at = time.monotonic()
+            log.warning("cl100k_base cannot be loaded", reason=f"{type(found).__name__}: {found}")
+        else:
+            self._encoding = found
+        if self._loading is not None:
+            self._loading.set_result(None)
+            self._loading = None
 
 
 def _decode(encoding: Encoding, inputs: Sequence[Sequence[int]]) -> list[str | InvalidTokenIds]:

@@ -22,8 +22,10 @@ from gateway.metrics import ModelMetrics
 from gateway.serving.ask import Answer, Ask, are_texts
 from gateway.serving.averages import Averages
 from gateway.serving.cl100k import Cl100k
+from gateway.serving.estimate import Estimate
 from gateway.serving.gathering import Gathering
 from gateway.serving.preparer import Preparer
+from gateway.serving.prompts import Prompt
 from gateway.serving.tokenizer import Tokenizer
 from gateway.serving.vectors import Made, average_all, blank_all, cut_all
 from gateway.workers.local import local
@@ -57,6 +59,7 @@ class Model:
         self._gathering = Gathering(
             Tokenizer(name, self.replicas, poison), ready=lambda: bool(self.replicas.ready)
         )
+        self._estimate = Estimate()
         self._preparer = Preparer(config.serving, tokens_max, self._gathering, cl100k)
         self.batcher = Batcher(
             name,
@@ -80,9 +83,9 @@ class Model:
         began = time.monotonic()
         try:
             async with asyncio.timeout(ask.seconds_max):
-                estimate = self.batcher.admission.estimate(ask.inputs)
-                with self.batcher.admission.expected(estimate, ask.seconds_max):
-                    prepared = await self._preparer.prepare(ask, info)
+                prompt = self._preparer.prompt_for(ask, info)
+                with self.batcher.admission.expected(self._about(ask, prompt, info), ask.seconds_max):
+                    prepared = await self._preparer.prepare(ask, info, prompt)
                 tokenized = time.monotonic()
                 tokens = sum(len(ids) for ids in prepared.rows if not isinstance(ids, GatewayError))
                 # before room is made for its vectors
@@ -94,8 +97,8 @@ class Model:
                 await self._run(request)
         except TimeoutError:
             raise DeadlinePassed from None
-        if are_texts(ask.inputs):
-            self.batcher.admission.learn(sum(map(len, ask.inputs)), request.tokens)
+        if are_texts(ask.inputs) and not prepared.truncated and not request.errors:
+            self._estimate.learn(ask, prompt.words, info, len(prepared.rows), request.tokens)
         made = await made_of(request, averages, ask, info)
         self._metrics.inputs.inc(len(ask.inputs) - len(made.errors))
         self._metrics.tokens.inc(request.tokens)
@@ -106,7 +109,7 @@ class Model:
             tokens=request.tokens,
             truncated=prepared.truncated,
             averaged=[] if averages is None else [one for one in averages.inputs if one not in made.errors],
-            prompt=prepared.prompt,
+            prompt=prompt.name,
             space=info.fingerprint,
             seconds={"tokenize": tokenized - began} | request.seconds(since=tokenized),
         )
@@ -129,6 +132,11 @@ class Model:
             offered = ", ".join(map(str, info.supported_dimensions))
             raise InvalidRequest(f"The model offers these dimensions: {offered}.", "dimensions")
         return info
+
+    def _about(self, ask: Ask, prompt: Prompt, info: ModelInfo) -> int:
+        """Return about how many tokens a request has; no more than may wait, before that is certain."""
+        cuts = (ask.truncate or self.config.serving.truncate) in ("right", "left")
+        return min(self._estimate.of(ask, prompt.words, info, cuts=cuts), self.config.serving.queue_tokens)
 
     async def _run(self, request: Request) -> None:
         """Queue the jobs and wait until the last of them is settled."""

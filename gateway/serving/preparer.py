@@ -14,7 +14,7 @@ from gateway.serving.averages import Averages
 from gateway.serving.cl100k import REMEDY, Cl100k
 from gateway.serving.gathering import Tokenize
 from gateway.serving.pace import ONE, Pace
-from gateway.serving.prompts import ids_kept, prompt_for
+from gateway.serving.prompts import NO_PROMPT, Prompt, ids_kept, prompt_for
 from gateway.serving.tokens import Fitted
 
 
@@ -26,13 +26,11 @@ class Prepared(NamedTuple):
             asked for: one for each input, in order, unless there are averages.
         truncated: inputs that were cut.
         averages: which rows are windows of which input; ``None`` where each row is an input.
-        prompt: the name of the prompt that went before the texts.
     """
 
     rows: list[TokenIds | GatewayError]
     truncated: list[int]
     averages: Averages | None
-    prompt: str | None
 
 
 class Preparer:
@@ -51,17 +49,15 @@ class Preparer:
         self._tokenize = tokenize
         self._cl100k = cl100k
 
-    async def prepare(self, ask: Ask, info: ModelInfo) -> Prepared:
-        """Return the ids of each input.
+    async def prepare(self, ask: Ask, info: ModelInfo, prompt: Prompt) -> Prepared:
+        """Return the ids of each input, with a prompt before it.
 
         Raises:
             GatewayError: the request is refused.
         """
-        prompt = self._prompt(ask, info)
-        words = info.prompts[prompt] if prompt is not None else ""
         truncate = ask.truncate or self._serving.truncate
-        given = await self._given(ask, words, info)
-        alone = await self._alone(words, given, info) if truncate != "error" else None
+        given = await self._given(ask, prompt.words, info)
+        alone = await self._alone(prompt.words, given, info) if truncate != "error" else None
         rows: list[TokenIds | GatewayError] = []
         truncated: list[int] = []
         averages = Averages([], []) if truncate == "mean" else None
@@ -80,20 +76,20 @@ class Preparer:
             if fitted.truncated:
                 truncated.append(index)
         self._check_total(rows, ask)
-        return Prepared(rows, truncated, averages if len(rows) > len(given) else None, prompt)
+        return Prepared(rows, truncated, averages if len(rows) > len(given) else None)
 
-    def _prompt(self, ask: Ask, info: ModelInfo) -> str | None:
-        """Return the name of the prompt that goes before the inputs; none can go before native token ids.
+    def prompt_for(self, ask: Ask, info: ModelInfo) -> Prompt:
+        """Return the prompt that goes before the inputs; none can go before native token ids.
 
         Raises:
             InvalidRequest: the model has none for this role, or it is asked for before native token ids.
         """
         prompt = prompt_for(ask.role, info)
-        if prompt is None or are_texts(ask.inputs) or self._serving.token_ids != "native":
+        if are_texts(ask.inputs) or self._serving.token_ids != "native":
             return prompt
-        if ask.role is not None and info.prompts[prompt]:
+        if ask.role is not None and prompt.words:
             raise InvalidRequest("No prompt can go before token ids: send texts.", "input_type")
-        return None
+        return NO_PROMPT
 
     async def _alone(
         self, words: str, given: Sequence[TokenIds | GatewayError], info: ModelInfo

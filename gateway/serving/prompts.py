@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from backends.base import ModelInfo, TokenIds
 from gateway.config import Role
@@ -12,8 +13,18 @@ NAMES: Mapping[Role, Sequence[str]] = {"query": ("query",), "document": ("docume
 """Where models keep their words for a role: the names that sentence-transformers looks for, in its order."""
 
 
-def prompt_for(role: Role | None, info: ModelInfo) -> str | None:
-    """Return the name of the prompt that is used; ``None`` is none.
+class Prompt(NamedTuple):
+    """Words that go before each text, and their name; ``None`` where there are none."""
+
+    name: str | None
+    words: str
+
+
+NO_PROMPT = Prompt(None, "")
+
+
+def prompt_for(role: Role | None, info: ModelInfo) -> Prompt:
+    """Return the prompt that is used.
 
     A model that has words for one of the roles wants none for the other; to a model without any prompts a
     role means nothing.
@@ -21,15 +32,15 @@ def prompt_for(role: Role | None, info: ModelInfo) -> str | None:
     Raises:
         InvalidRequest: the model has prompts, but none for any role.
     """
-    if role is None or not info.prompts:
-        return info.default_prompt
-    for name in NAMES[role]:
-        if name in info.prompts:
-            return name
-    if any(name in info.prompts for names in NAMES.values() for name in names):
-        return None
-    known = ", ".join(sorted(info.prompts))
-    raise InvalidRequest(f"The model has no prompt for queries or documents; it has: {known}.", "input_type")
+    name = info.default_prompt
+    if role is not None and info.prompts:
+        name = next((name for name in NAMES[role] if name in info.prompts), None)
+        if name is None and not any(name in info.prompts for names in NAMES.values() for name in names):
+            known = ", ".join(sorted(info.prompts))
+            raise InvalidRequest(
+                f"The model has no prompt for queries or documents; it has: {known}.", "input_type"
+            )
+    return NO_PROMPT if name is None else Prompt(name, info.prompts[name])
 
 
 def ids_kept(ids: TokenIds, prompt: TokenIds, info: ModelInfo) -> int:

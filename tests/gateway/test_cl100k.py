@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 
@@ -86,6 +87,34 @@ async def test_failed_load():
             await cl100k.texts([[97]])
         assert refusal.value.param == "input"
     assert loader.calls == 1
+
+
+async def test_a_request_that_ends_while_it_is_loaded():
+    """A request that is given up leaves the loading to those that follow, which begin none of their own."""
+    going_on = threading.Event()
+    loader = Loader(failures=0)
+    cl100k = Cl100k(lambda: going_on.wait() and loader())
+    first = asyncio.create_task(cl100k.texts([[97]]))
+    await asyncio.sleep(0)
+    first.cancel()
+    second = asyncio.create_task(cl100k.texts([[98]]))
+    await asyncio.sleep(0)
+    going_on.set()
+    assert await second == ["b"]
+    assert (loader.calls, first.cancelled()) == (1, True)
+
+
+async def test_a_load_that_hangs(monkeypatch):
+    """A vocabulary that does not come in time is one that cannot be had, until it has come."""
+    monkeypatch.setattr("gateway.serving.cl100k.PATIENCE_S", 0.0)
+    going_on = threading.Event()
+    cl100k = Cl100k(lambda: going_on.wait() and encoding())
+    with pytest.raises(InvalidTokenIds, match="check_embedding_ctx_length=False"):
+        await cl100k.texts([[97]])
+    going_on.set()
+    while cl100k._encoding is None:
+        await asyncio.sleep(0)
+    assert await cl100k.texts([[97]]) == ["a"]
 
 
 async def test_tried_again(monkeypatch):

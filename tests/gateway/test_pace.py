@@ -13,6 +13,7 @@ from gateway.serving.ask import Ask
 from gateway.serving.cl100k import Cl100k
 from gateway.serving.pace import WORK_MAX, Pace
 from gateway.serving.preparer import Preparer
+from gateway.serving.prompts import NO_PROMPT
 from gateway.serving.vectors import Made, blank_all, cut_all
 from tests.gateway.fakes import make_info
 
@@ -53,7 +54,7 @@ async def test_prepares_many_inputs_in_turns(tokens, least):
     preparer = Preparer(ServingConfig(token_ids="native"), 300_000, None, Cl100k())
     info = make_info(max_tokens=512)
     async with Turns() as turns:
-        inputs = (await preparer.prepare(Ask([[1] * tokens] * 2048), info)).rows
+        inputs = (await preparer.prepare(Ask([[1] * tokens] * 2048), info, NO_PROMPT)).rows
     assert len(inputs) == 2048
     assert turns.count >= least
 
@@ -62,7 +63,7 @@ async def test_prepares_few_inputs_at_once():
     """A small request does not wait for a turn of the loop."""
     preparer = Preparer(ServingConfig(token_ids="native"), 300_000, None, Cl100k())
     async with Turns() as turns:
-        await preparer.prepare(Ask([[1, 2, 3]]), make_info())
+        await preparer.prepare(Ask([[1, 2, 3]]), make_info(), NO_PROMPT)
     assert turns.count == 0
 
 

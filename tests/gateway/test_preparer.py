@@ -12,6 +12,7 @@ from gateway.errors import ContextLengthExceeded, InputFailed, InvalidRequest, I
 from gateway.serving.ask import Ask
 from gateway.serving.cl100k import Cl100k
 from gateway.serving.preparer import Preparer
+from gateway.serving.prompts import NO_PROMPT
 from tests.gateway.fakes import make_info
 
 pytestmark = pytest.mark.anyio
@@ -28,15 +29,20 @@ class Bytes:
         return b"".join({number: bytes([number]) for number in range(256)}[token] for token in tokens)
 
 
-async def prepare(ask, info=INFO, tokens_max=1000, **serving):
-    """Return what becomes of the request."""
+def make_preparer(tokens_max=1000, **serving):
+    """Return a preparer of these policies, with the fake backend's tokenizer."""
     backend = FakeBackend(FakeSpec())
 
     async def tokenize(texts):
         return backend.tokenize(texts)
 
-    preparer = Preparer(ServingConfig(**serving), tokens_max, tokenize, Cl100k(Bytes))
-    return await preparer.prepare(ask, info)
+    return Preparer(ServingConfig(**serving), tokens_max, tokenize, Cl100k(Bytes))
+
+
+async def prepare(ask, info=INFO, tokens_max=1000, **serving):
+    """Return what becomes of the request."""
+    preparer = make_preparer(tokens_max, **serving)
+    return await preparer.prepare(ask, info, preparer.prompt_for(ask, info))
 
 
 def texts_of(prepared):
@@ -137,9 +143,9 @@ async def test_text_that_the_tokenizer_refuses():
 
     preparer = Preparer(ServingConfig(), 1000, tokenize, Cl100k(Bytes))
     with pytest.raises(InputFailed) as refusal:
-        await preparer.prepare(Ask(["a", "bad"]), INFO)
+        await preparer.prepare(Ask(["a", "bad"]), INFO, NO_PROMPT)
     assert refusal.value.param == "input[1]"
-    kept = (await preparer.prepare(Ask(["a", "bad", "b"], partial=True), INFO)).rows
+    kept = (await preparer.prepare(Ask(["a", "bad", "b"], partial=True), INFO, NO_PROMPT)).rows
     assert isinstance(kept[1], InputFailed)
     assert [len(kept[0]), len(kept[2])] == [1, 1]
 
@@ -200,7 +206,7 @@ async def test_prompt_that_the_model_lacks():
 async def test_names_of_prompts(role, prompts, used):
     """Words for a role are looked for under the names that models use; one role may have none."""
     prepared = await prepare(Ask(["a"], role=role), make_info(prompts=prompts))
-    assert prepared.prompt == used
+    assert make_preparer().prompt_for(Ask(["a"], role=role), make_info(prompts=prompts)).name == used
     assert texts_of(prepared) == [prompts.get(used, "") + "a"]
 
 
@@ -208,7 +214,8 @@ async def test_prompts_and_native_ids():
     """No words go before ids of the model's own: asked for, that is refused; a default is passed over."""
     info = make_info(prompts=PROMPTS, default_prompt="ours")
     prepared = await prepare(Ask([[97]]), info, token_ids="native")
-    assert (texts_of(prepared), prepared.prompt) == (["a"], None)
+    assert texts_of(prepared) == ["a"]
+    assert make_preparer(token_ids="native").prompt_for(Ask([[97]]), info) == NO_PROMPT
     with pytest.raises(InvalidRequest) as refusal:
         await prepare(Ask([[97]], role="query"), info, token_ids="native")
     assert refusal.value.param == "input_type"
