@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,9 +12,8 @@ from gateway.batching.speed import Speed
 from gateway.errors import DeadlinePassed, Overloaded
 
 RETRY_AFTER_S_MAX = 60
-DOUBT = 4.0
-"""The speed of large batches is that of the last ones, perhaps of long inputs or beside a busy neighbour: a
-request that nothing stands before is given so much time before it is refused for taking too long."""
+KNOWN_S = 60.0
+"""How long it counts how fast large batches were: the next ones may be of other inputs, beside others."""
 
 
 class Admission:
@@ -63,7 +63,7 @@ class Admission:
 
         Raises:
             Overloaded: the queue has no room for it, or too much stands before it.
-            DeadlinePassed: it would take far longer than it may even alone.
+            DeadlinePassed: it would take longer than it may even alone.
         """
         excess = self._queue.tokens + beside + tokens - self._tokens_max
         if excess > 0:
@@ -71,13 +71,14 @@ class Admission:
         speed = self._speed.tokens_per_s * self._workers
         if not speed or (self._queue.tokens + tokens) / speed <= seconds_max:
             return
-        if tokens / speed > DOUBT * seconds_max:
+        if not self._queue.tokens and time.monotonic() - self._speed.known_at > KNOWN_S:
+            return
+        if tokens / speed > seconds_max:
             raise DeadlinePassed(
                 f"The request cannot be done in time: it takes about {tokens / speed:.1f} s."
             )
-        ahead = self._queue.ahead_of(tokens)
-        excess_s = (ahead + tokens) / speed - seconds_max
-        if ahead and excess_s > 0:
+        excess_s = (self._queue.ahead_of(tokens) + tokens) / speed - seconds_max
+        if excess_s > 0:
             raise Overloaded(
                 "The request cannot be done in time: too much stands before it.",
                 retry_after=min(RETRY_AFTER_S_MAX, math.ceil(excess_s)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from functools import partial
 
@@ -95,9 +96,10 @@ class Runner:
         await self._look_again(worker, info, jobs, found)
         self._budget.sufficed(price)
         tokens = sum(job.tokens for job in jobs)
-        self.speed.observe(tokens, timed.seconds)
+        now = time.monotonic()
+        self.speed.observe(tokens, timed.seconds, now)
         if 2 * price >= limits.batch_tokens or len(jobs) == limits.batch_inputs:
-            self.capacity.observe(tokens, timed.seconds)
+            self.capacity.observe(tokens, timed.seconds, now)
         return found
 
     async def _look_again(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from gateway.workers.vigil import HANG_FACTOR
 
 MEMORY = 0.9
@@ -12,13 +14,16 @@ class Speed:
 
     Attributes:
         tokens_per_s: 0 while nothing is known.
+        known_at: when the last batch was noted, in monotonic seconds.
     """
 
     def __init__(self) -> None:
         self.tokens_per_s = 0.0
+        self.known_at = -math.inf
 
-    def observe(self, tokens: int, seconds: float) -> None:
-        """Note a batch."""
+    def observe(self, tokens: int, seconds: float, now: float) -> None:
+        """Note a batch at the time ``now``."""
+        self.known_at = now
         speed = tokens / max(seconds, 1e-6)
         self.tokens_per_s = MEMORY * (self.tokens_per_s or speed) + (1 - MEMORY) * speed
 

@@ -53,8 +53,8 @@ ANSWER_HEADERS = {
     "server-timing": "How long each phase took: tokenize, queue, infer, encode.",
     "x-embedding-space": "The fingerprint of the space that the vectors live in.",
     "x-prompt": "The name of the model's prompt that went before the texts, if one did.",
-    "x-truncated-inputs": "The inputs that were cut, if any were, as 0,3-5.",
-    "x-averaged-inputs": "The inputs whose vectors are averages of several windows, if any are, as 0,3-5.",
+    "x-truncated-inputs": "The inputs that were cut, such as 0,3-5; it ends in ... if they are too many.",
+    "x-averaged-inputs": "The inputs whose vectors are averages of several windows, in the same form.",
 }
 
 

@@ -29,7 +29,7 @@ EMBEDDINGS = "/v1/embeddings"
 PROCESS = secrets.token_hex(8)
 CLIENT_GONE = 499  # nobody reads it; it is for log and metrics
 QUIET = frozenset({"/livez", "/readyz", "/health", "/metrics"})
-PATHS = QUIET | {EMBEDDINGS, "/v1/models"}
+PATHS = QUIET | {EMBEDDINGS, "/v1/models", "/docs"}
 
 log = get_logger()
 _numbers = itertools.count(1)
@@ -82,7 +82,7 @@ class Envelope:
         emit(
             "request",
             id=record.id,
-            path=path if record.status < 400 or path in PATHS else "",  # others may hold anything
+            path=path if path in PATHS else "",  # others may hold anything
             model=record.model,
             space=record.space,
             inputs=record.inputs,

@@ -21,7 +21,7 @@ from gateway.http.load import RETRY_S, Load
 from gateway.http.waiting import Waiting
 
 PIPELINE_MAX = 100
-"""Requests that may wait on one connection for their turn: they are whole in memory."""
+"""Requests that may wait on one connection for their turn; they are held in memory."""
 
 
 class Flow(FlowControl):
@@ -36,7 +36,7 @@ class Flow(FlowControl):
         self._waits = waits
 
     def resume_reading(self) -> None:
-        """Read on, where that is of use: who answers a request asks for it, and so does a linger."""
+        """Read on, unless requests wait: an application that receives a body asks for it whether or not."""
         if not self._waits():
             super().resume_reading()
 

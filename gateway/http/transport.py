@@ -42,9 +42,9 @@ class JoiningTransport:
         self._written.append(data)
         self._bytes += len(data)
         if self._bytes > BYTES_MAX:
-            self._flush()
+            self.flush()
         elif len(self._written) == 1:
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self.flush)
 
     def is_closing(self) -> bool:
         """Tell whether nothing more can be written."""
@@ -52,7 +52,7 @@ class JoiningTransport:
 
     def close(self) -> None:
         """Close the way out, after what was written."""
-        self._flush()
+        self.flush()
         if not self.is_closing():
             self._ended = True
             self._transport.write_eof()
@@ -60,10 +60,11 @@ class JoiningTransport:
 
     def leave(self) -> None:
         """Close both ways, after what was written, to a client that sends nothing."""
-        self._flush()
+        self.flush()
         self._transport.close()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Pass on what was written."""
         written, self._written, self._bytes = self._written, [], 0
         if written and not self._transport.is_closing():
             self._transport.writelines(written)

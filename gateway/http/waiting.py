@@ -95,6 +95,7 @@ class Waiting(Parsing):
 
     def eof_received(self) -> None:
         """End with a client that sends no more, once it has taken what was written."""
+        self._joining.flush()
         self._bound_sending()
         self.wait(0)
 

@@ -12,7 +12,7 @@ from gateway.config import Config, Role, Truncate
 from gateway.config_file import find_config, parse, read_config
 from gateway.errors import ModelUnavailable
 from gateway.library.embeddings import Embeddings
-from gateway.library.many import Progress, embed_many
+from gateway.library.many import Progress, embed_many, unavailable
 from gateway.metrics import Metrics
 from gateway.serving.ask import Ask, InputLimits
 from gateway.serving.model import Model
@@ -123,10 +123,10 @@ class AsyncEmbedder:
             await loaded(named.model)
             ask = Ask(inputs, dimensions, truncate, role, partial)
             return await embed_many(named.model, ask, self._limits, progress)
-        except ModelUnavailable as error:
+        except ModelUnavailable:
             if not self._open:
                 raise RuntimeError("the embedder was closed") from None
-            raise unavailable(named.model, error) from None
+            raise
 
     def _named(self, name: str | None) -> Named:
         if not self._open:
@@ -144,19 +144,11 @@ async def loaded(model: Model) -> None:
     """Wait until a model is loaded.
 
     Raises:
-        ModelUnavailable: it cannot be.
+        ModelUnavailable: it cannot be; the message says why.
     """
     await model.replicas.attempted()
     if model.replicas.info is None:
-        raise ModelUnavailable("It is not loaded.", "model")
-
-
-def unavailable(model: Model, error: ModelUnavailable) -> ModelUnavailable:
-    """Return the error of a model that is not there with the reason, which here nobody else can be asked."""
-    replicas = model.replicas
-    if replicas.state == "ready":
-        return error
-    return ModelUnavailable(f"{model.name} is {replicas.state}: {replicas.reason}", "model")
+        raise unavailable(model, ModelUnavailable("The model is not loaded."))
 
 
 def config_of(source: Source) -> Config:

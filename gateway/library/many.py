@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,8 +29,8 @@ PARTS_AT_ONCE = 4
 Progress = Callable[[int, int], object]
 """Is told how many texts are done, and how many there are."""
 
-AWAY_S_MAX = 120.0
-"""How long a model may be away while it is started again, before a call gives it up."""
+TRIES_MAX = 24
+"""How often a model that is being started again is asked, every few seconds, before a call gives it up."""
 
 _INPUT = re.compile(r"^input\[(\d+)\]$")
 
@@ -109,7 +108,10 @@ async def embed_many(model: Model, ask: Ask, limits: InputLimits, progress: Prog
     Raises:
         GatewayError: one of them cannot be embedded, and ``partial`` is false; or none can now.
     """
-    info = model.info_for(ask)
+    try:
+        info = model.info_for(ask)
+    except ModelUnavailable as error:
+        raise unavailable(model, error) from None
     began = time.monotonic()
     refused = faults(cast(Texts, ask.inputs), limits)
     if refused and not ask.partial:
@@ -131,6 +133,14 @@ async def embed_many(model: Model, ask: Ask, limits: InputLimits, progress: Prog
     return gathered.embeddings(model.name, info.fingerprint, time.monotonic() - began)
 
 
+def unavailable(model: Model, error: ModelUnavailable) -> ModelUnavailable:
+    """Return the error of a model that is not there with the reason, which here nobody else can be asked."""
+    replicas = model.replicas
+    if replicas.state == "ready":
+        return error
+    return ModelUnavailable(f"{model.name} is {replicas.state}: {replicas.reason}")
+
+
 def parts_of(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
     """Yield where parts begin and end, each of so many texts and characters at most, or of one text."""
     start = chars = 0
@@ -145,7 +155,7 @@ def parts_of(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
 
 async def _embed_part(model: Model, ask: Ask, start: int, end: int, gathered: Gathered) -> None:
     """Embed the texts from ``start`` to ``end``: in halves if too many, later if that cannot be done now."""
-    given_up_at = math.inf
+    tries = 0
     refused = {at - start: ask.refused[at] for at in range(start, end) if at in ask.refused}
     while True:
         try:
@@ -163,9 +173,9 @@ async def _embed_part(model: Model, ask: Ask, start: int, end: int, gathered: Ga
         except Overloaded as error:  # a narrow queue_tokens
             await asyncio.sleep(error.retry_after or 1)
         except ModelUnavailable as error:  # others of these texts may have ended its workers
-            given_up_at = min(given_up_at, time.monotonic() + AWAY_S_MAX)
-            if model.replicas.over or time.monotonic() > given_up_at:
-                raise
+            tries += 1
+            if model.replicas.over or tries == TRIES_MAX:
+                raise unavailable(model, error) from None
             await asyncio.sleep(error.retry_after or 1)
         except GatewayError as error:
             raise numbered(error, start) from None

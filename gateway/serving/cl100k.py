@@ -13,12 +13,14 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
-from gateway.errors import InvalidTokenIds
+from gateway.errors import InvalidTokenIds, ModelUnavailable
 from gateway.log import get_logger
 
 RETRY_S = 60.0
 PATIENCE_S = 30.0
-"""How long a request waits for the vocabulary, before its ids are refused."""
+"""How long requests wait for the vocabulary, before they are told to come again later."""
+
+RETRY_LOADING_S = 10
 
 REMEDY = (
     "This model does not take token ids. Send texts (in LangChain: check_embedding_ctx_length=False), or "
@@ -62,6 +64,7 @@ class Cl100k:
 
         Raises:
             InvalidTokenIds: the vocabulary cannot be had.
+            ModelUnavailable: it is still being loaded.
         """
         encoding = await self._get()
         return await asyncio.to_thread(_decode, encoding, inputs)
@@ -71,6 +74,8 @@ class Cl100k:
             if self._loading is None:
                 self._loading = self._start()
             await asyncio.wait([self._loading], timeout=self._began + PATIENCE_S - time.monotonic())
+            if self._loading is not None:
+                raise ModelUnavailable("OpenAI's vocabulary is still being loaded.", "input", RETRY_LOADING_S)
         if self._encoding is None:
             raise InvalidTokenIds(REMEDY, "input")
         return self._encoding

@@ -39,7 +39,6 @@ class Breaker:
 
     def death(self, now: float, *, fruitful: bool) -> None:
         """Note a death at the time ``now``, in seconds, and whether any work had been done before it."""
-        self._failed_starts = 0
         self._count(now, fruitful)
 
     def _count(self, now: float, fruitful: bool) -> None:

@@ -19,7 +19,7 @@ LATE_FACTOR = 20
 
 
 class LoadRefused(Exception):
-    """The worker says that its model cannot be served, and why. Starting again would not help."""
+    """The worker says that its model cannot be served, and why."""
 
 
 class DiedLoading(Exception):

@@ -26,11 +26,14 @@ class WorkerLost(Exception):
 
 
 class CallFailed(Exception):
-    """The call failed, perhaps by its own doing. The message holds no user's text."""
+    """The call failed, perhaps by its own doing; unless this is :class:`WorkerDied`, the worker can be used.
+
+    The message holds no user's text.
+    """
 
 
 class WorkerDied(CallFailed):
-    """The worker ended while it may have worked on the call. Otherwise one that fails is still usable."""
+    """The worker ended while it may have worked on the call."""
 
 
 class OutOfMemory(CallFailed):

@@ -147,6 +147,7 @@ def test_an_end_before_the_answers_are_taken(serve):
             connection = stack.enter_context(Connection(server.url, buffer_bytes=4096))
             connection.send((START + sized(body)) * answers)
             connection.socket.shutdown(socket.SHUT_WR)
+        eventually(lambda: sockets(server) > before)
         eventually(lambda: sockets(server) == before)
 
 

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from gateway.errors import InvalidTokenIds
+from gateway.errors import InvalidTokenIds, ModelUnavailable
 from gateway.serving.cl100k import Cl100k
 
 pytestmark = pytest.mark.anyio
@@ -105,12 +105,14 @@ async def test_a_request_that_ends_while_it_is_loaded():
 
 
 async def test_a_load_that_hangs(monkeypatch):
-    """A vocabulary that does not come in time is one that cannot be had, until it has come."""
+    """While a vocabulary takes long to come, clients are told to come again later."""
     monkeypatch.setattr("gateway.serving.cl100k.PATIENCE_S", 0.0)
     going_on = threading.Event()
     cl100k = Cl100k(lambda: going_on.wait() and encoding())
-    with pytest.raises(InvalidTokenIds, match="check_embedding_ctx_length=False"):
-        await cl100k.texts([[97]])
+    for _ in range(2):
+        with pytest.raises(ModelUnavailable) as refusal:
+            await cl100k.texts([[97]])
+        assert refusal.value.retry_after
     going_on.set()
     while cl100k._encoding is None:
         await asyncio.sleep(0)
