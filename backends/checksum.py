@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from backends.base import LoadError
+from embeddings_gateway.backends.base import LoadError
 
 
 def sha256(path: Path) -> str:

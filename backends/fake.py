@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from backends import prompts
-from backends.base import LoadError, ModelInfo, TokenIds, Vectors
-from backends.fingerprint import fingerprint
-from backends.spec import FakeSpec
+from embeddings_gateway.backends import prompts
+from embeddings_gateway.backends.base import LoadError, ModelInfo, TokenIds, Vectors
+from embeddings_gateway.backends.fingerprint import fingerprint
+from embeddings_gateway.backends.spec import FakeSpec
 
 BEGIN, END = 256, 257
 """Special tokens; every other id is a byte of UTF-8."""
@@ -53,15 +53,15 @@ class FakeBackend:
         )
 
     def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
-        """See :class:`backends.base.Backend`."""
+        """See :class:`embeddings_gateway.backends.base.Backend`."""
         return [np.array([BEGIN, *text.encode(), END], dtype=np.int32) for text in texts]
 
     def embed(self, batch: Sequence[TokenIds]) -> Vectors:
-        """See :class:`backends.base.Backend`."""
+        """See :class:`embeddings_gateway.backends.base.Backend`."""
         return np.stack([fake_vector(ids, self.info.dimensions) for ids in batch])
 
     def close(self) -> None:
-        """See :class:`backends.base.Backend`. There is nothing to give back."""
+        """See :class:`embeddings_gateway.backends.base.Backend`. There is nothing to give back."""
 
 
 def fake_vector(ids: TokenIds, width: int) -> Vectors:

@@ -18,9 +18,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from backends.base import EmbedError, LoadError, TokenIds, Vectors
-from backends.fake import FakeBackend
-from backends.spec import FaultSpec
+from embeddings_gateway.backends.base import EmbedError, LoadError, TokenIds, Vectors
+from embeddings_gateway.backends.fake import FakeBackend
+from embeddings_gateway.backends.spec import FaultSpec
 
 MARK = re.compile(r"<([a-z-]+)>")
 
@@ -45,7 +45,7 @@ class FaultBackend(FakeBackend):
                 time.sleep(spec.load_seconds)
 
     def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
-        """See :class:`backends.base.Backend`."""
+        """See :class:`embeddings_gateway.backends.base.Backend`."""
         inputs = super().tokenize(texts)
         for text in texts:
             for mark in MARK.findall(text):
@@ -56,7 +56,7 @@ class FaultBackend(FakeBackend):
         return inputs
 
     def embed(self, batch: Sequence[TokenIds]) -> Vectors:
-        """See :class:`backends.base.Backend`."""
+        """See :class:`embeddings_gateway.backends.base.Backend`."""
         spec = self._spec
         time.sleep(spec.seconds_per_token * sum(map(len, batch)))
         if spec.memory_tokens is not None and max(map(len, batch)) * len(batch) > spec.memory_tokens:

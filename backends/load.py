@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from backends.base import Backend, LoadError
-from backends.spec import FakeSpec, FaultSpec, GgufSpec, HfSpec, Spec
+from embeddings_gateway.backends.base import Backend, LoadError
+from embeddings_gateway.backends.spec import FakeSpec, FaultSpec, GgufSpec, HfSpec, Spec
 
 
 def load(spec: Spec) -> Backend:
@@ -15,19 +15,19 @@ def load(spec: Spec) -> Backend:
     try:
         match spec:
             case HfSpec():
-                from backends.hf.backend import HfBackend
+                from embeddings_gateway.backends.hf.backend import HfBackend
 
                 return HfBackend(spec)
             case GgufSpec():
-                from backends.gguf.backend import GgufBackend
+                from embeddings_gateway.backends.gguf.backend import GgufBackend
 
                 return GgufBackend(spec)
             case FaultSpec():
-                from backends.fault import FaultBackend
+                from embeddings_gateway.backends.fault import FaultBackend
 
                 return FaultBackend(spec)
             case FakeSpec():
-                from backends.fake import FakeBackend
+                from embeddings_gateway.backends.fake import FakeBackend
 
                 return FakeBackend(spec)
     except ImportError as error:

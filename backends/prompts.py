@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from backends.base import LoadError
-from backends.spec import BackendSpec
+from embeddings_gateway.backends.base import LoadError
+from embeddings_gateway.backends.spec import BackendSpec
 
 
 class Prompts(NamedTuple):

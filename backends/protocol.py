@@ -16,8 +16,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.base import ModelInfo, TokenIds, Vectors
-from backends.spec import Spec
+from embeddings_gateway.backends.base import ModelInfo, TokenIds, Vectors
+from embeddings_gateway.backends.spec import Spec
 
 FRAME_BYTES_MAX = 1 << 30
 HEADER = struct.Struct("<I")

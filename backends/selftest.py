@@ -11,7 +11,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from backends.base import Backend, BackendError, EmbedError, ModelInfo, OutOfMemory, TokenIds, Vectors
+from embeddings_gateway.backends.base import (
+    Backend,
+    BackendError,
+    EmbedError,
+    ModelInfo,
+    OutOfMemory,
+    TokenIds,
+    Vectors,
+)
 
 PROBES = (
     "A probe.",

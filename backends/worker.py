@@ -22,10 +22,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import IO
 
-from backends.base import Backend, BackendError, LoadError, OutOfMemory
-from backends.load import load
-from backends.parent import end_with_parent
-from backends.protocol import (
+from embeddings_gateway.backends.base import Backend, BackendError, LoadError, OutOfMemory
+from embeddings_gateway.backends.load import load
+from embeddings_gateway.backends.parent import end_with_parent
+from embeddings_gateway.backends.protocol import (
     HEADER,
     Check,
     Checked,
@@ -47,7 +47,7 @@ from backends.protocol import (
     encode_frame,
     payload_length,
 )
-from backends.selftest import SelfTest
+from embeddings_gateway.backends.selftest import SelfTest
 
 TOKENIZER_THREADS = 2
 CHARS_AT_ONCE = 1024  # to hand so few to another thread takes longer than to tokenize them

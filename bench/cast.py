@@ -9,7 +9,6 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from backends.spec import Spec
 from bench.answers import Vectors
 from bench.compare import Reference, Say
 from bench.engine_process import EngineError, EngineProcess
@@ -19,7 +18,8 @@ from bench.peers import Missing
 from bench.results import SideFacts, SideKind
 from bench.server import Recipe, ServerError, stated
 from bench.side import EngineSide, ServerSide, Side
-from gateway.workers.process import ENGINE_SETTINGS
+from embeddings_gateway.backends.spec import Spec
+from embeddings_gateway.workers.process import ENGINE_SETTINGS
 
 
 class Cast:

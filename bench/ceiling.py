@@ -6,7 +6,6 @@ from contextlib import ExitStack
 
 import msgspec
 
-from backends.spec import HfSpec
 from bench import models
 from bench.compare import Say
 from bench.engine_process import EngineError, EngineProcess
@@ -14,7 +13,8 @@ from bench.engines.command import Batches, Multiply, Rate
 from bench.machine import cores
 from bench.options import Options
 from bench.results import Ceiling, ModelRate, Product
-from gateway.workers.process import ENGINE_SETTINGS
+from embeddings_gateway.backends.spec import HfSpec
+from embeddings_gateway.workers.process import ENGINE_SETTINGS
 
 ENGINES = {
     "torch": ("bench.engines.torch_products", ("torch", "torch, prepacked")),

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from backends.spec import GgufSpec
 from bench import models, peers
 from bench.cast import Cast
 from bench.compare import Comparer, Reference, Say
@@ -16,7 +15,8 @@ from bench.results import Comparison, Group, SideFacts
 from bench.server import address_of
 from bench.shape import GGUF, MINILM
 from bench.side import Side, UrlSide
-from gateway.config_file import read_config
+from embeddings_gateway.backends.spec import GgufSpec
+from embeddings_gateway.config_file import read_config
 
 Gather = Callable[[Cast, Path], Reference | None]
 """Starts the sides; returns the reference of vectors, if it could be had."""

@@ -11,7 +11,7 @@ from bench.compare import Say
 from bench.options import Options
 from bench.results import WarmStart
 from bench.server import Server
-from gateway.config_file import read_config
+from embeddings_gateway.config_file import read_config
 
 STARTS, QUICK_STARTS = 5, 2
 

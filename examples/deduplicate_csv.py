@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gateway import Embedder, Embeddings
+from embeddings_gateway import Embedder, Embeddings
 
 
 def options() -> argparse.Namespace:

@@ -1,11 +1,31 @@
-"""An OpenAI-compatible embeddings gateway: HTTP in, micro-batches out to worker processes, vectors back.
+"""An OpenAI-compatible embeddings gateway: HTTP in, micro-batches to worker processes, vectors back.
 
-:class:`Embedder` and :class:`AsyncEmbedder` are the same without HTTP.
+:class:`Embedder` and :class:`AsyncEmbedder` are the same without HTTP. The names load when they are
+first used: a worker process imports this package for its ``backends`` alone.
 """
 
-from gateway.library.async_embedder import AsyncEmbedder
-from gateway.library.embedder import Embedder
-from gateway.library.embeddings import Embeddings
-from gateway.library.quality import Quality
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from embeddings_gateway.library.async_embedder import AsyncEmbedder
+    from embeddings_gateway.library.embedder import Embedder
+    from embeddings_gateway.library.embeddings import Embeddings
+    from embeddings_gateway.library.quality import Quality
 
 __all__ = ["AsyncEmbedder", "Embedder", "Embeddings", "Quality"]
+
+_HOMES = {
+    "AsyncEmbedder": "async_embedder",
+    "Embedder": "embedder",
+    "Embeddings": "embeddings",
+    "Quality": "quality",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"embeddings_gateway.library.{_HOMES[name]}"), name)

@@ -11,18 +11,18 @@ from litestar.enums import MediaType
 from litestar.exceptions import HTTPException
 from litestar.types import ASGIApp
 
-from gateway.config import Config
-from gateway.errors import ClientGone, GatewayError
-from gateway.http import status
-from gateway.http.documents import assets_route, describe, openapi_config
-from gateway.http.embeddings import Embeddings, embeddings_route, shortcut
-from gateway.http.envelope import CLIENT_GONE, RECORD, Envelope
-from gateway.http.health import health_routes
-from gateway.http.models import model_routes
-from gateway.http.record import Record
-from gateway.log import get_logger
-from gateway.metrics import Metrics
-from gateway.serving.registry import Registry
+from embeddings_gateway.config import Config
+from embeddings_gateway.errors import ClientGone, GatewayError
+from embeddings_gateway.http import status
+from embeddings_gateway.http.documents import assets_route, describe, openapi_config
+from embeddings_gateway.http.embeddings import Embeddings, embeddings_route, shortcut
+from embeddings_gateway.http.envelope import CLIENT_GONE, RECORD, Envelope
+from embeddings_gateway.http.health import health_routes
+from embeddings_gateway.http.models import model_routes
+from embeddings_gateway.http.record import Record
+from embeddings_gateway.log import get_logger
+from embeddings_gateway.metrics import Metrics
+from embeddings_gateway.serving.registry import Registry
 
 log = get_logger()
 

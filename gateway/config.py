@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from backends.spec import Positive, Spec
+from embeddings_gateway.backends.spec import Positive, Spec
 
 Truncate = Literal["error", "right", "left", "mean"]
 Role = Literal["query", "document"]

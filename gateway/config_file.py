@@ -12,8 +12,8 @@ from typing import Any, TypeVar, get_args
 
 import msgspec
 
-from backends.spec import FakeSpec, HfSpec, Spec
-from gateway.config import Config, ModelConfig, Role, ServerConfig, ServingConfig
+from embeddings_gateway.backends.spec import FakeSpec, HfSpec, Spec
+from embeddings_gateway.config import Config, ModelConfig, Role, ServerConfig, ServingConfig
 
 DEFAULT = Path(__file__).with_name("default.toml")
 VARIABLE = "EMBEDDINGS_GATEWAY_CONFIG"

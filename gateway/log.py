@@ -21,7 +21,7 @@ from structlog.typing import FilteringBoundLogger, Processor
 
 Logger = FilteringBoundLogger
 
-NAME = "gateway"
+NAME = "embeddings_gateway"
 """The logger of the standard library that our events go to."""
 
 EVERY_LEVEL = structlog.make_filtering_bound_logger(logging.NOTSET)

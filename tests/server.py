@@ -16,7 +16,7 @@ from typing import NamedTuple
 PYTHON = os.environ.get("EMBEDDINGS_GATEWAY_PYTHON", sys.executable)
 """With the gateway and its models; clients are tested in an environment of their own."""
 
-COMMAND = (PYTHON, "-m", "gateway.cli")
+COMMAND = (PYTHON, "-m", "embeddings_gateway.cli")
 WAIT_S = 120
 
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from backends.spec import FakeSpec, GgufSpec, HfSpec
-from gateway.cli.openapi import document
-from gateway.config import ServerConfig, ServingConfig
-from gateway.config_file import parse
-from gateway.http.status import TABLE
-from gateway.metrics import Metrics
+from embeddings_gateway.backends.spec import FakeSpec, GgufSpec, HfSpec
+from embeddings_gateway.cli.openapi import document
+from embeddings_gateway.config import ServerConfig, ServingConfig
+from embeddings_gateway.config_file import parse
+from embeddings_gateway.http.status import TABLE
+from embeddings_gateway.metrics import Metrics
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted([*ROOT.glob("gateway/**/*.py"), *ROOT.glob("backends/**/*.py")])
@@ -42,11 +42,11 @@ AT_HOME = {
     "uvicorn": ("gateway/http/",),
 }
 ROOMS = {
-    "gateway.workers": {"workers", "metrics", "config", "log"},
-    "gateway.batching": {"batching", "workers", "metrics", "errors", "log"},
-    "gateway.serving": {"serving", "batching", "workers", "metrics", "errors", "config", "log"},
-    "gateway.library": {"library", "serving", "metrics", "errors", "config", "config_file"},
-    "gateway.http": {"http", "serving", "metrics", "errors", "config", "log"},
+    "embeddings_gateway.workers": {"workers", "metrics", "config", "log"},
+    "embeddings_gateway.batching": {"batching", "workers", "metrics", "errors", "log"},
+    "embeddings_gateway.serving": {"serving", "batching", "workers", "metrics", "errors", "config", "log"},
+    "embeddings_gateway.library": {"library", "serving", "metrics", "errors", "config", "config_file"},
+    "embeddings_gateway.http": {"http", "serving", "metrics", "errors", "config", "log"},
 }
 PURE = (
     "gateway/batching/planner.py",
@@ -92,6 +92,15 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
+def module_of(path: Path) -> str:
+    """Return the name that a file is imported by."""
+    top, *parts = path.relative_to(ROOT).with_suffix("").parts
+    package = {"gateway": ["embeddings_gateway"], "backends": ["embeddings_gateway", "backends"]}.get(
+        top, [top]
+    )
+    return ".".join([*package, *parts])
+
+
 def imports(tree: ast.AST) -> list[str]:
     """Return the modules that a file imports."""
     found = []
@@ -115,17 +124,18 @@ def test_imports_run_one_way(path):
     modules = imports(ast.parse(path.read_text()))
     tops = {module.partition(".")[0] for module in modules}
     name = name_of(path)
+    ours = {module.split(".")[1] for module in modules if module.startswith("embeddings_gateway.")}
     if name.startswith("backends/"):
-        assert "gateway" not in tops
+        assert ours <= {"backends"}
     if name in NOTHING_OF_OURS:
-        assert not tops & {"gateway", "backends"}
+        assert not ours
+    assert not tops & {"gateway", "backends"}  # names that a user's own folders may have
     assert "bench" not in tops
     if name in PURE:
         assert not tops & IMPURE
     room = ".".join(path.parent.relative_to(ROOT).parts)
     if room in ROOMS:
-        ours = {module.split(".")[1] for module in modules if module.startswith("gateway.")}
-        assert ours <= ROOMS[room]
+        assert ours <= {"backends", *ROOMS[room]}
     for library in tops & AT_HOME.keys():
         assert name.startswith(AT_HOME[library]), f"{library} is imported in {name}"
 
@@ -158,7 +168,10 @@ def test_every_example_is_shown_and_run(path):
     """An example says how it is run, uses nothing that is not public, is in the table, and has a test."""
     tree = ast.parse(path.read_text())
     assert f"examples/{path.name}" in ast.get_docstring(tree)
-    assert not any(module.startswith(("gateway.library", "backends", "tests")) for module in imports(tree))
+    assert not any(
+        module.startswith(("embeddings_gateway.library", "embeddings_gateway.backends", "tests"))
+        for module in imports(tree)
+    )
     assert f"[{path.name}]({path.name})" in (ROOT / "examples/README.md").read_text()
     assert any(path.name in test.read_text() for test in ROOT.glob("tests/**/test_examples.py"))
 
@@ -166,7 +179,7 @@ def test_every_example_is_shown_and_run(path):
 def test_there_is_no_cycle():
     """No file imports one that needs it."""
     paths = [*SOURCES, *MEASURING]
-    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in paths}
+    modules = {module_of(path): path for path in paths}
     needs = {
         module: {name for name in imports(ast.parse(path.read_text())) if name in modules and name != module}
         for module, path in modules.items()

@@ -8,21 +8,21 @@ from pathlib import Path
 
 import numpy as np
 
-from backends import checksum, fingerprint, prompts
-from backends.base import EmbedError, LoadError, ModelInfo, TokenIds, Vectors
-from backends.gguf import header
-from backends.gguf.context import probe
-from backends.gguf.engine import Engine
-from backends.gguf.model import Model
-from backends.gguf.sizes import SEQUENCES_MAX, Sizes, fit
-from backends.gguf.vocabulary import Vocabulary
-from backends.spec import GgufSpec
+from embeddings_gateway.backends import checksum, fingerprint, prompts
+from embeddings_gateway.backends.base import EmbedError, LoadError, ModelInfo, TokenIds, Vectors
+from embeddings_gateway.backends.gguf import header
+from embeddings_gateway.backends.gguf.context import probe
+from embeddings_gateway.backends.gguf.engine import Engine
+from embeddings_gateway.backends.gguf.model import Model
+from embeddings_gateway.backends.gguf.sizes import SEQUENCES_MAX, Sizes, fit
+from embeddings_gateway.backends.gguf.vocabulary import Vocabulary
+from embeddings_gateway.backends.spec import GgufSpec
 
 POOLINGS = ("cls", "mean", "last")
 
 
 class GgufBackend:
-    """A :class:`backends.base.Backend` on llama.cpp.
+    """A :class:`embeddings_gateway.backends.base.Backend` on llama.cpp.
 
     Built, used and closed by one thread; only :meth:`tokenize` may be called by others.
     """

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from llama_cpp import llama_cpp as llama
 
-from backends.gguf.pack import Pack
+from embeddings_gateway.backends.gguf.pack import Pack
 
 
 class TokenBatch:

@@ -1,6 +1,6 @@
 """The engine's context: where tokens become vectors, on the one thread that made it.
 
-llama.cpp ends the process on a wrong argument: :mod:`backends.gguf.guard` has checked every batch before it
+llama.cpp ends the process on a wrong argument: ``guard`` has checked every batch before it
 comes here. What it returns is checked here.
 """
 
@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from llama_cpp import llama_cpp as llama
 
-from backends.base import EmbedError, LoadError, OutOfMemory, TokenIds, Vectors
-from backends.gguf import library
-from backends.gguf.batch import TokenBatch
-from backends.gguf.facts import POOLINGS
-from backends.gguf.model import Model
-from backends.gguf.pack import Pack
-from backends.gguf.sizes import SEQUENCES_MAX, TILE_TOKENS, Sizes, Traits
+from embeddings_gateway.backends.base import EmbedError, LoadError, OutOfMemory, TokenIds, Vectors
+from embeddings_gateway.backends.gguf import library
+from embeddings_gateway.backends.gguf.batch import TokenBatch
+from embeddings_gateway.backends.gguf.facts import POOLINGS
+from embeddings_gateway.backends.gguf.model import Model
+from embeddings_gateway.backends.gguf.pack import Pack
+from embeddings_gateway.backends.gguf.sizes import SEQUENCES_MAX, TILE_TOKENS, Sizes, Traits
 
 ALLOCATION_FAILED = -2
 POOLING_TYPES = {name: value for value, name in POOLINGS.items()}

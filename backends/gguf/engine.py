@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from backends.base import TokenIds, Vectors
-from backends.gguf.context import Context
-from backends.gguf.guard import check
-from backends.gguf.model import Model
-from backends.gguf.sizes import TILE_TOKENS, Sizes, short
+from embeddings_gateway.backends.base import TokenIds, Vectors
+from embeddings_gateway.backends.gguf.context import Context
+from embeddings_gateway.backends.gguf.guard import check
+from embeddings_gateway.backends.gguf.model import Model
+from embeddings_gateway.backends.gguf.sizes import TILE_TOKENS, Sizes, short
 
 
 class Engine:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from backends.base import EmbedError, TokenIds
-from backends.gguf.sizes import SEQUENCES_MAX, Sizes
+from embeddings_gateway.backends.base import EmbedError, TokenIds
+from embeddings_gateway.backends.gguf.sizes import SEQUENCES_MAX, Sizes
 
 
 def check(batch: Sequence[TokenIds], sizes: Sizes, n_vocab: int) -> None:

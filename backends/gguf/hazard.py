@@ -7,9 +7,9 @@ from typing import Any
 
 from llama_cpp import llama_cpp as llama
 
-from backends.base import EmbedError, LoadError
-from backends.gguf.facts import metadata
-from backends.gguf.model import Model
+from embeddings_gateway.backends.base import EmbedError, LoadError
+from embeddings_gateway.backends.gguf.facts import metadata
+from embeddings_gateway.backends.gguf.model import Model
 
 # Byte-pair vocabularies are split into words first: for these by a loop, for all others by std::regex.
 SPLIT_BY_LOOP = frozenset(

@@ -10,7 +10,7 @@ import re
 import struct
 from pathlib import Path
 
-from backends.base import LoadError
+from embeddings_gateway.backends.base import LoadError
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)

@@ -8,8 +8,8 @@ from typing import Any
 
 from llama_cpp import llama_cpp as llama
 
-from backends.base import LoadError
-from backends.gguf import facts, library
+from embeddings_gateway.backends.base import LoadError
+from embeddings_gateway.backends.gguf import facts, library
 
 
 class Model:
@@ -26,7 +26,7 @@ class Model:
         """Load the file.
 
         Args:
-            path: a file that passed :func:`backends.gguf.header.check`.
+            path: a file that passed :func:`embeddings_gateway.backends.gguf.header.check`.
             n_gpu_layers: layers put on the GPU; -1 is all of them.
 
         Raises:

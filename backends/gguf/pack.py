@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.base import TokenIds
+from embeddings_gateway.backends.base import TokenIds
 
 Int32s = NDArray[np.int32]
 

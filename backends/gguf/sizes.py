@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import msgspec
 
-from backends.base import LoadError
-from backends.gguf.facts import Facts
-from backends.spec import GgufSpec
+from embeddings_gateway.backends.base import LoadError
+from embeddings_gateway.backends.gguf.facts import Facts
+from embeddings_gateway.backends.spec import GgufSpec
 
 MAX_TOKENS_DEFAULT = 8192
 PACK_TOKENS_CPU = 512  # more than saturates a processor already, and only adds latency

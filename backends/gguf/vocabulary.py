@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from llama_cpp import llama_cpp as llama
 
-from backends.base import EmbedError, LoadError, TokenIds
-from backends.gguf import hazard
-from backends.gguf.facts import Facts, metadata
-from backends.gguf.model import Model
+from embeddings_gateway.backends.base import EmbedError, LoadError, TokenIds
+from embeddings_gateway.backends.gguf import hazard
+from embeddings_gateway.backends.gguf.facts import Facts, metadata
+from embeddings_gateway.backends.gguf.model import Model
 
 TEXT_BYTES_MAX = 2**30  # the engine counts bytes and tokens in 32 bits
 SPARE = 16  # special tokens, and what a tokenizer adds before a text

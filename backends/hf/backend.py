@@ -6,17 +6,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from backends.base import EmbedError, LoadError, ModelInfo, TokenIds, Vectors
-from backends.hf import identity, limits
-from backends.hf.conversion.texts import calibration_sum
-from backends.hf.files import layout, location, weights
-from backends.hf.files.layout import Layout, settle
-from backends.hf.files.weights import Weights
-from backends.hf.opening import Opened, open_model
-from backends.hf.runtimes import budget
-from backends.hf.runtimes.choice import choose
-from backends.hf.text.tokenizer import open_tokenizer
-from backends.spec import HfSpec
+from embeddings_gateway.backends.base import EmbedError, LoadError, ModelInfo, TokenIds, Vectors
+from embeddings_gateway.backends.hf import identity, limits
+from embeddings_gateway.backends.hf.conversion.texts import calibration_sum
+from embeddings_gateway.backends.hf.files import layout, location, weights
+from embeddings_gateway.backends.hf.files.layout import Layout, settle
+from embeddings_gateway.backends.hf.files.weights import Weights
+from embeddings_gateway.backends.hf.opening import Opened, open_model
+from embeddings_gateway.backends.hf.runtimes import budget
+from embeddings_gateway.backends.hf.runtimes.choice import choose
+from embeddings_gateway.backends.hf.text.tokenizer import open_tokenizer
+from embeddings_gateway.backends.spec import HfSpec
 
 # Bounds beside the budget in tokens, for batches of inputs of next to nothing.
 BATCH_INPUTS_CPU = 256
@@ -24,7 +24,7 @@ BATCH_INPUTS_GPU = 2048
 
 
 class HfBackend:
-    """One loaded model. See :class:`backends.base.Backend` for who may call what, and when.
+    """One loaded model. ``base.Backend`` says who may call what, and when.
 
     Raises:
         LoadError: the model cannot be served; the message names the file or key and what to do.

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import msgspec
 
-from backends import checksum
-from backends.fingerprint import fingerprint
-from backends.hf import hardware
-from backends.hf.files.layout import Layout
-from backends.hf.files.weights import Weights
-from backends.hf.runtimes.runtime import Runtime
-from backends.hf.text.tokenizer import HfTokenizer
+from embeddings_gateway.backends import checksum
+from embeddings_gateway.backends.fingerprint import fingerprint
+from embeddings_gateway.backends.hf import hardware
+from embeddings_gateway.backends.hf.files.layout import Layout
+from embeddings_gateway.backends.hf.files.weights import Weights
+from embeddings_gateway.backends.hf.runtimes.runtime import Runtime
+from embeddings_gateway.backends.hf.text.tokenizer import HfTokenizer
 
 # Keys of config.json that say who saved the model, when and how, not what it computes.
 VOLATILE = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from backends.base import LoadError
+from embeddings_gateway.backends.base import LoadError
 
 
 def longest_input(configured: int | None, author: int | None, positions: int | None, special: int) -> int:

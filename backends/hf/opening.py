@@ -7,16 +7,16 @@ from typing import NamedTuple
 
 import msgspec
 
-from backends.base import BackendError, LoadError
-from backends.hf.conversion import agreement
-from backends.hf.conversion.obtain import Conversion, Source, obtain
-from backends.hf.conversion.record import GRAPH, Failed, Refused
-from backends.hf.facts import Facts
-from backends.hf.files.layout import Layout
-from backends.hf.files.weights import Weights
-from backends.hf.runtimes.choice import Choice, choose
-from backends.hf.runtimes.runtime import Runtime
-from backends.spec import HfSpec
+from embeddings_gateway.backends.base import BackendError, LoadError
+from embeddings_gateway.backends.hf.conversion import agreement
+from embeddings_gateway.backends.hf.conversion.obtain import Conversion, Source, obtain
+from embeddings_gateway.backends.hf.conversion.record import GRAPH, Failed, Refused
+from embeddings_gateway.backends.hf.facts import Facts
+from embeddings_gateway.backends.hf.files.layout import Layout
+from embeddings_gateway.backends.hf.files.weights import Weights
+from embeddings_gateway.backends.hf.runtimes.choice import Choice, choose
+from embeddings_gateway.backends.hf.runtimes.runtime import Runtime
+from embeddings_gateway.backends.spec import HfSpec
 
 
 class Opened(NamedTuple):
@@ -67,7 +67,7 @@ def _in_openvino(source: Source) -> Opened | Refused | Failed:
 def _opened(source: Source, found: Conversion | Refused | Failed) -> Opened | Refused | Failed:
     if not isinstance(found, Conversion):
         return found
-    from backends.hf.runtimes.openvino_runtime import OpenvinoRuntime
+    from embeddings_gateway.backends.hf.runtimes.openvino_runtime import OpenvinoRuntime
 
     record, threads = found.record, source.spec.threads
     try:
@@ -83,7 +83,7 @@ def _opened(source: Source, found: Conversion | Refused | Failed) -> Opened | Re
 
 
 def _in_torch(spec: HfSpec, choice: Choice, layout: Layout, notes: tuple[str, ...]) -> Opened:
-    from backends.hf.runtimes.torch_runtime import load
+    from embeddings_gateway.backends.hf.runtimes.torch_runtime import load
 
     loaded = load(spec, choice, layout)
     return Opened(loaded.runtime, loaded.facts, None, None, notes + loaded.notes)

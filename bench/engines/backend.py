@@ -11,14 +11,14 @@ from collections.abc import Iterator, Sequence
 import msgspec
 import numpy as np
 
-from backends.base import Backend, ModelInfo, TokenIds
-from backends.load import load
-from backends.spec import Spec
 from bench.answers import Vectors
 from bench.engines.clock import per_second
 from bench.engines.command import Answer, Batches, Command, Embed, Rate, Ready, Rows
 from bench.engines.desk import Respond, carry_out, serve
 from bench.plan import Plan
+from embeddings_gateway.backends.base import Backend, ModelInfo, TokenIds
+from embeddings_gateway.backends.load import load
+from embeddings_gateway.backends.spec import Spec
 
 
 def start() -> tuple[Ready, Respond]:

@@ -7,9 +7,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from gateway.batching.queue import Queue
-from gateway.batching.speed import Speed
-from gateway.errors import DeadlinePassed, Overloaded
+from embeddings_gateway.batching.queue import Queue
+from embeddings_gateway.batching.speed import Speed
+from embeddings_gateway.errors import DeadlinePassed, Overloaded
 
 RETRY_AFTER_S_MAX = 60
 KNOWN_S = 60.0

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.base import ModelInfo
-from backends.selftest import company
-from gateway.batching.outcome import Outcome
+from embeddings_gateway.backends.base import ModelInfo
+from embeddings_gateway.backends.selftest import company
+from embeddings_gateway.batching.outcome import Outcome
 
 SLACK = 10
 """How much further apart than promised two vectors of one input have to be for an alarm."""

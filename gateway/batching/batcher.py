@@ -12,16 +12,16 @@ import time
 from collections.abc import Callable, Sequence
 from operator import itemgetter
 
-from backends.base import ModelInfo
-from gateway.batching.admission import Admission
-from gateway.batching.job import Job, Request, settle
-from gateway.batching.planner import plan
-from gateway.batching.poison import Poison
-from gateway.batching.queue import Queue
-from gateway.batching.runner import Runner
-from gateway.errors import DeadlinePassed, GatewayError
-from gateway.metrics import ModelMetrics
-from gateway.workers.worker import Worker
+from embeddings_gateway.backends.base import ModelInfo
+from embeddings_gateway.batching.admission import Admission
+from embeddings_gateway.batching.job import Job, Request, settle
+from embeddings_gateway.batching.planner import plan
+from embeddings_gateway.batching.poison import Poison
+from embeddings_gateway.batching.queue import Queue
+from embeddings_gateway.batching.runner import Runner
+from embeddings_gateway.errors import DeadlinePassed, GatewayError
+from embeddings_gateway.metrics import ModelMetrics
+from embeddings_gateway.workers.worker import Worker
 
 IN_FLIGHT_MAX = 2
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.base import TokenIds, Vectors
-from gateway.errors import GatewayError
+from embeddings_gateway.backends.base import TokenIds, Vectors
+from embeddings_gateway.errors import GatewayError
 
 
 class Job:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.base import ModelInfo, Vectors
-from gateway.workers.worker import WrongAnswer
+from embeddings_gateway.backends.base import ModelInfo, Vectors
+from embeddings_gateway.workers.worker import WrongAnswer
 
 Outcome = NDArray[np.float32]
 """A vector, float32 ``[dimensions]``."""

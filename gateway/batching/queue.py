@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Sequence
 from itertools import chain
 from operator import attrgetter
 
-from gateway.batching.job import Job, Request
+from embeddings_gateway.batching.job import Job, Request
 
 _turn = attrgetter("turn")
 _lateness = attrgetter("late_at", "turn")

@@ -6,18 +6,25 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
-from backends.base import ModelInfo
-from gateway.batching.audit import Audit, alike
-from gateway.batching.budget import Budget
-from gateway.batching.job import Job, settle
-from gateway.batching.outcome import Outcome, outcomes
-from gateway.batching.planner import Limits, cost
-from gateway.batching.poison import Poison
-from gateway.batching.speed import Speed
-from gateway.errors import GatewayError, InputFailed, InternalError, ModelUnavailable
-from gateway.log import get_logger
-from gateway.workers.isolation import GivenUp, Isolation
-from gateway.workers.worker import CallFailed, Mistaken, OutOfMemory, Worker, WorkerDied, WorkerLost
+from embeddings_gateway.backends.base import ModelInfo
+from embeddings_gateway.batching.audit import Audit, alike
+from embeddings_gateway.batching.budget import Budget
+from embeddings_gateway.batching.job import Job, settle
+from embeddings_gateway.batching.outcome import Outcome, outcomes
+from embeddings_gateway.batching.planner import Limits, cost
+from embeddings_gateway.batching.poison import Poison
+from embeddings_gateway.batching.speed import Speed
+from embeddings_gateway.errors import GatewayError, InputFailed, InternalError, ModelUnavailable
+from embeddings_gateway.log import get_logger
+from embeddings_gateway.workers.isolation import GivenUp, Isolation
+from embeddings_gateway.workers.worker import (
+    CallFailed,
+    Mistaken,
+    OutOfMemory,
+    Worker,
+    WorkerDied,
+    WorkerLost,
+)
 
 RETRY_GIVEN_UP_S = 5
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from gateway.workers.vigil import HANG_FACTOR
+from embeddings_gateway.workers.vigil import HANG_FACTOR
 
 MEMORY = 0.9
 

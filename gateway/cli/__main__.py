@@ -1,5 +1,5 @@
-"""``python -m gateway.cli`` is the command ``embeddings-gateway``."""
+"""``python -m embeddings_gateway.cli`` is the command ``embeddings-gateway``."""
 
-from gateway.cli import main
+from embeddings_gateway.cli import main
 
 main()

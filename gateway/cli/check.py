@@ -10,16 +10,16 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from backends.base import ModelInfo
-from backends.selftest import PROBES, company
-from gateway import log
-from gateway.cli.options import ConfigPath, echo, err, load_config, out, rich_escaped
-from gateway.config import Config
-from gateway.errors import GatewayError
-from gateway.metrics import Metrics
-from gateway.serving.ask import Ask
-from gateway.serving.model import Model
-from gateway.serving.registry import Registry
+from embeddings_gateway import log
+from embeddings_gateway.backends.base import ModelInfo
+from embeddings_gateway.backends.selftest import PROBES, company
+from embeddings_gateway.cli.options import ConfigPath, echo, err, load_config, out, rich_escaped
+from embeddings_gateway.config import Config
+from embeddings_gateway.errors import GatewayError
+from embeddings_gateway.metrics import Metrics
+from embeddings_gateway.serving.ask import Ask
+from embeddings_gateway.serving.model import Model
+from embeddings_gateway.serving.registry import Registry
 
 
 class Found(NamedTuple):

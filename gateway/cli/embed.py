@@ -14,16 +14,16 @@ import orjson
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from backends.base import Vectors
-from gateway import log
-from gateway.cli.options import ConfigPath, echo, err, fail, load_config
-from gateway.config import Config, Truncate
-from gateway.errors import GatewayError
-from gateway.library.async_embedder import loaded
-from gateway.library.many import embed_many
-from gateway.metrics import Metrics
-from gateway.serving.ask import Ask, InputLimits
-from gateway.serving.registry import Registry
+from embeddings_gateway import log
+from embeddings_gateway.backends.base import Vectors
+from embeddings_gateway.cli.options import ConfigPath, echo, err, fail, load_config
+from embeddings_gateway.config import Config, Truncate
+from embeddings_gateway.errors import GatewayError
+from embeddings_gateway.library.async_embedder import loaded
+from embeddings_gateway.library.many import embed_many
+from embeddings_gateway.metrics import Metrics
+from embeddings_gateway.serving.ask import Ask, InputLimits
+from embeddings_gateway.serving.registry import Registry
 
 Format = Literal["jsonl", "npy"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from gateway.cli.options import ConfigPath, load_config, out, rich_escaped
+from embeddings_gateway.cli.options import ConfigPath, load_config, out, rich_escaped
 
 
 def models(config: ConfigPath = None) -> None:

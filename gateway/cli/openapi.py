@@ -8,12 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.app import create_litestar
-from gateway.cli.options import out
-from gateway.config_file import read_config
-from gateway.http.embeddings import Embeddings
-from gateway.metrics import Metrics
-from gateway.serving.registry import Registry
+from embeddings_gateway.app import create_litestar
+from embeddings_gateway.cli.options import out
+from embeddings_gateway.config_file import read_config
+from embeddings_gateway.http.embeddings import Embeddings
+from embeddings_gateway.metrics import Metrics
+from embeddings_gateway.serving.registry import Registry
 
 
 def openapi(

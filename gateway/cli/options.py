@@ -10,8 +10,8 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from gateway.config import Config
-from gateway.config_file import VARIABLE, ConfigError, find_config, read_config
+from embeddings_gateway.config import Config
+from embeddings_gateway.config_file import VARIABLE, ConfigError, find_config, read_config
 
 ConfigPath = Annotated[
     Path | None,

@@ -12,13 +12,13 @@ import msgspec
 import typer
 import uvloop
 
-from gateway import log
-from gateway.app import create_app
-from gateway.cli.options import ConfigPath, echo, fail, load_config
-from gateway.config import Config
-from gateway.http.server import CannotListen, Server
-from gateway.metrics import Metrics
-from gateway.serving.registry import Registry
+from embeddings_gateway import log
+from embeddings_gateway.app import create_app
+from embeddings_gateway.cli.options import ConfigPath, echo, fail, load_config
+from embeddings_gateway.config import Config
+from embeddings_gateway.http.server import CannotListen, Server
+from embeddings_gateway.metrics import Metrics
+from embeddings_gateway.serving.registry import Registry
 
 OWN_FILES = 128
 """What is left for the gateway itself, of the files it may open: a connection is one, too."""

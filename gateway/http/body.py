@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from litestar.types import Receive
 
-from gateway.errors import BodyTooLarge, ClientGone, WrongContentType
-from gateway.http.client import Client
+from embeddings_gateway.errors import BodyTooLarge, ClientGone, WrongContentType
+from embeddings_gateway.http.client import Client
 
 
 async def read_body(

@@ -6,14 +6,14 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from gateway.errors import ClientGone, GatewayError
+from embeddings_gateway.errors import ClientGone, GatewayError
 
 T = TypeVar("T")
 
-CLIENT = "gateway.http.client"
+CLIENT = "embeddings_gateway.http.client"
 """The key of a request's scope under which its :class:`Client` is; by ASGI a task would have to wait."""
 
-ARRIVED = "gateway.http.arrived"
+ARRIVED = "embeddings_gateway.http.arrived"
 """The key under which it is when the request's head had arrived, in monotonic seconds."""
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Coroutine, Mapping
 from typing import Any, NamedTuple, TypeVar
 
-from gateway.errors import DeadlinePassed, InvalidRequest
+from embeddings_gateway.errors import DeadlinePassed, InvalidRequest
 
 T = TypeVar("T")
 

@@ -27,10 +27,10 @@ from litestar.openapi.spec import (
 )
 from litestar.static_files import create_static_files_router
 
-from gateway.http.deadline import NAME as TIMEOUT
-from gateway.http.encode import EmbeddingResponse
-from gateway.http.status import TABLE
-from gateway.http.wire import EmbeddingRequest, ErrorBody
+from embeddings_gateway.http.deadline import NAME as TIMEOUT
+from embeddings_gateway.http.encode import EmbeddingResponse
+from embeddings_gateway.http.status import TABLE
+from embeddings_gateway.http.wire import EmbeddingRequest, ErrorBody
 
 DOCS = "/docs"
 ASSETS = "/docs/assets"

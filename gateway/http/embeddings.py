@@ -14,18 +14,18 @@ from litestar import post
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from gateway.config import Role, ServerConfig
-from gateway.http import status
-from gateway.http.body import read_body
-from gateway.http.client import CLIENT, Client
-from gateway.http.deadline import deadline_of
-from gateway.http.documents import EmbeddingsOperation
-from gateway.http.encode import encode_response
-from gateway.http.envelope import EMBEDDINGS, RECORD
-from gateway.http.record import Record
-from gateway.http.wire import Decoder, EmbeddingRequest, WireLimits, inputs_of
-from gateway.serving.ask import Answer, Ask, InputLimits
-from gateway.serving.registry import Registry
+from embeddings_gateway.config import Role, ServerConfig
+from embeddings_gateway.http import status
+from embeddings_gateway.http.body import read_body
+from embeddings_gateway.http.client import CLIENT, Client
+from embeddings_gateway.http.deadline import deadline_of
+from embeddings_gateway.http.documents import EmbeddingsOperation
+from embeddings_gateway.http.encode import encode_response
+from embeddings_gateway.http.envelope import EMBEDDINGS, RECORD
+from embeddings_gateway.http.record import Record
+from embeddings_gateway.http.wire import Decoder, EmbeddingRequest, WireLimits, inputs_of
+from embeddings_gateway.serving.ask import Answer, Ask, InputLimits
+from embeddings_gateway.serving.registry import Registry
 
 
 class Embeddings:

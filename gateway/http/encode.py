@@ -11,9 +11,9 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from backends.base import Vectors
-from gateway.http.wire import ErrorDetail
-from gateway.serving.pace import Pace
+from embeddings_gateway.backends.base import Vectors
+from embeddings_gateway.http.wire import ErrorDetail
+from embeddings_gateway.serving.pace import Pace
 
 EncodingFormat = Literal["float", "base64"]
 

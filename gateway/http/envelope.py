@@ -15,16 +15,16 @@ import time
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.errors import ClientGone, GatewayError, InternalError
-from gateway.http import status
-from gateway.http.client import ARRIVED
-from gateway.http.record import Record
-from gateway.log import get_logger
-from gateway.metrics import PHASES, Metrics
-from gateway.serving.registry import stopping
+from embeddings_gateway.errors import ClientGone, GatewayError, InternalError
+from embeddings_gateway.http import status
+from embeddings_gateway.http.client import ARRIVED
+from embeddings_gateway.http.record import Record
+from embeddings_gateway.log import get_logger
+from embeddings_gateway.metrics import PHASES, Metrics
+from embeddings_gateway.serving.registry import stopping
 
 SANE_ID = re.compile(rb"^[\w.:-]{1,128}$")
-RECORD = "gateway.http.record"
+RECORD = "embeddings_gateway.http.record"
 EMBEDDINGS = "/v1/embeddings"
 PROCESS = secrets.token_hex(8)
 CLIENT_GONE = 499  # nobody reads it; it is for log and metrics

@@ -11,9 +11,9 @@ from litestar import HttpMethod, Response, get, route
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import ResponseSpec
 
-from gateway.metrics import Metrics
-from gateway.serving.model import Model
-from gateway.serving.registry import Registry
+from embeddings_gateway.metrics import Metrics
+from embeddings_gateway.serving.model import Model
+from embeddings_gateway.serving.registry import Registry
 
 get_or_head = functools.partial(route, http_method=[HttpMethod.GET, HttpMethod.HEAD])
 

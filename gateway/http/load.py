@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from gateway.config import ServerConfig
-from gateway.errors import GatewayError, Overloaded
-from gateway.serving.registry import Registry
+from embeddings_gateway.config import ServerConfig
+from embeddings_gateway.errors import GatewayError, Overloaded
+from embeddings_gateway.serving.registry import Registry
 
 RETRY_S = 1
 

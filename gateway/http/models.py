@@ -7,9 +7,9 @@ from litestar import get
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 
-from gateway.http.documents import ModelOperation
-from gateway.serving.model import Model
-from gateway.serving.registry import Registry
+from embeddings_gateway.http.documents import ModelOperation
+from embeddings_gateway.serving.model import Model
+from embeddings_gateway.serving.registry import Registry
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True, tag_field="object", tag="model"):

@@ -11,8 +11,8 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from gateway.errors import GatewayError, HeadTooLarge, InternalError, NotHttp
-from gateway.log import get_logger
+from embeddings_gateway.errors import GatewayError, HeadTooLarge, InternalError, NotHttp
+from embeddings_gateway.log import get_logger
 
 HEAD_BYTES_MAX = 32 << 10
 """Bytes of a request line with its headers, and of what stands round the pieces of a chunked body."""

@@ -13,12 +13,12 @@ import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from gateway.errors import BodyTimeout, GatewayError, HeadTimeout, NotHttp, Overloaded
-from gateway.http import status
-from gateway.http.client import ARRIVED, CLIENT, Client
-from gateway.http.cycle import Cycle
-from gateway.http.load import RETRY_S, Load
-from gateway.http.waiting import Waiting
+from embeddings_gateway.errors import BodyTimeout, GatewayError, HeadTimeout, NotHttp, Overloaded
+from embeddings_gateway.http import status
+from embeddings_gateway.http.client import ARRIVED, CLIENT, Client
+from embeddings_gateway.http.cycle import Cycle
+from embeddings_gateway.http.load import RETRY_S, Load
+from embeddings_gateway.http.waiting import Waiting
 
 PIPELINE_MAX = 100
 """Requests that may wait on one connection for their turn; they are held in memory."""

@@ -19,12 +19,12 @@ from typing import cast
 import uvicorn
 from litestar.types import ASGIApp
 
-from gateway.config import ServerConfig
-from gateway.http.load import Load
-from gateway.http.protocol import Protocol
-from gateway.http.waiting import sweep
-from gateway.log import get_logger
-from gateway.serving.registry import Registry, stopping
+from embeddings_gateway.config import ServerConfig
+from embeddings_gateway.http.load import Load
+from embeddings_gateway.http.protocol import Protocol
+from embeddings_gateway.http.waiting import sweep
+from embeddings_gateway.log import get_logger
+from embeddings_gateway.serving.registry import Registry, stopping
 
 SWEEP_S = 0.25
 CLOSE_S = 2.0

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import msgspec
 from litestar.exceptions import HTTPException
 
-from gateway import errors
-from gateway.errors import GatewayError
-from gateway.http.wire import ErrorBody, ErrorDetail
+from embeddings_gateway import errors
+from embeddings_gateway.errors import GatewayError
+from embeddings_gateway.http.wire import ErrorBody, ErrorDetail
 
 
 class Status(NamedTuple):

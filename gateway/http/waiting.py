@@ -12,10 +12,10 @@ import time
 from collections.abc import Iterable
 from typing import Any, cast
 
-from gateway.config import ServerConfig
-from gateway.http.parsing import Parsing
-from gateway.http.transport import JoiningTransport
-from gateway.log import get_logger
+from embeddings_gateway.config import ServerConfig
+from embeddings_gateway.http.parsing import Parsing
+from embeddings_gateway.http.transport import JoiningTransport
+from embeddings_gateway.log import get_logger
 
 SEND_BYTES_PER_S_MIN = 256 << 10
 """An answer has to be taken at this speed, beside the time that its client may take nothing at all."""

@@ -10,9 +10,9 @@ from typing import Annotated, Literal, NamedTuple, NoReturn, cast
 
 import msgspec
 
-from gateway.config import Role, Truncate
-from gateway.errors import GatewayError, InvalidJson, InvalidRequest
-from gateway.serving.ask import IdLists, InputLimits, Texts, fault_of
+from embeddings_gateway.config import Role, Truncate
+from embeddings_gateway.errors import GatewayError, InvalidJson, InvalidRequest
+from embeddings_gateway.serving.ask import IdLists, InputLimits, Texts, fault_of
 
 
 class EmbeddingRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,15 +8,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, get_args
 
-from gateway.config import Config, Role, Truncate
-from gateway.config_file import find_config, parse, read_config
-from gateway.errors import ModelUnavailable
-from gateway.library.embeddings import Embeddings
-from gateway.library.many import Progress, embed_many, unavailable
-from gateway.metrics import Metrics
-from gateway.serving.ask import Ask, InputLimits
-from gateway.serving.model import Model
-from gateway.serving.registry import Named, Registry
+from embeddings_gateway.config import Config, Role, Truncate
+from embeddings_gateway.config_file import find_config, parse, read_config
+from embeddings_gateway.errors import ModelUnavailable
+from embeddings_gateway.library.embeddings import Embeddings
+from embeddings_gateway.library.many import Progress, embed_many, unavailable
+from embeddings_gateway.metrics import Metrics
+from embeddings_gateway.serving.ask import Ask, InputLimits
+from embeddings_gateway.serving.model import Model
+from embeddings_gateway.serving.registry import Named, Registry
 
 Source = Config | Mapping[str, Any] | Path | str | None
 """A configuration, what its file would say as plain data, or where that file is. ``None`` is where the

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
-from gateway.config import Config, Role, Truncate
-from gateway.library.async_embedder import AsyncEmbedder, Source, list_of
-from gateway.library.embeddings import Embeddings
-from gateway.library.loop_thread import LoopThread
-from gateway.library.many import Progress
+from embeddings_gateway.config import Config, Role, Truncate
+from embeddings_gateway.library.async_embedder import AsyncEmbedder, Source, list_of
+from embeddings_gateway.library.embeddings import Embeddings
+from embeddings_gateway.library.loop_thread import LoopThread
+from embeddings_gateway.library.many import Progress
 
 
 class Embedder:

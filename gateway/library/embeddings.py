@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from backends.base import Vectors
-from gateway.errors import GatewayError
-from gateway.library.quality import Quality, examine
+from embeddings_gateway.backends.base import Vectors
+from embeddings_gateway.errors import GatewayError
+from embeddings_gateway.library.quality import Quality, examine
 
 
 class Embeddings(NamedTuple):

@@ -10,7 +10,7 @@ from typing import cast
 
 import numpy as np
 
-from gateway.errors import (
+from embeddings_gateway.errors import (
     GatewayError,
     InternalError,
     InvalidRequest,
@@ -18,9 +18,9 @@ from gateway.errors import (
     Overloaded,
     TooManyTokens,
 )
-from gateway.library.embeddings import Embeddings
-from gateway.serving.ask import Answer, Ask, InputLimits, Texts, fault_of
-from gateway.serving.model import Model
+from embeddings_gateway.library.embeddings import Embeddings
+from embeddings_gateway.serving.ask import Answer, Ask, InputLimits, Texts, fault_of
+from embeddings_gateway.serving.model import Model
 
 PART = 256
 PART_CHARS = 500_000

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.base import Vectors
+from embeddings_gateway.backends.base import Vectors
 
 COMPARED_MAX = 20_000
 """Rows that are compared with each other: all pairs of more would take minutes."""

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from typing_extensions import TypeIs
 
-from backends.base import Vectors
-from gateway.config import Role, Truncate
-from gateway.errors import GatewayError, InvalidRequest, TooManyTokens
+from embeddings_gateway.backends.base import Vectors
+from embeddings_gateway.config import Role, Truncate
+from embeddings_gateway.errors import GatewayError, InvalidRequest, TooManyTokens
 
 Texts = list[str]
 IdLists = list[list[int]]

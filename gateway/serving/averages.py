@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from backends.base import Vectors
+from embeddings_gateway.backends.base import Vectors
 
 
 class Averages(NamedTuple):

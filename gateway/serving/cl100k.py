@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
-from gateway.errors import InvalidTokenIds, ModelUnavailable
-from gateway.log import get_logger
+from embeddings_gateway.errors import InvalidTokenIds, ModelUnavailable
+from embeddings_gateway.log import get_logger
 
 RETRY_S = 60.0
 PATIENCE_S = 30.0

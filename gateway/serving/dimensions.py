@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from backends.base import Vectors
+from embeddings_gateway.backends.base import Vectors
 
 
 def cut(vectors: Vectors, dimensions: int, normalized: bool) -> Vectors:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from backends.base import ModelInfo
-from gateway.serving.ask import Ask, are_texts
+from embeddings_gateway.backends.base import ModelInfo
+from embeddings_gateway.serving.ask import Ask, are_texts
 
 TOKENS_PER_CHAR = 0.25
 KNOWN_CHARS = 1000

@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from backends.base import TokenIds
-from gateway.errors import GatewayError, InternalError
-from gateway.log import get_logger
+from embeddings_gateway.backends.base import TokenIds
+from embeddings_gateway.errors import GatewayError, InternalError
+from embeddings_gateway.log import get_logger
 
 Tokenized = Sequence[TokenIds | GatewayError]
 Tokenize = Callable[[Sequence[str]], Awaitable[Tokenized]]

@@ -6,30 +6,30 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from backends.base import ModelInfo
-from gateway.batching.batcher import Batcher
-from gateway.batching.job import Request
-from gateway.batching.poison import Poison
-from gateway.config import ModelConfig
-from gateway.errors import (
+from embeddings_gateway.backends.base import ModelInfo
+from embeddings_gateway.batching.batcher import Batcher
+from embeddings_gateway.batching.job import Request
+from embeddings_gateway.batching.poison import Poison
+from embeddings_gateway.config import ModelConfig
+from embeddings_gateway.errors import (
     DeadlinePassed,
     GatewayError,
     InvalidRequest,
     ModelUnavailable,
     SpaceMismatch,
 )
-from gateway.metrics import ModelMetrics
-from gateway.serving.ask import Answer, Ask, are_texts
-from gateway.serving.averages import Averages
-from gateway.serving.cl100k import Cl100k
-from gateway.serving.estimate import Estimate
-from gateway.serving.gathering import Gathering
-from gateway.serving.preparer import Preparer
-from gateway.serving.prompts import Prompt
-from gateway.serving.tokenizer import Tokenizer
-from gateway.serving.vectors import Made, average_all, blank_all, cut_all
-from gateway.workers.local import local
-from gateway.workers.replicas import Replicas
+from embeddings_gateway.metrics import ModelMetrics
+from embeddings_gateway.serving.ask import Answer, Ask, are_texts
+from embeddings_gateway.serving.averages import Averages
+from embeddings_gateway.serving.cl100k import Cl100k
+from embeddings_gateway.serving.estimate import Estimate
+from embeddings_gateway.serving.gathering import Gathering
+from embeddings_gateway.serving.preparer import Preparer
+from embeddings_gateway.serving.prompts import Prompt
+from embeddings_gateway.serving.tokenizer import Tokenizer
+from embeddings_gateway.serving.vectors import Made, average_all, blank_all, cut_all
+from embeddings_gateway.workers.local import local
+from embeddings_gateway.workers.replicas import Replicas
 
 RETRY_LOADING_S = 5
 RETRY_FAILED_S = 60

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, cast
 
-from backends.base import ModelInfo, TokenIds
-from gateway.config import ServingConfig, Truncate
-from gateway.errors import GatewayError, InvalidRequest, InvalidTokenIds, TooManyTokens
-from gateway.serving import tokens
-from gateway.serving.ask import Ask, IdLists, Texts, are_texts
-from gateway.serving.averages import Averages
-from gateway.serving.cl100k import REMEDY, Cl100k
-from gateway.serving.gathering import Tokenize
-from gateway.serving.pace import ONE, Pace
-from gateway.serving.prompts import NO_PROMPT, Prompt, ids_kept, prompt_for
-from gateway.serving.tokens import Fitted
+from embeddings_gateway.backends.base import ModelInfo, TokenIds
+from embeddings_gateway.config import ServingConfig, Truncate
+from embeddings_gateway.errors import GatewayError, InvalidRequest, InvalidTokenIds, TooManyTokens
+from embeddings_gateway.serving import tokens
+from embeddings_gateway.serving.ask import Ask, IdLists, Texts, are_texts
+from embeddings_gateway.serving.averages import Averages
+from embeddings_gateway.serving.cl100k import REMEDY, Cl100k
+from embeddings_gateway.serving.gathering import Tokenize
+from embeddings_gateway.serving.pace import ONE, Pace
+from embeddings_gateway.serving.prompts import NO_PROMPT, Prompt, ids_kept, prompt_for
+from embeddings_gateway.serving.tokens import Fitted
 
 
 class Prepared(NamedTuple):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from backends.base import ModelInfo, TokenIds
-from gateway.config import Role
-from gateway.errors import InvalidRequest
+from embeddings_gateway.backends.base import ModelInfo, TokenIds
+from embeddings_gateway.config import Role
+from embeddings_gateway.errors import InvalidRequest
 
 NAMES: Mapping[Role, Sequence[str]] = {"query": ("query",), "document": ("document", "passage", "corpus")}
 """Where models keep their words for a role: the names that sentence-transformers looks for, in its order."""

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import NamedTuple, get_args
 
-from gateway.config import Config, Role
-from gateway.errors import InvalidRequest, ModelNotFound, ModelUnavailable
-from gateway.metrics import Metrics
-from gateway.serving.cl100k import Cl100k
-from gateway.serving.model import Model
+from embeddings_gateway.config import Config, Role
+from embeddings_gateway.errors import InvalidRequest, ModelNotFound, ModelUnavailable
+from embeddings_gateway.metrics import Metrics
+from embeddings_gateway.serving.cl100k import Cl100k
+from embeddings_gateway.serving.model import Model
 
 RETRY_STOPPED_S = 5
 ROLES: tuple[Role, ...] = get_args(Role)

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from backends.base import TokenIds
-from gateway.batching.poison import Poison
-from gateway.batching.runner import given_up
-from gateway.errors import GatewayError, InputFailed, ModelUnavailable
-from gateway.log import get_logger
-from gateway.workers.isolation import GivenUp, Isolation
-from gateway.workers.replicas import Replicas
-from gateway.workers.worker import CallFailed, OutOfMemory, Worker, WorkerDied, WorkerLost, WrongAnswer
+from embeddings_gateway.backends.base import TokenIds
+from embeddings_gateway.batching.poison import Poison
+from embeddings_gateway.batching.runner import given_up
+from embeddings_gateway.errors import GatewayError, InputFailed, ModelUnavailable
+from embeddings_gateway.log import get_logger
+from embeddings_gateway.workers.isolation import GivenUp, Isolation
+from embeddings_gateway.workers.replicas import Replicas
+from embeddings_gateway.workers.worker import (
+    CallFailed,
+    OutOfMemory,
+    Worker,
+    WorkerDied,
+    WorkerLost,
+    WrongAnswer,
+)
 
 RETRY_LOST_S = 1
 

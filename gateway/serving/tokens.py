@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from backends.base import ModelInfo, TokenIds
-from gateway.config import Truncate
-from gateway.errors import ContextLengthExceeded, GatewayError, InvalidRequest, InvalidTokenIds
+from embeddings_gateway.backends.base import ModelInfo, TokenIds
+from embeddings_gateway.config import Truncate
+from embeddings_gateway.errors import ContextLengthExceeded, GatewayError, InvalidRequest, InvalidTokenIds
 
 
 class Fitted(NamedTuple):

@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from backends.base import ModelInfo, Vectors
-from gateway.errors import GatewayError, InputFailed
-from gateway.serving.ask import Ask
-from gateway.serving.averages import Averages, mean
-from gateway.serving.dimensions import cut
-from gateway.serving.pace import WORK_MAX, Pace
+from embeddings_gateway.backends.base import ModelInfo, Vectors
+from embeddings_gateway.errors import GatewayError, InputFailed
+from embeddings_gateway.serving.ask import Ask
+from embeddings_gateway.serving.averages import Averages, mean
+from embeddings_gateway.serving.dimensions import cut
+from embeddings_gateway.serving.pace import WORK_MAX, Pace
 
 
 class Made(NamedTuple):

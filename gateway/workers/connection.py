@@ -11,8 +11,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from backends.base import ModelInfo, TokenIds
-from backends.protocol import (
+from embeddings_gateway.backends.base import ModelInfo, TokenIds
+from embeddings_gateway.backends.protocol import (
     Answer,
     Call,
     Check,
@@ -28,9 +28,16 @@ from backends.protocol import (
     Tokenize,
     Tokens,
 )
-from gateway.workers.process import Cause, Death, WorkerProcess
-from gateway.workers.vigil import Patience, Vigil
-from gateway.workers.worker import CallFailed, DiedOutOfMemory, OutOfMemory, Timed, WorkerDied, WorkerLost
+from embeddings_gateway.workers.process import Cause, Death, WorkerProcess
+from embeddings_gateway.workers.vigil import Patience, Vigil
+from embeddings_gateway.workers.worker import (
+    CallFailed,
+    DiedOutOfMemory,
+    OutOfMemory,
+    Timed,
+    WorkerDied,
+    WorkerLost,
+)
 
 T = TypeVar("T")
 
@@ -66,7 +73,7 @@ class Connection:
         return len(self._calls)
 
     async def tokenize(self, texts: Sequence[str], seconds_max: float = math.inf) -> list[TokenIds]:
-        """See :class:`gateway.workers.worker.Worker`."""
+        """See :class:`embeddings_gateway.workers.worker.Worker`."""
         match await self._call(lambda call_id: Tokenize(call_id, list(texts)), seconds_max):
             case Tokens(inputs=packed):
                 return _unpacked(packed.unpack)
@@ -74,7 +81,7 @@ class Connection:
                 raise _failure(answer)
 
     async def embed(self, batch: Sequence[TokenIds], seconds_max: float = math.inf) -> Timed:
-        """See :class:`gateway.workers.worker.Worker`."""
+        """See :class:`embeddings_gateway.workers.worker.Worker`."""
         match await self._call(lambda call_id: Embed(call_id, PackedIds.of(batch)), seconds_max):
             case Embedded() as answer:
                 self.batches += 1
@@ -83,7 +90,7 @@ class Connection:
                 raise _failure(answer)
 
     async def check(self, seconds_max: float = math.inf) -> str:
-        """See :class:`gateway.workers.worker.Worker`."""
+        """See :class:`embeddings_gateway.workers.worker.Worker`."""
         match await self._call(Check, seconds_max):
             case Checked(wrong=wrong):
                 return wrong
@@ -91,7 +98,7 @@ class Connection:
                 return str(_failure(answer))
 
     async def ping(self) -> float:
-        """See :class:`gateway.workers.worker.Worker`."""
+        """See :class:`embeddings_gateway.workers.worker.Worker`."""
         match await self._call(Ping, math.inf):
             case Pong(busy_seconds=busy):
                 return busy

@@ -9,8 +9,15 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-from gateway.log import Logger
-from gateway.workers.worker import CallFailed, Mistaken, OutOfMemory, Worker, WorkerDied, WrongAnswer
+from embeddings_gateway.log import Logger
+from embeddings_gateway.workers.worker import (
+    CallFailed,
+    Mistaken,
+    OutOfMemory,
+    Worker,
+    WorkerDied,
+    WrongAnswer,
+)
 
 I = TypeVar("I")  # noqa: E741 - an item
 O = TypeVar("O")  # noqa: E741 - its outcome

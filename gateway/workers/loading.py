@@ -7,12 +7,12 @@ import functools
 import math
 from collections.abc import Callable, Collection
 
-from backends.protocol import ProtocolError, Ready, Refused, Start
-from backends.spec import Spec
-from gateway.workers.connection import Connection
-from gateway.workers.process import Death, WorkerProcess
-from gateway.workers.vigil import Patience
-from gateway.workers.worker import WorkerLost
+from embeddings_gateway.backends.protocol import ProtocolError, Ready, Refused, Start
+from embeddings_gateway.backends.spec import Spec
+from embeddings_gateway.workers.connection import Connection
+from embeddings_gateway.workers.process import Death, WorkerProcess
+from embeddings_gateway.workers.vigil import Patience
+from embeddings_gateway.workers.worker import WorkerLost
 
 LATE_FACTOR = 20
 """A start that takes so many times as long as the quickest one is late."""

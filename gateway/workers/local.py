@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from gateway.config import ModelConfig
-from gateway.metrics import ModelMetrics
-from gateway.workers.cores import divide, usable
-from gateway.workers.replicas import MakeWorker
-from gateway.workers.supervisor import Supervisor
-from gateway.workers.vigil import Patience
+from embeddings_gateway.config import ModelConfig
+from embeddings_gateway.metrics import ModelMetrics
+from embeddings_gateway.workers.cores import divide, usable
+from embeddings_gateway.workers.replicas import MakeWorker
+from embeddings_gateway.workers.supervisor import Supervisor
+from embeddings_gateway.workers.vigil import Patience
 
 
 def local(

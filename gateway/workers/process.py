@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from typing import Literal, NamedTuple
 
-from backends.protocol import (
+from embeddings_gateway.backends.protocol import (
     HEADER,
     FromWorker,
     ToWorker,
@@ -24,8 +24,8 @@ from backends.protocol import (
     encode_frame,
     payload_length,
 )
-from gateway.workers.shortage import Shortage
-from gateway.workers.worker import CallFailed, WorkerLost
+from embeddings_gateway.workers.shortage import Shortage
+from embeddings_gateway.workers.worker import CallFailed, WorkerLost
 
 STDERR_BYTES_KEPT = 4096
 READ_BYTES = 1 << 16
@@ -103,7 +103,14 @@ class WorkerProcess:
                 # -P: whatever lies in the working directory is not imported. A session of its own: Ctrl-C on
                 # the terminal is for the gateway alone.
                 process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-P", "-m", "backends.worker", str(theirs.fileno()), str(os.getpid())),
+                    *(
+                        sys.executable,
+                        "-P",
+                        "-m",
+                        "embeddings_gateway.backends.worker",
+                        str(theirs.fileno()),
+                        str(os.getpid()),
+                    ),
                     pass_fds=[theirs.fileno()],
                     stdin=DEVNULL,
                     stdout=DEVNULL,

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Protocol, get_args
 
-from backends.base import ModelInfo
-from gateway.workers.worker import OVER, CallFailed, State, Worker, WorkerLost
+from embeddings_gateway.backends.base import ModelInfo
+from embeddings_gateway.workers.worker import OVER, CallFailed, State, Worker, WorkerLost
 
 PING_S = 1.0
 STALLED_S = 60.0

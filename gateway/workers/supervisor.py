@@ -8,19 +8,19 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 
-from backends.base import ModelInfo, TokenIds
-from backends.selftest import TOKENS_MAX as PROBE_TOKENS_MAX
-from backends.spec import Spec
-from gateway.log import get_logger
-from gateway.metrics import ModelMetrics
-from gateway.workers.backoff import Backoff
-from gateway.workers.breaker import Breaker
-from gateway.workers.connection import Connection
-from gateway.workers.last_words import without_texts
-from gateway.workers.loading import DiedLoading, LoadRefused, Starts
-from gateway.workers.process import Death
-from gateway.workers.vigil import HANG_FACTOR, Patience
-from gateway.workers.worker import OVER, State, Timed, WorkerLost
+from embeddings_gateway.backends.base import ModelInfo, TokenIds
+from embeddings_gateway.backends.selftest import TOKENS_MAX as PROBE_TOKENS_MAX
+from embeddings_gateway.backends.spec import Spec
+from embeddings_gateway.log import get_logger
+from embeddings_gateway.metrics import ModelMetrics
+from embeddings_gateway.workers.backoff import Backoff
+from embeddings_gateway.workers.breaker import Breaker
+from embeddings_gateway.workers.connection import Connection
+from embeddings_gateway.workers.last_words import without_texts
+from embeddings_gateway.workers.loading import DiedLoading, LoadRefused, Starts
+from embeddings_gateway.workers.process import Death
+from embeddings_gateway.workers.vigil import HANG_FACTOR, Patience
+from embeddings_gateway.workers.worker import OVER, State, Timed, WorkerLost
 
 CHARS_PER_S_MIN = 100_000
 """A tokenizer is many times as fast; what it takes beyond ``hang_s`` is granted at this speed."""
@@ -29,7 +29,7 @@ log = get_logger()
 
 
 class Supervisor:
-    """A worker on this machine, as :class:`gateway.workers.worker.Worker`. Belongs to one event loop.
+    """A worker on this machine, as ``Worker``. Belongs to one event loop.
 
     Args:
         model: its name, for people.
@@ -87,14 +87,14 @@ class Supervisor:
 
     @property
     def state(self) -> State:
-        """See :class:`gateway.workers.worker.Worker`."""
+        """See :class:`embeddings_gateway.workers.worker.Worker`."""
         if self._state != "ready" or self.ready:
             return self._state
         return "searching" if self._loners else "restarting"
 
     @property
     def reason(self) -> str:
-        """See :class:`gateway.workers.worker.Worker`."""
+        """See :class:`embeddings_gateway.workers.worker.Worker`."""
         if self._state != "ready" or self.ready:
             return self._reason
         return "its worker looks for the input that it has failed on" if self._loners else "the worker died"
@@ -126,7 +126,7 @@ class Supervisor:
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
-        """See :class:`gateway.workers.worker.Worker`."""
+        """See :class:`embeddings_gateway.workers.worker.Worker`."""
         self._loners += 1
         if self._loners == 1:
             self._changed()
@@ -146,7 +146,7 @@ class Supervisor:
                 self._changed()
 
     async def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
-        """See :class:`gateway.workers.worker.Worker`."""
+        """See :class:`embeddings_gateway.workers.worker.Worker`."""
         chars = sum(map(len, texts))
         self._chars += chars
         try:
@@ -156,27 +156,27 @@ class Supervisor:
             self._chars -= chars
 
     async def embed(self, batch: Sequence[TokenIds], seconds_max: float) -> Timed:
-        """See :class:`gateway.workers.worker.Worker`."""
+        """See :class:`embeddings_gateway.workers.worker.Worker`."""
         return await (await self._live()).embed(batch, max(seconds_max, self._patience.hang_s))
 
     async def check(self) -> str:
-        """See :class:`gateway.workers.worker.Worker`."""
+        """See :class:`embeddings_gateway.workers.worker.Worker`."""
         connection = await self._live()
         seconds_max = HANG_FACTOR * PROBE_TOKENS_MAX / max(1, connection.tokens_per_s)
         return await connection.check(max(seconds_max, self._patience.hang_s))
 
     def explained(self, deaths: int) -> None:
-        """See :class:`gateway.workers.worker.Worker`."""
+        """See :class:`embeddings_gateway.workers.worker.Worker`."""
         self._breaker.explain(deaths)
 
     async def replace(self, reason: str) -> None:
-        """See :class:`gateway.workers.worker.Worker`."""
+        """See :class:`embeddings_gateway.workers.worker.Worker`."""
         connection = await self._live()
         connection.condemn("replaced", reason)
         await connection.ended()
 
     async def ping(self) -> float:
-        """See :class:`gateway.workers.worker.Worker`."""
+        """See :class:`embeddings_gateway.workers.worker.Worker`."""
         if self._connection is None:
             raise WorkerLost
         return await self._connection.ping()

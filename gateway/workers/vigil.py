@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from backends.protocol import Call, Check, Embed, Ping, Tokenize
+from embeddings_gateway.backends.protocol import Call, Check, Embed, Ping, Tokenize
 
 TICK_S_MAX = 1.0
 SILENT_S_MAX = 10.0

@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Literal, NamedTuple, Protocol
 
-from backends.base import ModelInfo, TokenIds, Vectors
+from embeddings_gateway.backends.base import ModelInfo, TokenIds, Vectors
 
 State = Literal["ready", "searching", "restarting", "loading", "broken", "failed", "stopped"]
 """Best first. ``searching`` while it is there only for who looks for a guilty input; ``restarting`` after a

@@ -7,13 +7,13 @@ import itertools
 import numpy as np
 import pytest
 
-from backends.fake import FakeBackend
-from backends.spec import FakeSpec
 from bench.engine_process import EngineError, EngineProcess
 from bench.engines.backend import batches, embed
 from bench.engines.command import Batches, Embed, Multiply, Rate, Rows
 from bench.plan import Load, Plan
 from bench.texts import make_texts
+from embeddings_gateway.backends.fake import FakeBackend
+from embeddings_gateway.backends.spec import FakeSpec
 
 MODULE = "bench.engines.backend"
 

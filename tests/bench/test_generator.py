@@ -7,12 +7,12 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
-from backends.fake import FakeBackend
-from backends.spec import FakeSpec
 from bench.generator import GeneratorError, generate, requests_of
 from bench.plan import Plan
 from bench.server import ServerError, address_of, free_port, stated
 from bench.texts import make_texts
+from embeddings_gateway.backends.fake import FakeBackend
+from embeddings_gateway.backends.spec import FakeSpec
 from tests.server import serving
 
 CONFIG = '[models.nonsense]\nbackend = "fake"\n'

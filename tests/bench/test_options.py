@@ -7,7 +7,7 @@ import pytest
 from bench.models import Layers
 from bench.options import PARTS, UrlPeer, parse
 from bench.peers import Missing, gateway, infinity, llama_server
-from gateway.config_file import read_config
+from embeddings_gateway.config_file import read_config
 
 
 def test_everything_is_measured_unless_parts_are_named():

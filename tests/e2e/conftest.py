@@ -7,7 +7,7 @@ import importlib.util
 import openai
 import pytest
 
-from backends.selftest import COMPANY
+from embeddings_gateway.backends.selftest import COMPANY
 from tests.server import serving
 
 MINILM = """

@@ -15,13 +15,13 @@ import httpx
 import msgspec
 import numpy as np
 
-from backends.selftest import COMPANY
-from gateway.app import create_app
-from gateway.config_file import parse
-from gateway.http.server import Server
-from gateway.metrics import Metrics
-from gateway.serving.model import Model
-from gateway.serving.registry import Registry
+from embeddings_gateway.app import create_app
+from embeddings_gateway.backends.selftest import COMPANY
+from embeddings_gateway.config_file import parse
+from embeddings_gateway.http.server import Server
+from embeddings_gateway.metrics import Metrics
+from embeddings_gateway.serving.model import Model
+from embeddings_gateway.serving.registry import Registry
 from tests.cosine import lowest_cosine
 from tests.e2e.conftest import MINILM
 from tests.e2e.minilm import MINILM_PATH  # noqa: F401 - skips where the model is not installed

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.http.parsing import HEAD_BYTES_MAX
+from embeddings_gateway.http.parsing import HEAD_BYTES_MAX
 from tests.connection import SMALL, START, Connection, sized
 from tests.server import eventually, serving
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from backends.selftest import COMPANY
-from gateway import Embedder
+from embeddings_gateway import Embedder
+from embeddings_gateway.backends.selftest import COMPANY
 from tests.cosine import lowest_cosine
 from tests.e2e.minilm import MINILM_PATH
 from tests.texts import varied_texts

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from backends.fake import FakeBackend
-from backends.spec import FakeSpec
+from embeddings_gateway.backends.fake import FakeBackend
+from embeddings_gateway.backends.spec import FakeSpec
 from tests.connection import START, Connection, sized
 
 WAIT_S = 5

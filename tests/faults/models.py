@@ -8,7 +8,7 @@ import json
 import httpx
 import pytest
 
-from backends.selftest import COMPANY
+from embeddings_gateway.backends.selftest import COMPANY
 from tests.faults.truth import Computed, Remembered, Truth, different_texts
 from tests.server import Server
 

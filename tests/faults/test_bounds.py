@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway.config_file import ConfigError, parse
-from gateway.http.protocol import PIPELINE_MAX
+from embeddings_gateway.config_file import ConfigError, parse
+from embeddings_gateway.http.protocol import PIPELINE_MAX
 from tests.connection import SMALL, START, Connection, sized
 from tests.server import eventually, serving
 

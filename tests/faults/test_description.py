@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from gateway.http.deadline import NAME
+from embeddings_gateway.http.deadline import NAME
 from tests.faults.answers import WAIT_S, assert_serves
 from tests.server import serving
 

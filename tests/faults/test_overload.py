@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import pytest
 
-from gateway.batching.batcher import IN_FLIGHT_MAX
-from gateway.batching.planner import Limits
+from embeddings_gateway.batching.batcher import IN_FLIGHT_MAX
+from embeddings_gateway.batching.planner import Limits
 from tests.faults.asking import answers
 from tests.faults.figures import p99
 from tests.faults.flood import Flood

@@ -10,7 +10,7 @@ import random
 import time
 from typing import NamedTuple
 
-from backends.worker import TOKENIZER_THREADS
+from embeddings_gateway.backends.worker import TOKENIZER_THREADS
 from tests.faults.asking import answers
 from tests.faults.connection import Connection, Lost, post
 from tests.faults.figures import slope

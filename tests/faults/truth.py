@@ -10,9 +10,9 @@ from typing import Protocol
 import httpx
 import numpy as np
 
-from backends.base import Vectors
-from backends.fake import BEGIN, END, fake_vector
 from bench.texts import make_texts
+from embeddings_gateway.backends.base import Vectors
+from embeddings_gateway.backends.fake import BEGIN, END, fake_vector
 from tests.cosine import lowest_cosine, unit
 from tests.faults.connection import Reply
 from tests.server import Server

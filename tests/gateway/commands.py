@@ -11,7 +11,7 @@ from tests.processes import SECONDS_MAX
 
 # Ctrl-C is what it is on a terminal, also where the tests run in the background of a shell, which ignores it.
 HEED = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-PROGRAM = (sys.executable, "-c", f"{HEED}; from gateway.cli import main; main()")
+PROGRAM = (sys.executable, "-c", f"{HEED}; from embeddings_gateway.cli import main; main()")
 SETTINGS = {"NO_COLOR": "1", "COLUMNS": "200", "PYTHONIOENCODING": "utf-8"}
 
 

@@ -8,11 +8,11 @@ import signal
 import pytest
 from hypothesis import HealthCheck, settings
 
-from backends.spec import FakeSpec
-from gateway.config import ModelConfig, ServingConfig
-from gateway.metrics import Metrics
-from gateway.serving.cl100k import Cl100k
-from gateway.serving.model import Model
+from embeddings_gateway.backends.spec import FakeSpec
+from embeddings_gateway.config import ModelConfig, ServingConfig
+from embeddings_gateway.metrics import Metrics
+from embeddings_gateway.serving.cl100k import Cl100k
+from embeddings_gateway.serving.model import Model
 from tests.processes import children_of
 
 TEST_SECONDS_MAX = 120

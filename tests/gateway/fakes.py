@@ -11,11 +11,11 @@ from contextlib import asynccontextmanager
 import msgspec
 import numpy as np
 
-from backends.base import ModelInfo, TokenIds, Vectors
-from backends.fake import BEGIN, END, FakeBackend, fake_vector
-from backends.spec import FakeSpec
-from gateway.batching.job import Request
-from gateway.workers.worker import Timed
+from embeddings_gateway.backends.base import ModelInfo, TokenIds, Vectors
+from embeddings_gateway.backends.fake import BEGIN, END, FakeBackend, fake_vector
+from embeddings_gateway.backends.spec import FakeSpec
+from embeddings_gateway.batching.job import Request
+from embeddings_gateway.workers.worker import Timed
 
 WIDTH = 8
 _numbers = itertools.count(1000)
@@ -102,7 +102,7 @@ class HeldWorker:
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
-        """See :class:`gateway.workers.worker.Worker`."""
+        """See :class:`embeddings_gateway.workers.worker.Worker`."""
         self.ready = False
         while self.running:
             await asyncio.wait([one.answer for one in self.running])
@@ -111,24 +111,24 @@ class HeldWorker:
         self.ready = True
 
     async def check(self) -> str:
-        """See :class:`gateway.workers.worker.Worker`."""
+        """See :class:`embeddings_gateway.workers.worker.Worker`."""
         return self.wrong
 
     def explained(self, deaths: int) -> None:
-        """See :class:`gateway.workers.worker.Worker`."""
+        """See :class:`embeddings_gateway.workers.worker.Worker`."""
         self.explained_deaths += deaths
 
     async def replace(self, reason: str) -> None:
-        """See :class:`gateway.workers.worker.Worker`."""
+        """See :class:`embeddings_gateway.workers.worker.Worker`."""
         self.replaced.append(reason)
         self.wrong = ""
 
     async def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
-        """See :class:`gateway.workers.worker.Worker`."""
+        """See :class:`embeddings_gateway.workers.worker.Worker`."""
         raise NotImplementedError
 
     async def embed(self, batch: Sequence[TokenIds], seconds_max: float) -> Timed:
-        """See :class:`gateway.workers.worker.Worker`."""
+        """See :class:`embeddings_gateway.workers.worker.Worker`."""
         one = Running(batch)
         self.running.append(one)
         try:
@@ -137,7 +137,7 @@ class HeldWorker:
             self.running.remove(one)
 
     async def ping(self) -> float:
-        """See :class:`gateway.workers.worker.Worker`."""
+        """See :class:`embeddings_gateway.workers.worker.Worker`."""
         raise NotImplementedError
 
 
@@ -156,6 +156,6 @@ class AnsweringWorker(HeldWorker):
         self._answer = answer
 
     async def embed(self, batch: Sequence[TokenIds], seconds_max: float) -> Timed:
-        """See :class:`gateway.workers.worker.Worker`."""
+        """See :class:`embeddings_gateway.workers.worker.Worker`."""
         self.batches.append(batch)
         return Timed(self._answer(batch), 1.0)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from gateway.errors import DeadlinePassed, ModelUnavailable, Overloaded
+from embeddings_gateway.errors import DeadlinePassed, ModelUnavailable, Overloaded
 from tests.gateway.fakes import HeldWorker, all_quiet, expected, make_request
 from tests.gateway.test_batcher import FULL, make_batcher
 
@@ -176,7 +176,7 @@ async def test_a_speed_of_long_ago(metrics, monkeypatch):
     admission = batcher.admission
     with pytest.raises(DeadlinePassed):
         admission.check(100, seconds_max=0.5)
-    monkeypatch.setattr("gateway.batching.admission.KNOWN_S", -1.0)
+    monkeypatch.setattr("embeddings_gateway.batching.admission.KNOWN_S", -1.0)
     admission.check(100, seconds_max=0.5)
     batcher.admit(make_request(FULL, FULL, FULL))  # of which the last one waits
     await all_quiet()

@@ -7,11 +7,11 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from gateway.batching.poison import Poison
-from gateway.errors import InputFailed, InternalError, ModelUnavailable
-from gateway.serving.tokenizer import Tokenizer
-from gateway.workers.isolation import SEARCH_DEATHS_MAX
-from gateway.workers.worker import CallFailed, DiedOutOfMemory, OutOfMemory, WorkerDied, WorkerLost
+from embeddings_gateway.batching.poison import Poison
+from embeddings_gateway.errors import InputFailed, InternalError, ModelUnavailable
+from embeddings_gateway.serving.tokenizer import Tokenizer
+from embeddings_gateway.workers.isolation import SEARCH_DEATHS_MAX
+from embeddings_gateway.workers.worker import CallFailed, DiedOutOfMemory, OutOfMemory, WorkerDied, WorkerLost
 from tests.gateway.fakes import (
     AnsweringWorker,
     HeldWorker,

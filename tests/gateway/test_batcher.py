@@ -7,8 +7,8 @@ import random
 import numpy as np
 import pytest
 
-from gateway.batching.batcher import Batcher
-from gateway.batching.poison import Poison
+from embeddings_gateway.batching.batcher import Batcher
+from embeddings_gateway.batching.poison import Poison
 from tests.gateway.fakes import HeldWorker, all_quiet, expected, make_info, make_request
 
 pytestmark = pytest.mark.anyio

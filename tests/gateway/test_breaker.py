@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gateway.workers.backoff import SECONDS_MAX, SECONDS_MIN, Backoff
-from gateway.workers.breaker import DEATHS_MAX, WINDOW_S, Breaker
+from embeddings_gateway.workers.backoff import SECONDS_MAX, SECONDS_MIN, Backoff
+from embeddings_gateway.workers.breaker import DEATHS_MAX, WINDOW_S, Breaker
 
 
 def dying(times, fruitful=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.batching.budget import Budget
+from embeddings_gateway.batching.budget import Budget
 
 
 def test_unbounded():

@@ -7,7 +7,7 @@ import asyncio
 import numpy as np
 import pytest
 
-from backends.protocol import (
+from embeddings_gateway.backends.protocol import (
     Embed,
     Embedded,
     Failed,
@@ -19,10 +19,10 @@ from backends.protocol import (
     Tokenize,
     Tokens,
 )
-from gateway.workers.connection import Connection
-from gateway.workers.process import Death
-from gateway.workers.vigil import Patience
-from gateway.workers.worker import CallFailed, DiedOutOfMemory, WorkerDied, WorkerLost
+from embeddings_gateway.workers.connection import Connection
+from embeddings_gateway.workers.process import Death
+from embeddings_gateway.workers.vigil import Patience
+from embeddings_gateway.workers.worker import CallFailed, DiedOutOfMemory, WorkerDied, WorkerLost
 from tests.gateway.fakes import all_quiet, make_ids, make_info, right_vectors
 
 pytestmark = pytest.mark.anyio
@@ -43,26 +43,26 @@ class Wire:
         self.verdict = None
 
     def send(self, message):
-        """See :class:`gateway.workers.process.WorkerProcess`."""
+        """See :class:`embeddings_gateway.workers.process.WorkerProcess`."""
         self.sent.append(message)
 
     def look_round(self):
-        """See :class:`gateway.workers.process.WorkerProcess`."""
+        """See :class:`embeddings_gateway.workers.process.WorkerProcess`."""
 
     async def receive(self):
-        """See :class:`gateway.workers.process.WorkerProcess`."""
+        """See :class:`embeddings_gateway.workers.process.WorkerProcess`."""
         message = await self.coming.get()
         if isinstance(message, Exception):
             raise message
         return message
 
     def condemn(self, cause, why):
-        """See :class:`gateway.workers.process.WorkerProcess`."""
+        """See :class:`embeddings_gateway.workers.process.WorkerProcess`."""
         self.verdict = self.verdict or Death(cause, why)
         self.coming.put_nowait(WorkerLost())
 
     async def end(self):
-        """See :class:`gateway.workers.process.WorkerProcess`."""
+        """See :class:`embeddings_gateway.workers.process.WorkerProcess`."""
         return self.verdict or Death("exit", "exit status 0")
 
 

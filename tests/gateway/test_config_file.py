@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from backends.spec import FakeSpec, GgufSpec, HfSpec
-from gateway.config import ServerConfig, ServingConfig
-from gateway.config_file import ConfigError, read_config
+from embeddings_gateway.backends.spec import FakeSpec, GgufSpec, HfSpec
+from embeddings_gateway.config import ServerConfig, ServingConfig
+from embeddings_gateway.config_file import ConfigError, read_config
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ import sys
 import numpy as np
 import pytest
 
-from backends.fake import fake_vector
-from backends.spec import FakeSpec
-from gateway.workers.loading import DiedLoading, LoadRefused, connect
-from gateway.workers.worker import CallFailed, WorkerDied, WorkerLost
+from embeddings_gateway.backends.fake import fake_vector
+from embeddings_gateway.backends.spec import FakeSpec
+from embeddings_gateway.workers.loading import DiedLoading, LoadRefused, connect
+from embeddings_gateway.workers.worker import CallFailed, WorkerDied, WorkerLost
 from tests.gateway.fakes import all_quiet, make_ids
 from tests.processes import Watch, freeze, only_child_of
 
@@ -120,8 +120,8 @@ async def test_working_directory(monkeypatch, tmp_path):
 
 PARENT = """
 import asyncio
-from backends.spec import FakeSpec
-from gateway.workers.loading import connect
+from embeddings_gateway.backends.spec import FakeSpec
+from embeddings_gateway.workers.loading import connect
 
 async def main():
     connection = await connect(FakeSpec())

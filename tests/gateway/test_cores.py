@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.spec import FakeSpec
-from gateway.config import ModelConfig, ServingConfig
-from gateway.serving.cl100k import Cl100k
-from gateway.serving.model import Model
-from gateway.workers.cores import Cores, Share, divide, usable
+from embeddings_gateway.backends.spec import FakeSpec
+from embeddings_gateway.config import ModelConfig, ServingConfig
+from embeddings_gateway.serving.cl100k import Cl100k
+from embeddings_gateway.serving.model import Model
+from embeddings_gateway.workers.cores import Cores, Share, divide, usable
 from tests.processes import children_of
 
 EIGHT = Cores(tuple(range(8)), 8)

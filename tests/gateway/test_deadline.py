@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from gateway.errors import DeadlinePassed, InvalidRequest
-from gateway.http.deadline import Deadline, deadline_of
+from embeddings_gateway.errors import DeadlinePassed, InvalidRequest
+from embeddings_gateway.http.deadline import Deadline, deadline_of
 
 
 def test_not_said():

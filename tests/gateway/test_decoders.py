@@ -11,11 +11,11 @@ import pytest
 PROGRAM = """
 import gc
 import msgspec
-from backends.protocol import FromWorker, ToWorker
-from backends.spec import Spec
-from gateway.config import Config
-from gateway.http.encode import EmbeddingResponse
-from gateway.http.wire import EmbeddingRequest, ErrorBody, StrictEmbeddingRequest
+from embeddings_gateway.backends.protocol import FromWorker, ToWorker
+from embeddings_gateway.backends.spec import Spec
+from embeddings_gateway.config import Config
+from embeddings_gateway.http.encode import EmbeddingResponse
+from embeddings_gateway.http.wire import EmbeddingRequest, ErrorBody, StrictEmbeddingRequest
 
 types = [ToWorker, FromWorker, Spec, Config, EmbeddingRequest, StrictEmbeddingRequest, ErrorBody]
 decoders = [module.Decoder(one) for one in types for module in (msgspec.json, msgspec.msgpack)]

@@ -9,7 +9,7 @@ import signal
 import numpy as np
 import pytest
 
-from backends.fake import BEGIN, END, fake_vector
+from embeddings_gateway.backends.fake import BEGIN, END, fake_vector
 from tests.gateway.commands import begin, refused, run
 from tests.processes import Watch, children_of
 

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from gateway.http.encode import encode_response
-from gateway.http.wire import ErrorDetail
-from gateway.serving.dimensions import cut
-from gateway.serving.pace import WORK_MAX
+from embeddings_gateway.http.encode import encode_response
+from embeddings_gateway.http.wire import ErrorDetail
+from embeddings_gateway.serving.dimensions import cut
+from embeddings_gateway.serving.pace import WORK_MAX
 
 FINITE = arrays(
     np.float32,

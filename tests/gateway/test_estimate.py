@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.serving.ask import Ask
-from gateway.serving.estimate import Estimate
+from embeddings_gateway.serving.ask import Ask
+from embeddings_gateway.serving.estimate import Estimate
 from tests.gateway.fakes import make_info
 
 INFO = make_info(max_tokens=512)

@@ -9,9 +9,9 @@ import signal
 import numpy as np
 import pytest
 
-from backends.spec import FaultSpec
-from gateway.errors import DeadlinePassed, InputFailed, ModelUnavailable
-from gateway.serving.ask import Ask
+from embeddings_gateway.backends.spec import FaultSpec
+from embeddings_gateway.errors import DeadlinePassed, InputFailed, ModelUnavailable
+from embeddings_gateway.serving.ask import Ask
 from tests.gateway.fakes import vector_of
 from tests.processes import freeze
 

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from gateway.errors import DeadlinePassed, InputFailed, InternalError, ModelUnavailable
-from gateway.serving.gathering import CHARS_MAX, Gathering
+from embeddings_gateway.errors import DeadlinePassed, InputFailed, InternalError, ModelUnavailable
+from embeddings_gateway.serving.gathering import CHARS_MAX, Gathering
 from tests.gateway.fakes import all_quiet
 
 pytestmark = pytest.mark.anyio
@@ -25,7 +25,7 @@ class Tokenizer:
         self.answer = asyncio.get_running_loop().create_future()
 
     async def __call__(self, texts):
-        """See :class:`gateway.serving.gathering.Gathering`."""
+        """See :class:`embeddings_gateway.serving.gathering.Gathering`."""
         self.calls.append(list(texts))
         await asyncio.shield(self.answer)
         return [InputFailed("bad") if text == "bad" else text for text in texts]

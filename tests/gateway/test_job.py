@@ -7,8 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from gateway.batching.job import Request
-from gateway.errors import InputFailed, InvalidRequest, ModelUnavailable
+from embeddings_gateway.batching.job import Request
+from embeddings_gateway.errors import InputFailed, InvalidRequest, ModelUnavailable
 from tests.gateway.fakes import WIDTH, blank, expected, make_ids, make_request
 
 pytestmark = pytest.mark.anyio

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from gateway.workers.last_words import without_texts
+from embeddings_gateway.workers.last_words import without_texts
 
 STACK = f'  File "{sys.prefix}/pyvenv.cfg", line 12'
 SAFE = {

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from gateway.errors import ClientGone, Overloaded
-from gateway.http.client import Client
+from embeddings_gateway.errors import ClientGone, Overloaded
+from embeddings_gateway.http.client import Client
 from tests.gateway.fakes import all_quiet
 
 pytestmark = pytest.mark.anyio

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway import log
+from embeddings_gateway import log
 from tests.gateway.commands import environment
 from tests.server import serving
 
@@ -72,7 +72,7 @@ def test_what_is_no_json():
 
 PROGRAM = """
 import logging, sys
-from gateway import log
+from embeddings_gateway import log
 
 def fail(text):
     raise ValueError("the words of the library")
@@ -111,7 +111,7 @@ def test_tracebacks(form):
 APPLICATION = """
 import logging, sys
 import structlog
-from gateway import log
+from embeddings_gateway import log
 
 structlog.configure(processors=[structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()])
 before = structlog.get_config()
@@ -144,7 +144,7 @@ def test_an_application_has_its_own():
 
 
 GOES_ON = """
-from gateway import log
+from embeddings_gateway import log
 
 log.configure("json", "info")
 log.get_logger().error("the disk is full")

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.errors import GatewayError, InvalidJson, InvalidRequest
-from gateway.http.wire import Decoder, WireLimits, inputs_of
-from gateway.serving.ask import InputLimits
+from embeddings_gateway.errors import GatewayError, InvalidJson, InvalidRequest
+from embeddings_gateway.http.wire import Decoder, WireLimits, inputs_of
+from embeddings_gateway.serving.ask import InputLimits
 
 LIMITS = WireLimits(inputs_max=2048, each=InputLimits(chars_max=100, ids_max=8192))
 DECODERS = {"lenient": Decoder(False), "strict": Decoder(True)}

@@ -9,8 +9,8 @@ import signal
 import numpy as np
 import pytest
 
-from backends.spec import FakeSpec, FaultSpec
-from gateway.errors import (
+from embeddings_gateway.backends.spec import FakeSpec, FaultSpec
+from embeddings_gateway.errors import (
     ContextLengthExceeded,
     DeadlinePassed,
     InputFailed,
@@ -19,8 +19,8 @@ from gateway.errors import (
     SpaceMismatch,
     TooManyTokens,
 )
-from gateway.http.health import health
-from gateway.serving.ask import Ask
+from embeddings_gateway.http.health import health
+from embeddings_gateway.serving.ask import Ask
 from tests.gateway.fakes import all_quiet, vector_of
 from tests.processes import children_of, freeze
 
@@ -157,7 +157,8 @@ async def test_replica_with_another_space(start, monkeypatch, tmp_path):
     """A replica whose vectors live in another space than the first one's never serves."""
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (tmp_path / "sitecustomize.py").write_text(
-        "import os\nimport backends.fake\nbackends.fake.fingerprint = lambda facts: str(os.getpid())\n"
+        "import os\nfrom embeddings_gateway.backends import fake\n"
+        "fake.fingerprint = lambda facts: str(os.getpid())\n"
     )
     model = await start(replicas=2)
     assert sorted(worker.state for worker in model.replicas.workers) == ["failed", "ready"]

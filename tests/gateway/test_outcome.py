@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gateway.batching.outcome import outcomes
-from gateway.workers.worker import WrongAnswer
+from embeddings_gateway.batching.outcome import outcomes
+from embeddings_gateway.workers.worker import WrongAnswer
 from tests.gateway.fakes import WIDTH, make_ids, make_info, right_vectors
 
 BATCH = [make_ids(3), make_ids(4), make_ids(5)]

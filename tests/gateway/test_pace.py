@@ -7,14 +7,14 @@ import asyncio
 import numpy as np
 import pytest
 
-from gateway.config import ServingConfig
-from gateway.http.embeddings import send_json
-from gateway.serving.ask import Ask
-from gateway.serving.cl100k import Cl100k
-from gateway.serving.pace import WORK_MAX, Pace
-from gateway.serving.preparer import Preparer
-from gateway.serving.prompts import NO_PROMPT
-from gateway.serving.vectors import Made, blank_all, cut_all
+from embeddings_gateway.config import ServingConfig
+from embeddings_gateway.http.embeddings import send_json
+from embeddings_gateway.serving.ask import Ask
+from embeddings_gateway.serving.cl100k import Cl100k
+from embeddings_gateway.serving.pace import WORK_MAX, Pace
+from embeddings_gateway.serving.preparer import Preparer
+from embeddings_gateway.serving.prompts import NO_PROMPT
+from embeddings_gateway.serving.vectors import Made, blank_all, cut_all
 from tests.gateway.fakes import make_info
 
 pytestmark = pytest.mark.anyio

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.batching.planner import Limits, cost, plan
+from embeddings_gateway.batching.planner import Limits, cost, plan
 
 NOW = 100.0
 

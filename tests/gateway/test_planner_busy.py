@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.batching.planner import Limits, cost, plan
+from embeddings_gateway.batching.planner import Limits, cost, plan
 
 BATCHES = 60
 LENGTH_MAX = 512

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.batching.poison import REMEMBERED_MAX, REMEMBERED_S, Poison
+from embeddings_gateway.batching.poison import REMEMBERED_MAX, REMEMBERED_S, Poison
 
 
 class Clock:

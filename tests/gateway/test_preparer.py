@@ -5,14 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from backends.fake import FakeBackend
-from backends.spec import FakeSpec
-from gateway.config import ServingConfig
-from gateway.errors import ContextLengthExceeded, InputFailed, InvalidRequest, InvalidTokenIds, TooManyTokens
-from gateway.serving.ask import Ask
-from gateway.serving.cl100k import Cl100k
-from gateway.serving.preparer import Preparer
-from gateway.serving.prompts import NO_PROMPT
+from embeddings_gateway.backends.fake import FakeBackend
+from embeddings_gateway.backends.spec import FakeSpec
+from embeddings_gateway.config import ServingConfig
+from embeddings_gateway.errors import (
+    ContextLengthExceeded,
+    InputFailed,
+    InvalidRequest,
+    InvalidTokenIds,
+    TooManyTokens,
+)
+from embeddings_gateway.serving.ask import Ask
+from embeddings_gateway.serving.cl100k import Cl100k
+from embeddings_gateway.serving.preparer import Preparer
+from embeddings_gateway.serving.prompts import NO_PROMPT
 from tests.gateway.fakes import make_info
 
 pytestmark = pytest.mark.anyio
@@ -25,7 +31,7 @@ class Bytes:
     """A vocabulary as cl100k's: every byte is its own id, and no other id is known."""
 
     def decode_bytes(self, tokens):
-        """See :class:`gateway.serving.cl100k.Encoding`."""
+        """See :class:`embeddings_gateway.serving.cl100k.Encoding`."""
         return b"".join({number: bytes([number]) for number in range(256)}[token] for token in tokens)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import get_args
 
-from gateway.metrics import CAUSES
-from gateway.workers.process import Cause, environment
+from embeddings_gateway.metrics import CAUSES
+from embeddings_gateway.workers.process import Cause, environment
 
 
 def test_waiting_threads_do_not_spin_for_long():

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.protocol import (
+from embeddings_gateway.backends.protocol import (
     FRAME_BYTES_MAX,
     HEADER,
     Check,
@@ -32,7 +32,7 @@ from backends.protocol import (
     encode_frame,
     payload_length,
 )
-from backends.spec import FakeSpec, GgufSpec, HfSpec
+from embeddings_gateway.backends.spec import FakeSpec, GgufSpec, HfSpec
 from tests.gateway.fakes import make_info
 
 int32 = st.integers(-(2**31), 2**31 - 1)

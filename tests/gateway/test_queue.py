@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.batching.job import Request
-from gateway.batching.queue import CHUNK_TOKENS, Queue
-from gateway.errors import InvalidRequest
+from embeddings_gateway.batching.job import Request
+from embeddings_gateway.batching.queue import CHUNK_TOKENS, Queue
+from embeddings_gateway.errors import InvalidRequest
 from tests.gateway.fakes import WIDTH, make_request
 
 pytestmark = pytest.mark.anyio

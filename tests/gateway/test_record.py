@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.http.record import listed
+from embeddings_gateway.http.record import listed
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from backends.base import EmbedError
-from backends.fake import FakeBackend
-from backends.fault import FaultBackend
-from backends.selftest import SelfTest
-from backends.spec import FakeSpec, FaultSpec
+from embeddings_gateway.backends.base import EmbedError
+from embeddings_gateway.backends.fake import FakeBackend
+from embeddings_gateway.backends.fault import FaultBackend
+from embeddings_gateway.backends.selftest import SelfTest
+from embeddings_gateway.backends.spec import FakeSpec, FaultSpec
 
 
 class Answering(FakeBackend):
@@ -22,7 +22,7 @@ class Answering(FakeBackend):
         self._change = change
 
     def embed(self, batch):
-        """See :class:`backends.base.Backend`."""
+        """See :class:`embeddings_gateway.backends.base.Backend`."""
         return self._change(super().embed(batch), len(batch))
 
 

@@ -13,13 +13,13 @@ import httpx
 import msgspec
 import pytest
 
-from gateway.app import create_app
-from gateway.config_file import parse
-from gateway.http import waiting
-from gateway.http.protocol import Protocol
-from gateway.http.server import Server
-from gateway.metrics import Metrics
-from gateway.serving.registry import Registry
+from embeddings_gateway.app import create_app
+from embeddings_gateway.config_file import parse
+from embeddings_gateway.http import waiting
+from embeddings_gateway.http.protocol import Protocol
+from embeddings_gateway.http.server import Server
+from embeddings_gateway.metrics import Metrics
+from embeddings_gateway.serving.registry import Registry
 
 pytestmark = pytest.mark.anyio
 
@@ -150,7 +150,7 @@ class Broken:
         self.transport = self
 
     def expire(self, now):
-        """See :class:`gateway.http.waiting.Waiting`."""
+        """See :class:`embeddings_gateway.http.waiting.Waiting`."""
         raise RuntimeError("nobody foresaw this")
 
     def abort(self):

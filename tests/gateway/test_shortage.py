@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.workers.shortage import LATELY_S, Shortage, memory_deaths
+from embeddings_gateway.workers.shortage import LATELY_S, Shortage, memory_deaths
 
 
 @pytest.mark.parametrize(("said", "count"), [("nr_free_pages 5\noom_kill 3\nx 1\n", 3), ("", 0), (None, 0)])

@@ -11,9 +11,9 @@ from litestar.exceptions import (
     NotFoundException,
 )
 
-from gateway import errors
-from gateway.errors import GatewayError
-from gateway.http.status import TABLE, answer, detail
+from embeddings_gateway import errors
+from embeddings_gateway.errors import GatewayError
+from embeddings_gateway.http.status import TABLE, answer, detail
 
 INVALID = "invalid_request_error"
 ROWS = [

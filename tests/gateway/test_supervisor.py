@@ -10,10 +10,10 @@ import sys
 import numpy as np
 import pytest
 
-from backends.fake import fake_vector
-from backends.spec import FakeSpec, FaultSpec
-from gateway.workers.supervisor import Supervisor
-from gateway.workers.worker import WorkerDied, WorkerLost
+from embeddings_gateway.backends.fake import fake_vector
+from embeddings_gateway.backends.spec import FakeSpec, FaultSpec
+from embeddings_gateway.workers.supervisor import Supervisor
+from embeddings_gateway.workers.worker import WorkerDied, WorkerLost
 from tests.gateway.fakes import all_quiet, make_ids
 from tests.processes import Watch, freeze
 
@@ -174,7 +174,7 @@ class Mistake:
 
 
 REFUSING = """
-from backends import base, fake
+from embeddings_gateway.backends import base, fake
 
 def refuse(*_):
     raise base.LoadError("no room on the device")

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.errors import ContextLengthExceeded, InvalidRequest, InvalidTokenIds
-from gateway.serving.tokens import fit, native
+from embeddings_gateway.errors import ContextLengthExceeded, InvalidRequest, InvalidTokenIds
+from embeddings_gateway.serving.tokens import fit, native
 from tests.gateway.fakes import make_info
 
 INFO = make_info(prefix=(256, 9), suffix=(257,), max_tokens=8)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from gateway.http.transport import BYTES_MAX, JoiningTransport
+from embeddings_gateway.http.transport import BYTES_MAX, JoiningTransport
 
 
 class Notebook:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from backends.protocol import Check, Embed, PackedIds, Ping, Tokenize
-from gateway.workers.vigil import Patience, Vigil
+from embeddings_gateway.backends.protocol import Check, Embed, PackedIds, Ping, Tokenize
+from embeddings_gateway.workers.vigil import Patience, Vigil
 
 
 def embed(call_id):

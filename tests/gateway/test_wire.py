@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from gateway.errors import InvalidRequest, TooManyTokens
-from gateway.http.wire import Decoder, WireLimits, inputs_of
-from gateway.serving.ask import InputLimits
+from embeddings_gateway.errors import InvalidRequest, TooManyTokens
+from embeddings_gateway.http.wire import Decoder, WireLimits, inputs_of
+from embeddings_gateway.serving.ask import InputLimits
 
 LIMITS = WireLimits(inputs_max=2048, each=InputLimits(chars_max=100, ids_max=8192))
 OURS_AND_OPENAIS = {

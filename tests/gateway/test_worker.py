@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backends.fake import fake_vector
-from backends.protocol import (
+from embeddings_gateway.backends.fake import fake_vector
+from embeddings_gateway.backends.protocol import (
     HEADER,
     Check,
     Checked,
@@ -31,7 +31,7 @@ from backends.protocol import (
     decode_from_worker,
     encode_frame,
 )
-from backends.spec import FakeSpec, FaultSpec
+from embeddings_gateway.backends.spec import FakeSpec, FaultSpec
 from tests.processes import SECONDS_MAX
 
 SECRET = "words that nobody else may read"
@@ -46,7 +46,13 @@ class Peer:
         self.socket.settimeout(SECONDS_MAX)
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "backends.worker", str(theirs.fileno()), str(os.getpid())],
+                [
+                    sys.executable,
+                    "-m",
+                    "embeddings_gateway.backends.worker",
+                    str(theirs.fileno()),
+                    str(os.getpid()),
+                ],
                 pass_fds=[theirs.fileno()],
                 stderr=subprocess.PIPE,
                 text=True,

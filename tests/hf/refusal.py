@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from backends.base import LoadError
-from backends.hf.backend import HfBackend
-from backends.spec import HfSpec
+from embeddings_gateway.backends.base import LoadError
+from embeddings_gateway.backends.hf.backend import HfBackend
+from embeddings_gateway.backends.spec import HfSpec
 from tests.hf.torch_settings import TORCH
 from tests.make_hf import write_json
 

@@ -14,10 +14,10 @@ pytest.importorskip("torch", reason="the hf extra is not installed")
 import torch
 from transformers import AutoModel, BertConfig, BertForMaskedLM, Qwen3Config, Qwen3ForCausalLM
 
-from backends.base import EmbedError
-from backends.checksum import sha256
-from backends.hf.backend import HfBackend
-from backends.spec import HfSpec
+from embeddings_gateway.backends.base import EmbedError
+from embeddings_gateway.backends.checksum import sha256
+from embeddings_gateway.backends.hf.backend import HfBackend
+from embeddings_gateway.backends.spec import HfSpec
 from tests.cosine import lowest_cosine
 from tests.hf.reference import reference
 from tests.hf.torch_settings import TORCH

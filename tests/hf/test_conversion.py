@@ -16,33 +16,33 @@ import pytest
 pytest.importorskip("torch", reason="the hf extra is not installed")
 pytest.importorskip("openvino", reason="the openvino extra is not installed")
 
-from backends import checksum
-from backends.base import LoadError
-from backends.hf import opening
-from backends.hf.backend import HfBackend
-from backends.hf.conversion import agreement, convert, key, make, obtain
-from backends.hf.conversion.cache import Cache
-from backends.hf.conversion.convert import UnconvertibleError
-from backends.hf.conversion.record import Failed, Refused
-from backends.hf.files import layout, weights
-from backends.hf.runtimes import budget
-from backends.hf.runtimes.openvino_library import openvino
-from backends.spec import HfSpec
+from embeddings_gateway.backends import checksum
+from embeddings_gateway.backends.base import LoadError
+from embeddings_gateway.backends.hf import opening
+from embeddings_gateway.backends.hf.backend import HfBackend
+from embeddings_gateway.backends.hf.conversion import agreement, convert, key, make, obtain
+from embeddings_gateway.backends.hf.conversion.cache import Cache
+from embeddings_gateway.backends.hf.conversion.convert import UnconvertibleError
+from embeddings_gateway.backends.hf.conversion.record import Failed, Refused
+from embeddings_gateway.backends.hf.files import layout, weights
+from embeddings_gateway.backends.hf.runtimes import budget
+from embeddings_gateway.backends.hf.runtimes.openvino_library import openvino
+from embeddings_gateway.backends.spec import HfSpec
 from tests.cosine import lowest_cosine
 from tests.processes import Watch
 
 TEXTS = ["a river", "old stone bridges while people talk", "weather"]
 START = """
 import json, sys
-from backends.hf.backend import HfBackend
-from backends.spec import HfSpec
+from embeddings_gateway.backends.hf.backend import HfBackend
+from embeddings_gateway.backends.spec import HfSpec
 backend = HfBackend(HfSpec(**json.loads(sys.argv[1])))
 print(json.dumps(backend.embed(backend.tokenize(["a river"])).tolist()))
 """
 
 CONVERT = """
 import os, subprocess
-from backends.hf.conversion.obtain import COMMAND
+from embeddings_gateway.backends.hf.conversion.obtain import COMMAND
 converting = subprocess.Popen([*COMMAND, str(os.getpid())])
 print(converting.pid, flush=True)
 converting.wait()

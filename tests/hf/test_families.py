@@ -9,9 +9,9 @@ pytest.importorskip("torch", reason="the hf extra is not installed")
 
 import torch
 
-from backends.hf.backend import HfBackend
-from backends.hf.network.encoder import load_encoder
-from backends.spec import HfSpec
+from embeddings_gateway.backends.hf.backend import HfBackend
+from embeddings_gateway.backends.hf.network.encoder import load_encoder
+from embeddings_gateway.backends.spec import HfSpec
 from tests.cosine import lowest_cosine
 from tests.hf.reference import POOLING, reference
 from tests.hf.torch_settings import TORCH

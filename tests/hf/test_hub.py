@@ -23,8 +23,8 @@ OLD, NEW, BIG = "a" * 40, "b" * 40, "c" * 40
 WANTED = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
 LOCATE = """
 import json, sys
-from backends.base import LoadError
-from backends.hf.files.location import locate
+from embeddings_gateway.backends.base import LoadError
+from embeddings_gateway.backends.hf.files.location import locate
 try:
     print(json.dumps({"directory": str(locate(*json.loads(sys.argv[1])))}))
 except LoadError as error:
@@ -32,8 +32,8 @@ except LoadError as error:
 """
 EMBED = """
 import json, sys
-from backends.hf.backend import HfBackend
-from backends.spec import HfSpec
+from embeddings_gateway.backends.hf.backend import HfBackend
+from embeddings_gateway.backends.spec import HfSpec
 path, revision = json.loads(sys.argv[1])
 backend = HfBackend(HfSpec(path=path, revision=revision, runtime="torch", batch_tokens=512))
 print(json.dumps({"rows": len(backend.embed(backend.tokenize(["a river"])))}))

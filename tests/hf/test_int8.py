@@ -11,11 +11,11 @@ pytest.importorskip("torch", reason="the hf extra is not installed")
 pytest.importorskip("openvino", reason="the openvino extra is not installed")
 pytest.importorskip("nncf", reason="the int8 extra is not installed")
 
-from backends.base import LoadError
-from backends.hf.backend import HfBackend
-from backends.hf.conversion.obtain import CONVERTING
-from backends.hf.conversion.texts import CALIBRATION, CALIBRATION_MAX, PROBES, calibration
-from backends.spec import HfSpec
+from embeddings_gateway.backends.base import LoadError
+from embeddings_gateway.backends.hf.backend import HfBackend
+from embeddings_gateway.backends.hf.conversion.obtain import CONVERTING
+from embeddings_gateway.backends.hf.conversion.texts import CALIBRATION, CALIBRATION_MAX, PROBES, calibration
+from embeddings_gateway.backends.spec import HfSpec
 from tests.cosine import lowest_cosine, unit
 from tests.hf.torch_settings import TORCH
 

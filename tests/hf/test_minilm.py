@@ -12,10 +12,10 @@ pytest.importorskip("sentence_transformers", reason="the peer to compare with")
 import torch
 from sentence_transformers import SentenceTransformer
 
-from backends.base import LoadError
-from backends.hf.backend import HfBackend
-from backends.hf.files.location import locate
-from backends.spec import HfSpec
+from embeddings_gateway.backends.base import LoadError
+from embeddings_gateway.backends.hf.backend import HfBackend
+from embeddings_gateway.backends.hf.files.location import locate
+from embeddings_gateway.backends.spec import HfSpec
 from tests.cosine import lowest_cosine
 from tests.hf.torch_settings import TORCH
 from tests.texts import varied_texts

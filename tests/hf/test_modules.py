@@ -13,9 +13,9 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
-from backends.base import LoadError
-from backends.hf.backend import HfBackend
-from backends.spec import HfSpec
+from embeddings_gateway.backends.base import LoadError
+from embeddings_gateway.backends.hf.backend import HfBackend
+from embeddings_gateway.backends.spec import HfSpec
 from tests.cosine import lowest_cosine
 from tests.hf.torch_settings import TORCH
 from tests.make_hf import HIDDEN, add_modules, write_json

@@ -14,11 +14,11 @@ import pytest
 pytest.importorskip("torch", reason="the hf extra is not installed")
 pytest.importorskip("openvino", reason="the openvino extra is not installed")
 
-from backends.base import EmbedError, LoadError
-from backends.hf.backend import HfBackend
-from backends.hf.runtimes.openvino_runtime import round_up
-from backends.selftest import COMPANY
-from backends.spec import HfSpec
+from embeddings_gateway.backends.base import EmbedError, LoadError
+from embeddings_gateway.backends.hf.backend import HfBackend
+from embeddings_gateway.backends.hf.runtimes.openvino_runtime import round_up
+from embeddings_gateway.backends.selftest import COMPANY
+from embeddings_gateway.backends.spec import HfSpec
 from tests.cosine import lowest_cosine
 from tests.hf.torch_settings import TORCH
 from tests.make_hf import FAMILIES, write_json
@@ -28,8 +28,8 @@ NEAR = {"fp32": 0.9999, "bf16": 0.999}
 SETTINGS = {"runtime": "openvino", "device": "cpu", "threads": 1}
 IMPORTED = """
 import json, sys
-from backends.hf.backend import HfBackend
-from backends.spec import HfSpec
+from embeddings_gateway.backends.hf.backend import HfBackend
+from embeddings_gateway.backends.spec import HfSpec
 backend = HfBackend(HfSpec(**json.loads(sys.argv[1])))
 vectors = backend.embed(backend.tokenize(["a river"]))
 print(json.dumps([len(vectors), sorted({"torch", "transformers", "openvino_telemetry"} & {
@@ -39,8 +39,8 @@ GROWTH = """
 import sys
 import numpy as np
 from pathlib import Path
-from backends.hf.backend import HfBackend
-from backends.spec import HfSpec
+from embeddings_gateway.backends.hf.backend import HfBackend
+from embeddings_gateway.backends.spec import HfSpec
 
 def resident():
     status = Path("/proc/self/status").read_text()

@@ -10,14 +10,14 @@ pytest.importorskip("torch", reason="the hf extra is not installed")
 import torch
 from transformers import Lfm2Config, Lfm2Model, MobileBertConfig, MobileBertModel, Qwen3Config, Qwen3Model
 
-from backends.base import EmbedError
-from backends.hf.backend import HfBackend
-from backends.hf.files import layout
-from backends.hf.network.network import Network
-from backends.hf.runtimes.batch import join
-from backends.hf.runtimes.choice import Choice
-from backends.hf.runtimes.torch_runtime import TorchRuntime, load
-from backends.spec import HfSpec
+from embeddings_gateway.backends.base import EmbedError
+from embeddings_gateway.backends.hf.backend import HfBackend
+from embeddings_gateway.backends.hf.files import layout
+from embeddings_gateway.backends.hf.network.network import Network
+from embeddings_gateway.backends.hf.runtimes.batch import join
+from embeddings_gateway.backends.hf.runtimes.choice import Choice
+from embeddings_gateway.backends.hf.runtimes.torch_runtime import TorchRuntime, load
+from embeddings_gateway.backends.spec import HfSpec
 from tests.cosine import lowest_cosine
 from tests.hf.reference import reference
 from tests.make_hf import FAMILIES, POSITIONS, SIZES, VOCABULARY

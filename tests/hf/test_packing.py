@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("torch", reason="the hf extra is not installed")
 
-from backends.hf.runtimes.packing import LENGTHS, TOKENS_MAX, probes, shortfall
+from embeddings_gateway.backends.hf.runtimes.packing import LENGTHS, TOKENS_MAX, probes, shortfall
 
 TABLE = np.random.default_rng(9).normal(size=(100, 16)).astype(np.float32)
 INPUTS, OTHERS = (probes(64, 100, seed) for seed in (1, 2))

@@ -9,12 +9,12 @@ pytest.importorskip("torch", reason="the hf extra is not installed")
 
 import torch
 
-from backends.hf.network.encoder import load_encoder
-from backends.hf.network.network import Network
-from backends.hf.network.pooling import MODES, pool
-from backends.hf.runtimes.batch import pad
-from backends.hf.text.tokenizer import HfTokenizer
-from backends.hf.text.vocabulary import EndTokens, open_vocabulary
+from embeddings_gateway.backends.hf.network.encoder import load_encoder
+from embeddings_gateway.backends.hf.network.network import Network
+from embeddings_gateway.backends.hf.network.pooling import MODES, pool
+from embeddings_gateway.backends.hf.runtimes.batch import pad
+from embeddings_gateway.backends.hf.text.tokenizer import HfTokenizer
+from embeddings_gateway.backends.hf.text.vocabulary import EndTokens, open_vocabulary
 from tests.cosine import lowest_cosine
 from tests.hf.reference import POOLING
 from tests.texts import varied_texts

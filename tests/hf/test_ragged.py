@@ -9,9 +9,9 @@ pytest.importorskip("torch", reason="the hf extra is not installed")
 
 import torch
 
-from backends.hf.network import pooling
-from backends.hf.network.packed import Packed
-from backends.hf.network.ragged import MODES, pool
+from embeddings_gateway.backends.hf.network import pooling
+from embeddings_gateway.backends.hf.network.packed import Packed
+from embeddings_gateway.backends.hf.network.ragged import MODES, pool
 from tests.hf.reference import POOLING
 
 LENGTHS = (1, 2, 5, 1, 9)

@@ -9,8 +9,8 @@ pytest.importorskip("torch", reason="the hf extra is not installed")
 import torch
 from safetensors.torch import load_file, save_file
 
-from backends.hf.backend import HfBackend
-from backends.spec import HfSpec
+from embeddings_gateway.backends.hf.backend import HfBackend
+from embeddings_gateway.backends.spec import HfSpec
 from tests.hf.refusal import change, refused
 from tests.hf.torch_settings import TORCH
 from tests.make_hf import write_json

@@ -11,8 +11,8 @@ pytest.importorskip("torch", reason="the hf extra is not installed")
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from backends.hf.network import varlen
-from backends.hf.network.attention import UnpackableError, attend
+from embeddings_gateway.backends.hf.network import varlen
+from embeddings_gateway.backends.hf.network.attention import UnpackableError, attend
 
 LENGTHS = (1, 7, 3, 12)
 BOUNDS = torch.tensor([0, 1, 8, 11, 23], dtype=torch.int32)

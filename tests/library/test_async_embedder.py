@@ -7,7 +7,7 @@ import asyncio
 import numpy as np
 import pytest
 
-from gateway import AsyncEmbedder
+from embeddings_gateway import AsyncEmbedder
 from tests.gateway.fakes import WIDTH, vector_of
 
 MODEL = {"backend": "fault", "width": WIDTH, "seconds_per_token": 1e-5}

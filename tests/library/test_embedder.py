@@ -14,9 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gateway import Embedder
-from gateway.config_file import ConfigError
-from gateway.errors import InputFailed, InvalidRequest, ModelNotFound, ModelUnavailable, TooManyTokens
+from embeddings_gateway import Embedder
+from embeddings_gateway.config_file import ConfigError
+from embeddings_gateway.errors import (
+    InputFailed,
+    InvalidRequest,
+    ModelNotFound,
+    ModelUnavailable,
+    TooManyTokens,
+)
 from tests.gateway.fakes import WIDTH, vector_of
 from tests.processes import children_of
 from tests.server import WAIT_S, eventually
@@ -292,7 +298,7 @@ def test_an_embedder_that_nobody_has_any_more():
 
 FORKED = """
 import os, sys
-from gateway import Embedder
+from embeddings_gateway import Embedder
 embedder = Embedder({"models": {"m": {"backend": "fake"}}})
 embedder.embed(["a"])
 if child := os.fork():
@@ -320,7 +326,7 @@ def test_a_fork():
 
 PROGRAM = """
 import sys
-from gateway import Embedder
+from embeddings_gateway import Embedder
 embedder = Embedder()
 assert embedder.embed(["a"]).vectors.shape == (1, 8)
 {end}

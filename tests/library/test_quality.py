@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gateway.library.quality import COMPARED_MAX, examine
+from embeddings_gateway.library.quality import COMPARED_MAX, examine
 
 
 def directions(count, dimensions=64, seed=0):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from backends.spec import GgufSpec
+from embeddings_gateway.backends.spec import GgufSpec
 from tests.conftest import THREADS
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz")
@@ -94,7 +94,7 @@ def t5_file(make_gguf, tiny_t5, tmp_path_factory):
 @pytest.fixture
 def open_backend():
     """Return a function from a file and options to a loaded backend, closed after the test."""
-    backend_module = pytest.importorskip("backends.gguf.backend")
+    backend_module = pytest.importorskip("embeddings_gateway.backends.gguf.backend")
     opened = []
 
     def load(path: Path, **options):

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("llama_cpp", reason="the gguf extra is not installed")
 
-from backends.base import EmbedError
+from embeddings_gateway.backends.base import EmbedError
 from tests.cosine import lowest_cosine
 
 

@@ -10,9 +10,9 @@ import pytest
 pytest.importorskip("llama_cpp", reason="the gguf extra is not installed")
 pytest.importorskip("torch", reason="the reference needs torch")
 
-from backends.hf.backend import HfBackend
-from backends.selftest import COMPANY
-from backends.spec import HfSpec
+from embeddings_gateway.backends.hf.backend import HfBackend
+from embeddings_gateway.backends.selftest import COMPANY
+from embeddings_gateway.backends.spec import HfSpec
 from tests.cosine import lowest_cosine
 from tests.llama.compare import alone, packed
 from tests.texts import LOOKS_SPECIAL, varied_texts

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("llama_cpp", reason="the gguf extra is not installed")
 
-from backends.gguf.pack import Pack
+from embeddings_gateway.backends.gguf.pack import Pack
 
 BATCH = [np.array(ids, dtype=np.int32) for ids in ([5, 6, 7], [8], [9, 10])]
 

@@ -7,10 +7,10 @@ import pytest
 
 pytest.importorskip("llama_cpp", reason="the gguf extra is not installed")
 
-from backends.base import LoadError
-from backends.gguf.facts import Facts
-from backends.gguf.sizes import Traits, fit
-from backends.spec import GgufSpec
+from embeddings_gateway.backends.base import LoadError
+from embeddings_gateway.backends.gguf.facts import Facts
+from embeddings_gateway.backends.gguf.sizes import Traits, fit
+from embeddings_gateway.backends.spec import GgufSpec
 
 GIB = 2**30
 BERT, DECODER = Traits(has_memory=False, causal=False), Traits(has_memory=True, causal=True)

@@ -10,8 +10,8 @@ import pytest
 
 pytest.importorskip("llama_cpp", reason="the gguf extra is not installed")
 
-from backends.base import EmbedError
-from backends.gguf.hazard import RUN_CHARACTERS_MAX
+from embeddings_gateway.backends.base import EmbedError
+from embeddings_gateway.backends.gguf.hazard import RUN_CHARACTERS_MAX
 
 END = 257  # <|endoftext|> in the tiny Qwen3's vocabulary
 

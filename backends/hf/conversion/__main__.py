@@ -13,11 +13,11 @@ import sys
 
 import msgspec
 
-from backends.base import LoadError
-from backends.hf.conversion.make import make
-from backends.hf.conversion.record import Order, Outcome, Unservable
-from backends.hf.network.quiet import quiet
-from backends.parent import end_with_parent
+from embeddings_gateway.backends.base import LoadError
+from embeddings_gateway.backends.hf.conversion.make import make
+from embeddings_gateway.backends.hf.conversion.record import Order, Outcome, Unservable
+from embeddings_gateway.backends.hf.network.quiet import quiet
+from embeddings_gateway.backends.parent import end_with_parent
 
 
 def main() -> None:

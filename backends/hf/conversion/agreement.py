@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from backends.base import TokenIds, Vectors
-from backends.hf.cosine import cosines
-from backends.hf.runtimes.choice import Dtype
-from backends.hf.runtimes.runtime import Runtime
+from embeddings_gateway.backends.base import TokenIds, Vectors
+from embeddings_gateway.backends.hf.cosine import cosines
+from embeddings_gateway.backends.hf.runtimes.choice import Dtype
+from embeddings_gateway.backends.hf.runtimes.runtime import Runtime
 
 COSINE_MIN: dict[Dtype, float] = {"fp32": 0.9999, "bf16": 0.999}
 COSINE_MEAN_INT8 = 0.995

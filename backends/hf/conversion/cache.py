@@ -12,8 +12,8 @@ import msgspec
 from filelock import FileLock
 from platformdirs import user_cache_path
 
-from backends import checksum
-from backends.hf.conversion.record import Converted, Refused
+from embeddings_gateway.backends import checksum
+from embeddings_gateway.backends.hf.conversion.record import Converted, Refused
 
 RECORD = "record.json"
 RECORD_SUM = "record.sha256"

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from backends.hf.runtimes.openvino_library import openvino
+from embeddings_gateway.backends.hf.runtimes.openvino_library import openvino
 
 # Two rows of unequal length: what depends on the mask must show while the module is traced.
 EXAMPLE_LENGTHS = (8, 5)

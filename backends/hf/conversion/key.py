@@ -8,13 +8,13 @@ from pathlib import Path
 
 import msgspec
 
-from backends.hf import hardware
-from backends.hf.conversion import texts
-from backends.hf.files.layout import Layout
-from backends.hf.files.weights import Weights
-from backends.hf.identity import vocabulary_sums
-from backends.hf.runtimes.choice import Dtype
-from backends.spec import HfSpec
+from embeddings_gateway.backends.hf import hardware
+from embeddings_gateway.backends.hf.conversion import texts
+from embeddings_gateway.backends.hf.files.layout import Layout
+from embeddings_gateway.backends.hf.files.weights import Weights
+from embeddings_gateway.backends.hf.identity import vocabulary_sums
+from embeddings_gateway.backends.hf.runtimes.choice import Dtype
+from embeddings_gateway.backends.spec import HfSpec
 
 FORMAT = 3  # raised when conversions are made, judged or measured in another way
 PACKAGES = ("openvino", "torch", "transformers")

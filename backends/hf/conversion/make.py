@@ -10,21 +10,29 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from backends import checksum
-from backends.base import BackendError, TokenIds, Vectors
-from backends.hf.conversion import agreement, key, probes
-from backends.hf.conversion.convert import UnconvertibleError, save, trace
-from backends.hf.conversion.record import GRAPH, Converted, Failed, Golden, Order, Outcome, Refused
-from backends.hf.conversion.texts import PROBES, calibration
-from backends.hf.facts import Facts
-from backends.hf.files import layout, weights
-from backends.hf.files.layout import Layout
-from backends.hf.network import encoder, network
-from backends.hf.runtimes import budget
-from backends.hf.runtimes.batch import pad
-from backends.hf.runtimes.openvino_runtime import OpenvinoRuntime
-from backends.hf.text import vocabulary
-from backends.hf.text.tokenizer import HfTokenizer, open_tokenizer
+from embeddings_gateway.backends import checksum
+from embeddings_gateway.backends.base import BackendError, TokenIds, Vectors
+from embeddings_gateway.backends.hf.conversion import agreement, key, probes
+from embeddings_gateway.backends.hf.conversion.convert import UnconvertibleError, save, trace
+from embeddings_gateway.backends.hf.conversion.record import (
+    GRAPH,
+    Converted,
+    Failed,
+    Golden,
+    Order,
+    Outcome,
+    Refused,
+)
+from embeddings_gateway.backends.hf.conversion.texts import PROBES, calibration
+from embeddings_gateway.backends.hf.facts import Facts
+from embeddings_gateway.backends.hf.files import layout, weights
+from embeddings_gateway.backends.hf.files.layout import Layout
+from embeddings_gateway.backends.hf.network import encoder, network
+from embeddings_gateway.backends.hf.runtimes import budget
+from embeddings_gateway.backends.hf.runtimes.batch import pad
+from embeddings_gateway.backends.hf.runtimes.openvino_runtime import OpenvinoRuntime
+from embeddings_gateway.backends.hf.text import vocabulary
+from embeddings_gateway.backends.hf.text.tokenizer import HfTokenizer, open_tokenizer
 
 GOLDEN = 4
 
@@ -87,7 +95,7 @@ def _convert(order: Order, model: Layout) -> Subject:
 
 
 def _quantized(order: Order, graph: object, tokenizer: HfTokenizer, facts: Facts, tokens_max: int) -> object:
-    from backends.hf.conversion import quantize
+    from embeddings_gateway.backends.hf.conversion import quantize
 
     texts = calibration(order.spec.calibration)
     inputs = probes.inputs_of(tokenizer, texts, tokens_max, facts.vocabulary)

@@ -11,16 +11,23 @@ from typing import NamedTuple
 
 import msgspec
 
-from backends.base import LoadError
-from backends.hf.conversion import key
-from backends.hf.conversion.cache import Cache
-from backends.hf.conversion.record import Converted, Failed, Order, Outcome, Refused, Unservable
-from backends.hf.files.layout import Layout
-from backends.hf.files.weights import Weights
-from backends.hf.runtimes.choice import Dtype
-from backends.spec import HfSpec
+from embeddings_gateway.backends.base import LoadError
+from embeddings_gateway.backends.hf.conversion import key
+from embeddings_gateway.backends.hf.conversion.cache import Cache
+from embeddings_gateway.backends.hf.conversion.record import (
+    Converted,
+    Failed,
+    Order,
+    Outcome,
+    Refused,
+    Unservable,
+)
+from embeddings_gateway.backends.hf.files.layout import Layout
+from embeddings_gateway.backends.hf.files.weights import Weights
+from embeddings_gateway.backends.hf.runtimes.choice import Dtype
+from embeddings_gateway.backends.spec import HfSpec
 
-COMMAND = (sys.executable, "-P", "-m", "backends.hf.conversion")
+COMMAND = (sys.executable, "-P", "-m", "embeddings_gateway.backends.hf.conversion")
 SECONDS_MAX = 3600
 CONVERTING = "Converting the model for OpenVINO, once; this takes from seconds to a few minutes.\n"
 

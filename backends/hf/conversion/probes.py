@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from backends.base import TokenIds, Vectors
-from backends.hf.network.network import Network
-from backends.hf.text.tokenizer import HfTokenizer
+from embeddings_gateway.backends.base import TokenIds, Vectors
+from embeddings_gateway.backends.hf.network.network import Network
+from embeddings_gateway.backends.hf.text.tokenizer import HfTokenizer
 
 LENGTHS = (1, 1, 1, 1, 2, 3, 5, 8)
 """How many texts are joined to one input, over and over: so short and long ones stand side by side."""

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import nncf
 
-from backends.hf.runtimes.batch import Padded
-from backends.hf.runtimes.openvino_library import openvino
+from embeddings_gateway.backends.hf.runtimes.batch import Padded
+from embeddings_gateway.backends.hf.runtimes.openvino_library import openvino
 
 
 def quantize(model: openvino.Model, batches: Sequence[tuple[Padded, Padded]]) -> openvino.Model:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from backends.base import TokenIds, Vectors
-from backends.hf.facts import Facts
-from backends.hf.runtimes.choice import Dtype
-from backends.spec import HfSpec
+from embeddings_gateway.backends.base import TokenIds, Vectors
+from embeddings_gateway.backends.hf.facts import Facts
+from embeddings_gateway.backends.hf.runtimes.choice import Dtype
+from embeddings_gateway.backends.spec import HfSpec
 
 GRAPH = "model.xml"
 """The converted network; its weights lie beside it, in ``model.bin``."""

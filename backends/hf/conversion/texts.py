@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from backends import checksum
-from backends.base import LoadError
+from embeddings_gateway.backends import checksum
+from embeddings_gateway.backends.base import LoadError
 
 CORPUS = Path(__file__).parent / "corpus"
 """Of text files in UTF-8, one text a line, shuffled over kinds and languages: neighbours get joined."""

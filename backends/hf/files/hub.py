@@ -18,7 +18,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from backends.base import LoadError
+from embeddings_gateway.backends.base import LoadError
 
 # Weights as safetensors, settings and vocabularies. Never .bin or .pt (pickles run code) and never .py.
 WANTED = ["*.safetensors", "*.json", "*.txt", "*.model"]

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import msgspec
 
-from backends.base import LoadError
+from embeddings_gateway.backends.base import LoadError
 
 T = TypeVar("T")
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import msgspec
 
-from backends import prompts
-from backends.base import LoadError
-from backends.hf.files import json_file, modules, settings
-from backends.hf.files.modules import Dense
-from backends.prompts import Prompts
-from backends.spec import HfSpec, Pooling
+from embeddings_gateway.backends import prompts
+from embeddings_gateway.backends.base import LoadError
+from embeddings_gateway.backends.hf.files import json_file, modules, settings
+from embeddings_gateway.backends.hf.files.modules import Dense
+from embeddings_gateway.backends.prompts import Prompts
+from embeddings_gateway.backends.spec import HfSpec, Pooling
 
 
 class Layout(msgspec.Struct, frozen=True, kw_only=True):

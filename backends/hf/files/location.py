@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from backends.base import LoadError
-from backends.hf.files import hub
+from embeddings_gateway.backends.base import LoadError
+from embeddings_gateway.backends.hf.files import hub
 
 PACKAGE = "package:"
 

@@ -11,9 +11,9 @@ from typing import get_args
 
 import msgspec
 
-from backends.base import LoadError
-from backends.hf.files import json_file
-from backends.spec import Pooling
+from embeddings_gateway.backends.base import LoadError
+from embeddings_gateway.backends.hf.files import json_file
+from embeddings_gateway.backends.spec import Pooling
 
 POOLING_NAMES: dict[str, Pooling] = {
     "cls": "cls",

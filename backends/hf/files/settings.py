@@ -10,8 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from backends.base import LoadError
-from backends.hf.files import json_file
+from embeddings_gateway.backends.base import LoadError
+from embeddings_gateway.backends.hf.files import json_file
 
 # Written by sentence-transformers over the years, the newest first; it reads the first that exists.
 TRANSFORMER_FILES = tuple(

@@ -10,10 +10,10 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from backends import checksum
-from backends.base import LoadError
-from backends.hf.files import json_file
-from backends.hf.files.layout import Layout
+from embeddings_gateway.backends import checksum
+from embeddings_gateway.backends.base import LoadError
+from embeddings_gateway.backends.hf.files import json_file
+from embeddings_gateway.backends.hf.files.layout import Layout
 
 SINGLE = "model.safetensors"
 SHARDED = "model.safetensors.index.json"

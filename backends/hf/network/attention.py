@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from backends.hf.network import varlen
-from backends.hf.network.quiet import quiet
+from embeddings_gateway.backends.hf.network import varlen
+from embeddings_gateway.backends.hf.network.quiet import quiet
 
 PACKED = "packed"
 # What models add to the scores of attention, or do to them, and this attention does not.

@@ -20,10 +20,10 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 
-from backends.base import LoadError
-from backends.hf.facts import Facts
-from backends.hf.network.positions import offset_of
-from backends.hf.network.quiet import quiet
+from embeddings_gateway.backends.base import LoadError
+from embeddings_gateway.backends.hf.facts import Facts
+from embeddings_gateway.backends.hf.network.positions import offset_of
+from embeddings_gateway.backends.hf.network.quiet import quiet
 
 # Encoder-decoders whose encoder stands alone in transformers, by config.json's model_type.
 ENCODERS = {

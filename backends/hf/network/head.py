@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from backends.base import LoadError
-from backends.hf.files.modules import Dense
-from backends.hf.files.weights import SINGLE
+from embeddings_gateway.backends.base import LoadError
+from embeddings_gateway.backends.hf.files.modules import Dense
+from embeddings_gateway.backends.hf.files.weights import SINGLE
 
 
 class DenseLayer(nn.Module):

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional
 
-from backends.hf.files.layout import Layout
-from backends.hf.network import head, ragged
-from backends.hf.network.packed import Packed
-from backends.hf.network.pooling import pool
-from backends.hf.network.positions import number, offset_of
-from backends.spec import Pooling
+from embeddings_gateway.backends.hf.files.layout import Layout
+from embeddings_gateway.backends.hf.network import head, ragged
+from embeddings_gateway.backends.hf.network.packed import Packed
+from embeddings_gateway.backends.hf.network.pooling import pool
+from embeddings_gateway.backends.hf.network.positions import number, offset_of
+from embeddings_gateway.backends.spec import Pooling
 
 
 class Network(nn.Module):

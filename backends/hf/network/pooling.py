@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from backends.spec import Pooling
+from embeddings_gateway.backends.spec import Pooling
 
 
 def pool(tokens: Tensor, mask: Tensor, modes: Sequence[Pooling]) -> Tensor:

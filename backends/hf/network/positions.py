@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from backends.hf.network.packed import Packed
+from embeddings_gateway.backends.hf.network.packed import Packed
 
 
 class Offset(NamedTuple):

@@ -1,4 +1,4 @@
-"""Pooling for inputs that lie end to end: the modes of :mod:`backends.hf.network.pooling`, without a mask."""
+"""Pooling for inputs that lie end to end: the modes of ``pooling``, without a mask."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from backends.hf.network.packed import Packed
-from backends.spec import Pooling
+from embeddings_gateway.backends.hf.network.packed import Packed
+from embeddings_gateway.backends.spec import Pooling
 
 
 def pool(tokens: Tensor, batch: Packed, modes: Sequence[Pooling]) -> Tensor:

@@ -33,7 +33,7 @@ def attend(
     Args:
         query: ``[tokens, heads, width]``; on a GPU fp16 or bf16.
         key, value: ``[tokens, groups, width]``, where ``groups`` divides ``heads``.
-        bounds, longest: as in :class:`backends.hf.network.packed.Packed`.
+        bounds, longest: as in :class:`embeddings_gateway.backends.hf.network.packed.Packed`.
         scale: of the scores; ``None`` is one over the square root of the width.
         window: what each token sees of its own input.
 

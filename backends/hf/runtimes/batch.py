@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.base import TokenIds
+from embeddings_gateway.backends.base import TokenIds
 
 Padded = NDArray[np.int64]
 """A batch as one array, shape ``[inputs, tokens]``, rows padded on the right."""

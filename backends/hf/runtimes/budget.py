@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from backends.base import TokenIds
+from embeddings_gateway.backends.base import TokenIds
 
 CPU_CANDIDATES = (256, 512, 1024, 2048)
 GPU_CANDIDATES = (4096, 8192, 16384, 32768)

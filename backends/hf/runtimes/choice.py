@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib.util
 from typing import Literal, NamedTuple
 
-from backends.base import LoadError
-from backends.hf import hardware
-from backends.spec import HfSpec
+from embeddings_gateway.backends.base import LoadError
+from embeddings_gateway.backends.hf import hardware
+from embeddings_gateway.backends.spec import HfSpec
 
 Dtype = Literal["fp32", "bf16", "int8"]
 
@@ -50,7 +50,7 @@ def choose(spec: HfSpec) -> Choice:
 def _device(wanted: str) -> str:
     if wanted == "cpu" or (wanted == "auto" and not hardware.may_have_gpu()):
         return "cpu"
-    from backends.hf.runtimes import gpu
+    from embeddings_gateway.backends.hf.runtimes import gpu
 
     return gpu.find(wanted)
 
@@ -58,7 +58,7 @@ def _device(wanted: str) -> str:
 def _has_bf16(device: str) -> bool:
     if device == "cpu":
         return hardware.has_bf16()
-    from backends.hf.runtimes import gpu
+    from embeddings_gateway.backends.hf.runtimes import gpu
 
     return gpu.has_bf16(device)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from backends.base import LoadError
+from embeddings_gateway.backends.base import LoadError
 
 
 def find(wanted: str) -> str:

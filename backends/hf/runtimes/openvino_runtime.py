@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from backends.base import CostRule, EmbedError, LoadError, OutOfMemory, TokenIds, Vectors
-from backends.hf import hardware
-from backends.hf.facts import Facts
-from backends.hf.runtimes.batch import pad
-from backends.hf.runtimes.choice import Dtype
-from backends.hf.runtimes.openvino_library import openvino
-from backends.hf.runtimes.runtime import exhausted
+from embeddings_gateway.backends.base import CostRule, EmbedError, LoadError, OutOfMemory, TokenIds, Vectors
+from embeddings_gateway.backends.hf import hardware
+from embeddings_gateway.backends.hf.facts import Facts
+from embeddings_gateway.backends.hf.runtimes.batch import pad
+from embeddings_gateway.backends.hf.runtimes.choice import Dtype
+from embeddings_gateway.backends.hf.runtimes.openvino_library import openvino
+from embeddings_gateway.backends.hf.runtimes.runtime import exhausted
 
 # Kernels kept for shapes that came before, several for each: without a bound memory grows with every new one.
 KERNELS_KEPT = 400
@@ -23,7 +23,7 @@ LENGTH_DIGITS = 5
 
 
 class OpenvinoRuntime:
-    """A converted network. See :class:`backends.hf.runtimes.runtime.Runtime`.
+    """A converted network. See :class:`embeddings_gateway.backends.hf.runtimes.runtime.Runtime`.
 
     Args:
         model: the converted network, inputs ``ids`` and ``mask``, int64 ``[inputs, tokens]``.

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from backends.base import TokenIds, Vectors
-from backends.hf.cosine import cosines
-from backends.hf.runtimes.choice import Dtype
+from embeddings_gateway.backends.base import TokenIds, Vectors
+from embeddings_gateway.backends.hf.cosine import cosines
+from embeddings_gateway.backends.hf.runtimes.choice import Dtype
 
 LENGTHS = (5, 1, 300, 2, 33, 17, 129, 1)
 TOKENS_MAX = 8192

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from backends.base import CostRule, TokenIds, Vectors
+from embeddings_gateway.backends.base import CostRule, TokenIds, Vectors
 
 
 class Runtime(Protocol):

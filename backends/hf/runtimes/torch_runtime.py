@@ -12,18 +12,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from backends.base import CostRule, EmbedError, LoadError, OutOfMemory, TokenIds, Vectors
-from backends.hf.facts import Facts
-from backends.hf.files.layout import Layout, settle
-from backends.hf.network import attention
-from backends.hf.network.encoder import load_encoder
-from backends.hf.network.network import Network, build
-from backends.hf.network.packed import Packed
-from backends.hf.runtimes import packing
-from backends.hf.runtimes.batch import join, pad
-from backends.hf.runtimes.choice import Choice, Dtype
-from backends.hf.runtimes.runtime import exhausted
-from backends.spec import HfSpec
+from embeddings_gateway.backends.base import CostRule, EmbedError, LoadError, OutOfMemory, TokenIds, Vectors
+from embeddings_gateway.backends.hf.facts import Facts
+from embeddings_gateway.backends.hf.files.layout import Layout, settle
+from embeddings_gateway.backends.hf.network import attention
+from embeddings_gateway.backends.hf.network.encoder import load_encoder
+from embeddings_gateway.backends.hf.network.network import Network, build
+from embeddings_gateway.backends.hf.network.packed import Packed
+from embeddings_gateway.backends.hf.runtimes import packing
+from embeddings_gateway.backends.hf.runtimes.batch import join, pad
+from embeddings_gateway.backends.hf.runtimes.choice import Choice, Dtype
+from embeddings_gateway.backends.hf.runtimes.runtime import exhausted
+from embeddings_gateway.backends.spec import HfSpec
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -70,7 +70,7 @@ def load(spec: HfSpec, choice: Choice, layout: Layout, *, pack: bool | None = No
 
 
 class TorchRuntime:
-    """A Network on its device. See :class:`backends.hf.runtimes.runtime.Runtime`.
+    """A Network on its device. See :class:`embeddings_gateway.backends.hf.runtimes.runtime.Runtime`.
 
     Args:
         network: on the processor.

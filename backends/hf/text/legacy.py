@@ -7,8 +7,8 @@ from pathlib import Path
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from backends.base import LoadError
-from backends.hf.network.quiet import quiet
+from embeddings_gateway.backends.base import LoadError
+from embeddings_gateway.backends.hf.network.quiet import quiet
 
 
 def convert(folder: Path) -> Tokenizer:

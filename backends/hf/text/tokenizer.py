@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from backends.base import EmbedError, LoadError, TokenIds
-from backends.hf.files.layout import Layout
-from backends.hf.text.vocabulary import EndTokens, end_tokens, open_vocabulary
+from embeddings_gateway.backends.base import EmbedError, LoadError, TokenIds
+from embeddings_gateway.backends.hf.files.layout import Layout
+from embeddings_gateway.backends.hf.text.vocabulary import EndTokens, end_tokens, open_vocabulary
 
 # Any word does: only what stands around its tokens is looked at. Several, as a vocabulary may lack some.
 PROBES = ("a", "hello", "1", "the")

@@ -13,8 +13,8 @@ import msgspec
 from tokenizers import Tokenizer
 from tokenizers.normalizers import Lowercase, Normalizer, Sequence
 
-from backends.base import LoadError
-from backends.hf.files import json_file
+from embeddings_gateway.backends.base import LoadError
+from embeddings_gateway.backends.hf.files import json_file
 
 
 class _Token(msgspec.Struct):
@@ -115,6 +115,6 @@ def _lower_casing(normalizer: Normalizer | None) -> Normalizer:
 
 
 def _legacy(folder: Path) -> Tokenizer:
-    from backends.hf.text import legacy
+    from embeddings_gateway.backends.hf.text import legacy
 
     return legacy.convert(folder)

@@ -8,7 +8,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from backends.fake import BEGIN, END, fake_vector
+from embeddings_gateway.backends.fake import BEGIN, END, fake_vector
 from tests.clients import needs
 from tests.clients.conftest import EXACT
 from tests.cosine import lowest_cosine

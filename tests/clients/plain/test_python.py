@@ -11,7 +11,7 @@ import urllib.request
 import numpy as np
 import pytest
 
-from backends.fake import BEGIN, END, fake_vector
+from embeddings_gateway.backends.fake import BEGIN, END, fake_vector
 from tests.clients.conftest import EXACT
 from tests.cosine import lowest_cosine
 from tests.server import WAIT_S
