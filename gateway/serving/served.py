@@ -1,0 +1,201 @@
+"""What a client's name stands for: something that serves. What is asked of it, and what it answers.
+
+Everything in this file is plain data, the same for HTTP, for the library and for the command line. ``local``
+serves with engines of this gateway; routes, library and commands see :class:`Served` only.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple, Protocol, Self
+
+from typing_extensions import TypeIs
+
+from embeddings_gateway.backends.base import Column, ModelInfo, Output, Vectors
+from embeddings_gateway.config import InputType, Truncate
+from embeddings_gateway.errors import GatewayError, InvalidRequest, TooManyTokens
+from embeddings_gateway.workers.engine import State
+
+Texts = list[str]
+IdLists = list[list[int]]
+Pairs = list[tuple[str, str]]
+Inputs = Texts | IdLists | Pairs
+
+Traffic = Literal["interactive", "bulk"]
+
+
+def are_texts(inputs: Inputs) -> TypeIs[Texts]:
+    """Tell texts from lists of token ids and from pairs."""
+    return isinstance(inputs[0], str)
+
+
+def are_pairs(inputs: Inputs) -> TypeIs[Pairs]:
+    """Tell pairs of texts from the others."""
+    return isinstance(inputs[0], tuple)
+
+
+class InputLimits(NamedTuple):
+    """Bounds on one input, whatever the model.
+
+    Attributes:
+        max_chars: characters of a text, before it is tokenized.
+        max_ids: token ids of an input that is given as such.
+    """
+
+    max_chars: int
+    max_ids: int
+
+    def error(self, value: str | Sequence[int]) -> InvalidRequest | None:
+        """Return what is wrong with an input, if anything is, before any work is done on it."""
+        if not value:
+            return InvalidRequest("An input must not be empty.")
+        if isinstance(value, str):
+            if len(value) > self.max_chars:
+                return InvalidRequest(f"An input has at most {self.max_chars} characters, not {len(value)}.")
+        elif len(value) > self.max_ids:
+            return TooManyTokens(f"An array has at most {self.max_ids} token ids.")
+        return None
+
+
+class Caller(NamedTuple):
+    """Who asks. The queue is fair between callers, by weight, and then between the calls of one.
+
+    Attributes:
+        key: tells callers apart; empty where nobody has a key.
+        weight: a caller of weight 2 gets twice the tokens of one of weight 1, while both wait.
+        traffic: ``bulk`` takes what ``interactive`` calls leave, and at least a small stated share.
+    """
+
+    key: str = ""
+    weight: float = 1.0
+    traffic: Traffic = "interactive"
+
+
+ANONYMOUS = Caller()
+
+
+class CallOptions(NamedTuple):
+    """How the inputs of a call are treated.
+
+    Attributes:
+        dimensions: columns of the dense vectors; ``None`` is all.
+        truncate: what happens to an input that is too long; ``None`` is the model's setting.
+        input_type: ``query`` or ``document``, for models with prompts; ``None`` is the model's default prompt.
+        partial: whether an input may fail without failing the others.
+        expected_fingerprint: of the embedding space that the client has pinned.
+    """
+
+    dimensions: int | None = None
+    truncate: Truncate | None = None
+    input_type: InputType | None = None
+    partial: bool = False
+    expected_fingerprint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call to a model: made once where it enters the gateway, and passed on as it is.
+
+    Attributes:
+        inputs: texts, lists of token ids, or pairs of texts; at least one.
+        outputs: what is computed of them, in one forward pass; nothing: they are only tokenized.
+        options: how they are treated.
+        refused: input -> what is wrong with it, of those that nothing is done with; empty unless ``partial``.
+        caller: who asks.
+        deadline: when it has to be done, in monotonic seconds.
+        timings: phase -> seconds. Each phase writes its own; headers, log and metrics read them.
+    """
+
+    inputs: Inputs
+    outputs: tuple[Output, ...] = ("dense",)
+    options: CallOptions = CallOptions()
+    refused: Mapping[int, GatewayError] = field(default_factory=dict)
+    caller: Caller = ANONYMOUS
+    deadline: float = math.inf
+    timings: dict[str, float] = field(default_factory=dict)
+
+    def part(self, inputs: Inputs, refused: Mapping[int, GatewayError]) -> Self:
+        """Return the same call for some of its inputs, with timings of its own."""
+        return replace(self, inputs=inputs, refused=refused, timings={})
+
+    def seconds_left(self) -> float:
+        """Return how long there is until the deadline."""
+        return self.deadline - time.monotonic()
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a call gives.
+
+    Attributes:
+        columns: output -> its values, one entry for each input; those of failed inputs mean nothing.
+        errors: input -> why it has no result; empty unless the call is ``partial``.
+        tokens: what the model saw, special tokens included.
+        truncated: inputs that were cut.
+        averaged: inputs whose vectors are averages of several windows.
+        prompt: the name of the prompt that went before the texts.
+        fingerprint: of the embedding space.
+    """
+
+    columns: dict[Output, Column]
+    errors: Mapping[int, GatewayError]
+    tokens: int
+    truncated: Sequence[int]
+    averaged: Sequence[int]
+    prompt: str | None
+    fingerprint: str
+
+    @property
+    def vectors(self) -> Vectors:
+        """The dense vectors, float32 ``[inputs, dimensions]``."""
+        return self.columns["dense"].values
+
+
+class Served(Protocol):
+    """What a client can ask for by a name. Belongs to one event loop."""
+
+    @property
+    def name(self) -> str:
+        """The name that it is configured by."""
+
+    @property
+    def aliases(self) -> Sequence[str]:
+        """Its other names."""
+
+    @property
+    def backend(self) -> str:
+        """The kind of its backend, such as ``hf``."""
+
+    @property
+    def info(self) -> ModelInfo | None:
+        """The facts of its model; ``None`` until it is loaded for the first time."""
+
+    @property
+    def state(self) -> State:
+        """How it is."""
+
+    @property
+    def reason(self) -> str:
+        """Why it is not ready; empty if it is."""
+
+    async def run(self, call: Call) -> Result:
+        """Compute the outputs of every input of ``call``.
+
+        Raises:
+            GatewayError: the call is refused or fails; the tree in ``errors`` tells how.
+        """
+
+    def start(self) -> None:
+        """Begin to load; :attr:`state` tells how it goes."""
+
+    async def first_attempt(self) -> None:
+        """Wait until the first attempt to load has ended, well or badly."""
+
+    async def stop(self) -> None:
+        """End, for good."""
+
+    async def unready(self) -> str:
+        """Ask what would do the work whether it is alive; return what is wrong, empty if nothing is."""
