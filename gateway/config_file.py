@@ -64,8 +64,8 @@ def parse(document: Mapping[str, Any], directory: Path, source: str) -> Config:
     _refuse_unknown(document, {"server", "models"}, "the top level")
     _refuse_unknown(_table(document, "server"), set(ServerConfig.__struct_fields__), "server")
     server = _convert(_table(document, "server"), ServerConfig, "server")
-    if server.requests_bytes_max < server.body_bytes_max:
-        raise ConfigError("server: requests_bytes_max: less than body_bytes_max: set it to that or more")
+    if server.max_buffered_bytes < server.max_body_bytes:
+        raise ConfigError("server: max_buffered_bytes: less than max_body_bytes: set it to that or more")
     models = {
         name: _model(name, _table(_table(document, "models"), name, f"models.{name}"), directory)
         for name in _table(document, "models")

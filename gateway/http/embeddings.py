@@ -41,7 +41,7 @@ class Embeddings:
         self._server = server
         self._decoder = Decoder(server.strict)
         self._limits = WireLimits(
-            server.inputs_max, InputLimits(server.input_chars_max, server.input_ids_max)
+            server.max_inputs, InputLimits(server.max_input_chars, server.max_input_ids)
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -58,7 +58,7 @@ class Embeddings:
         server, headers = self._server, dict(scope["headers"])
         self._registry.admit()
         deadline = deadline_of(headers, record.began, server.request_timeout_s)
-        body = await deadline.bounds(read_body(headers, receive, client, server.body_bytes_max))
+        body = await deadline.bounds(read_body(headers, receive, client, server.max_body_bytes))
         asked = self._decoder.decode(body)
         named = self._registry.find(asked.model)
         model = named.model

@@ -36,11 +36,11 @@ class WireLimits(NamedTuple):
     """Bounds on a request that hold for every model.
 
     Attributes:
-        inputs_max: inputs of one request.
+        max_inputs: inputs of one request.
         each: bounds on one of them.
     """
 
-    inputs_max: int
+    max_inputs: int
     each: InputLimits
 
 
@@ -121,8 +121,8 @@ def inputs_of(request: EmbeddingRequest, limits: WireLimits) -> Inputs:
     given = request.input
     single = isinstance(given, str) or (bool(given) and isinstance(given[0], int))
     inputs = [given] if single else given
-    if not 1 <= len(inputs) <= limits.inputs_max:
-        raise InvalidRequest(f"A request has 1 to {limits.inputs_max} inputs, not {len(inputs)}.", "input")
+    if not 1 <= len(inputs) <= limits.max_inputs:
+        raise InvalidRequest(f"A request has 1 to {limits.max_inputs} inputs, not {len(inputs)}.", "input")
     kind = type(inputs[0])
     refused: dict[int, GatewayError] = {}
     for index, one in enumerate(inputs):

@@ -45,7 +45,7 @@ class AsyncEmbedder:
     def __init__(self, config: Source = None) -> None:
         self.config = config_of(config)
         server = self.config.server
-        self._limits = InputLimits(server.input_chars_max, server.input_ids_max)
+        self._limits = InputLimits(server.max_input_chars, server.max_input_ids)
         self._registry = Registry(self.config, Metrics())
         self._open = False
         self._loop: asyncio.AbstractEventLoop | None = None

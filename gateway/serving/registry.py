@@ -65,7 +65,7 @@ class Registry:
                 model,
                 metrics.model(name),
                 cl100k=cl100k,
-                request_tokens_max=config.server.request_tokens_max,
+                max_request_tokens=config.server.max_request_tokens,
                 echo=echo,
             )
             for name, model in config.models.items()
