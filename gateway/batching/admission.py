@@ -4,87 +4,111 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from embeddings_gateway.batching.queue import Queue
+from embeddings_gateway.batching.request import Caller
 from embeddings_gateway.batching.speed import Speed
 from embeddings_gateway.errors import DeadlinePassed, Overloaded
 
-RETRY_AFTER_S_MAX = 60
-KNOWN_S = 60.0
-"""How long it counts how fast large batches were: the next ones may be of other inputs, beside others."""
+MAX_RETRY_AFTER_S = 60
+SPEED_VALID_S = 60.0
+"""How long a measured speed of large batches counts: the next ones may be of other inputs, beside others."""
+
+
+class Ticket:
+    """The room that one call takes while it is prepared: an estimate, corrected once when its tokens are known."""
+
+    def __init__(self, admission: Admission, estimate: int, deadline: float, caller: Caller) -> None:
+        self.estimate = estimate
+        self._admission = admission
+        self._deadline = deadline
+        self._caller = caller
+
+    def correct(self, tokens: int) -> None:
+        """Replace the estimate by the tokens that the call has, which are queued next.
+
+        Raises:
+            Overloaded, DeadlinePassed: see :meth:`Admission.reserve`.
+        """
+        self._admission.release(self)
+        self._admission.check(tokens, self._deadline, self._caller)
 
 
 class Admission:
-    """Lets all of a request in, or nothing.
+    """Lets all of a call in, or nothing.
 
-    Texts are expected by an estimate before they are tokenized, so that no request waits for its refusal
-    until it has been, and none is tokenized for nothing.
+    An estimate is reserved before texts are tokenized. So no call waits for its refusal until it has been
+    tokenized, and tokenizing calls that will be refused wastes no capacity.
 
     Args:
         queue: what waits.
-        speed: how fast a worker is in large batches; until there was one, nothing is too late.
-        workers: how many there are.
-        tokens_max: how many may wait.
+        speed: how fast an engine is in large batches; until there was one, nothing is too late.
+        engines: how many there are.
     """
 
-    def __init__(self, queue: Queue, speed: Speed, workers: int, tokens_max: int) -> None:
+    def __init__(self, queue: Queue, speed: Speed, engines: Callable[[], int]) -> None:
         self._queue = queue
         self._speed = speed
-        self._workers = workers
-        self._tokens_max = tokens_max
-        self._expected = 0
+        self._engines = engines
+        self._reserved = 0
 
     def __repr__(self) -> str:
-        return f"<Admission {self._expected} tokens expected>"
+        return f"<Admission {self._reserved} tokens reserved>"
 
     @contextmanager
-    def expected(self, tokens: int, seconds_max: float) -> Iterator[None]:
+    def reserve(self, estimate: int, deadline: float, caller: Caller) -> Iterator[Ticket]:
         """Count tokens that are being prepared as if they waited already.
 
-        Raises:
-            Overloaded, DeadlinePassed: see :meth:`check`.
-        """
-        self.check(tokens, seconds_max, beside=self._expected)
-        self._expected += tokens
-        try:
-            yield
-        finally:
-            self._expected -= tokens
-
-    def check(self, tokens: int, seconds_max: float, beside: int = 0) -> None:
-        """Let a request in.
-
         Args:
-            tokens: of all its inputs.
-            seconds_max: in which it has to be done.
-            beside: of others that need room in the queue as well; their turns are not known yet.
+            estimate: about how many tokens the call has.
+            deadline: when it has to be done, in monotonic seconds.
+            caller: who asks.
 
         Raises:
             Overloaded: the queue has no room for it, or too much stands before it.
             DeadlinePassed: it would take longer than it may even alone.
         """
-        excess = self._queue.tokens + beside + tokens - self._tokens_max
+        self.check(estimate, deadline, caller)
+        ticket = Ticket(self, estimate, deadline, caller)
+        self._reserved += estimate
+        try:
+            yield ticket
+        finally:
+            self.release(ticket)
+
+    def release(self, ticket: Ticket) -> None:
+        """Give back the room of a ticket; harmless the second time."""
+        self._reserved -= ticket.estimate
+        ticket.estimate = 0
+
+    def check(self, tokens: int, deadline: float, caller: Caller) -> None:
+        """Let so many tokens in, beside what waits and what is being prepared; raises as :meth:`reserve`."""
+        excess = self._queue.excess(self._reserved + tokens, caller.traffic)
         if excess > 0:
             raise Overloaded("The model's queue is full.", retry_after=self._retry_after(excess))
-        speed = self._speed.tokens_per_s * self._workers
-        if not speed or (self._queue.tokens + tokens) / speed <= seconds_max:
+        speed = self._speed.tokens_per_s * self._engines()
+        if not speed:
             return
-        if not self._queue.tokens and time.monotonic() - self._speed.known_at > KNOWN_S:
+        seconds_left = deadline - time.monotonic()
+        if (self._queue.tokens + tokens) / speed <= seconds_left:
             return
-        if tokens / speed > seconds_max:
+        # A model that is idle learns its speed only from what is let in.
+        if not self._queue.tokens and time.monotonic() - self._speed.known_at > SPEED_VALID_S:
+            return
+        if tokens / speed > seconds_left:
             raise DeadlinePassed(
                 f"The request cannot be done in time: it takes about {tokens / speed:.1f} s."
             )
-        excess_s = (self._queue.ahead_of(tokens) + tokens) / speed - seconds_max
+        excess_s = (self._queue.ahead_of(tokens, caller) + tokens) / speed - seconds_left
         if excess_s > 0:
             raise Overloaded(
                 "The request cannot be done in time: too much stands before it.",
-                retry_after=min(RETRY_AFTER_S_MAX, math.ceil(excess_s)),
+                retry_after=min(MAX_RETRY_AFTER_S, math.ceil(excess_s)),
             )
 
     def _retry_after(self, tokens: int) -> int:
-        """Return how long the model needs for this many tokens, in whole seconds, within bounds."""
-        speed = self._speed.tokens_per_s * self._workers
-        return min(RETRY_AFTER_S_MAX, math.ceil(tokens / speed)) if speed else 1
+        """Return how long the model needs for so many tokens, in whole seconds, within bounds."""
+        speed = self._speed.tokens_per_s * self._engines()
+        return min(MAX_RETRY_AFTER_S, math.ceil(tokens / speed)) if speed else 1

@@ -1,141 +1,131 @@
-"""The jobs that wait for a model, in a fair order between requests."""
+"""The rows that wait for a model: two traffic classes, each in a fair order, and the next batch out of them."""
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right, insort
-from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
-from itertools import chain
-from operator import attrgetter
+from typing import NamedTuple
 
-from embeddings_gateway.batching.job import Job, Request
+import numpy as np
 
-_turn = attrgetter("turn")
-_lateness = attrgetter("late_at", "turn")
+from embeddings_gateway.batching.fair_order import Chunk, FairOrder
+from embeddings_gateway.batching.planner import Limits, plan
+from embeddings_gateway.batching.request import Caller, Request, Traffic
+
+BULK_PART = 2
+"""Bulk requests may fill one part in so many of the queue: a flood of them leaves room for interactive ones."""
 
 
-CHUNK_TOKENS = 2048
-"""So much of a request leaves as one piece: about as much as a processor is best at computing at once."""
+class Candidate(NamedTuple):
+    """A batch that could leave now.
+
+    Attributes:
+        chunks: its rows, out of the queue.
+        traffic: the class that they belong to.
+    """
+
+    chunks: list[Chunk]
+    traffic: Traffic
 
 
 class Queue:
-    """Waiting jobs, ordered so that a large request does not hold up a small one, nor the reverse.
+    """What waits for one model.
 
-    Fair queueing in virtual time (Demers, Keshav, Shenker 1989): each waiting request is a flow of weight
-    one, virtual time runs at the speed at which each of them is served, and what is served next is what would
-    be finished first, were all served at once in equal shares. A request comes in pieces; one that is a
-    single piece leaves as a whole, so that those of like size are answered one after the other, instead of
-    all together when the last is done.
-
-    Fair shares alone would let a stream of small requests hold up a large one for as long as it lasts. So a
-    job is late once as much has been served since it came as may wait beside its request, or half of what may
-    wait at all if that is more, and leaves before all that is not late: what is accepted waits little longer
-    than a full queue takes.
+    Interactive requests go first. Bulk requests take what these leave, and at least a share of the tokens that
+    are served while both wait. A batch holds rows of one class, so an interactive row never waits for bulk rows
+    beside it.
 
     Args:
-        tokens_max: how many may wait.
-
-    Attributes:
-        tokens: of all waiting jobs together.
+        max_tokens: tokens that may wait.
+        min_bulk_share: of the tokens that are served while both classes wait.
     """
 
-    def __init__(self, tokens_max: float = math.inf) -> None:
-        self.tokens = 0
-        self._tokens_max = tokens_max
-        self._jobs: list[Job] = []
-        self._arrivals: dict[Job, None] = {}
-        self._late: list[Job] = []
-        self._served = 0
-        self._waiting: Counter[Request] = Counter()
-        self._virtual_time = 0.0
+    def __init__(self, max_tokens: float = math.inf, min_bulk_share: float = 0.05) -> None:
+        self._orders: dict[Traffic, FairOrder] = {
+            "interactive": FairOrder(max_tokens),
+            "bulk": FairOrder(max_tokens / BULK_PART),
+        }
+        self._max_tokens = max_tokens
+        self._min_bulk_share = min_bulk_share
+        self._bulk_credit = 0.0
 
     def __len__(self) -> int:
-        return len(self._late) + len(self._jobs)
+        return sum(map(len, self._orders.values()))
 
-    def __iter__(self) -> Iterator[Job]:
-        return chain(self._late, self._jobs)
+    def __repr__(self) -> str:
+        return f"<Queue {len(self)} rows, {self.tokens} tokens>"
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all rows that wait."""
+        return sum(order.tokens for order in self._orders.values())
+
+    def excess(self, tokens: int, traffic: Traffic) -> int:
+        """Return how many tokens too many there would be with so many more of a class; 0 or less: none."""
+        excess = self.tokens + tokens - self._max_tokens
+        if traffic == "bulk":
+            excess = max(excess, self._orders["bulk"].tokens + tokens - self._max_tokens / BULK_PART)
+        return math.ceil(excess) if excess > 0 else 0
+
+    def ahead_of(self, tokens: int, caller: Caller) -> int:
+        """Return about how many tokens leave before the last of a request of so many, if it came now."""
+        interactive, bulk = self._orders["interactive"], self._orders["bulk"]
+        if caller.traffic == "bulk":
+            return interactive.tokens + bulk.ahead_of(tokens, caller)
+        ahead = interactive.ahead_of(tokens, caller)
+        share = self._min_bulk_share
+        return ahead + min(bulk.tokens, int((ahead + tokens) * share / (1 - share)))
 
     def add(self, request: Request) -> None:
-        """Let all jobs of a request wait."""
-        tokens = 0
-        late_at = self._served + max(self._tokens_max / 2, self._tokens_max - request.tokens)
-        for job in request.jobs:
-            tokens += job.tokens
-            job.late_at = late_at
-            piece_ends = -(-tokens // CHUNK_TOKENS) * CHUNK_TOKENS
-            job.turn = self._virtual_time + min(piece_ends, request.tokens)
-        self._insert(request.jobs)
-        self._arrivals |= dict.fromkeys(request.jobs)
+        """Let the rows of a request wait that are still to be computed."""
+        self._orders[request.caller.traffic].add(request)
 
-    def put_back(self, jobs: Sequence[Job]) -> None:
-        """Let jobs wait at the turn that they have, in order, as if they had not been taken."""
-        self._insert(jobs)
-        self._arrivals = dict.fromkeys(sorted(jobs, key=_lateness)) | self._arrivals  # they came before these
-        late, self._late = self._late, []
-        self._note_late()
-        self._late = sorted(self._late + late, key=_lateness)
+    def discard(self, request: Request) -> None:
+        """Forget what still waits of a request."""
+        self._orders[request.caller.traffic].discard(request)
 
-    def _insert(self, jobs: Sequence[Job]) -> None:
-        if len(jobs) == 1:
-            insort(self._jobs, jobs[0], key=_turn)
-        else:
-            self._jobs += jobs
-            self._jobs.sort(key=_turn)  # two sorted runs: merged in one pass
-        for job in jobs:
-            self.tokens += job.tokens
-            self._waiting[job.owner] += job.tokens
+    def put_back(self, chunks: list[Chunk]) -> None:
+        """Let rows wait again that were lost with a worker; they go first."""
+        if chunks:
+            self._orders[chunks[0].request.caller.traffic].put_back(chunks)
 
-    def ahead_of(self, tokens: int) -> int:
-        """Return how many tokens leave before the last of a request of so many, if it came now."""
-        end = bisect_right(self._jobs, self._virtual_time + tokens, key=_turn)
-        return sum(job.tokens for job in chain(self._late, self._jobs[:end]))
+    def clear(self) -> list[Chunk]:
+        """Take everything out and return it."""
+        return [chunk for order in self._orders.values() for chunk in order.clear()]
 
-    def take(self, jobs: Collection[Job]) -> None:
-        """Take jobs out because they are served."""
-        tokens = sum(job.tokens for job in jobs)
-        self._served += tokens
-        self._virtual_time += tokens / max(1, len(self._waiting))
-        self.drop(jobs)
-        self._note_late()
+    @property
+    def next_traffic(self) -> Traffic:
+        """The class whose turn it is, of those in which something waits."""
+        if not len(self._orders["interactive"]):
+            return "bulk"
+        return "bulk" if len(self._orders["bulk"]) and self._bulk_credit > 0 else "interactive"
 
-    def _note_late(self) -> None:
-        while self._arrivals and (oldest := next(iter(self._arrivals))).late_at <= self._served:
-            self._to_late(oldest)
+    def take(self, traffic: Traffic, limits: Limits, *, only_full: bool = False) -> Candidate | None:
+        """Take the next batch of a class out.
 
-    def drop(self, jobs: Collection[Job]) -> None:
-        """Take jobs out. They stand near the head, where the planner met them."""
-        leaving = set(jobs)
-        missing, end = len(leaving), 0
-        late = [job for job in self._late if job not in leaving]
-        missing -= len(self._late) - len(late)
-        self._late = late
-        while missing:
-            missing -= self._jobs[end] in leaving
-            end += 1
-        self._jobs[:end] = [job for job in self._jobs[:end] if job not in leaving]
-        self.tokens -= sum(job.tokens for job in leaving)
-        for job in leaving:
-            self._arrivals.pop(job, None)
-            self._waiting[job.owner] -= job.tokens
-            if self._waiting[job.owner] == 0:
-                del self._waiting[job.owner]
+        Args:
+            traffic: the class.
+            limits: what a batch may be.
+            only_full: whether to leave a batch that more waiting rows would make better.
+        """
+        order = self._orders[traffic]
+        if not len(order):
+            return None
+        window = order.window(
+            limits.window_batches * limits.max_tokens, limits.window_batches * limits.max_inputs
+        )
+        lengths = np.concatenate([chunk.lengths for chunk in window])
+        picked, is_full = plan(lengths, limits)
+        if only_full and not is_full:
+            return None
+        chunks = order.take(window, picked)
+        self._credit(traffic, sum(chunk.tokens for chunk in chunks))
+        return Candidate(chunks, traffic)
 
-    def _to_late(self, job: Job) -> None:
-        del self._arrivals[job]
-        place = bisect_left(self._jobs, job.turn, key=_turn)
-        while self._jobs[place] is not job:
-            place += 1
-        del self._jobs[place]
-        self._late.append(job)
-
-    def forget(self, request: Request) -> None:
-        """Take out what still waits of a request."""
-        if request in self._waiting:
-            self.drop([job for job in self if job.owner is request])
-
-    def clear(self) -> list[Job]:
-        """Take all jobs out and return them."""
-        jobs = list(self)
-        self.tokens, self._jobs, self._late, self._arrivals, self._waiting = 0, [], [], {}, Counter()
-        return jobs
+    def _credit(self, traffic: Traffic, tokens: int) -> None:
+        """Note what was served, so that bulk requests get their share while both classes wait."""
+        if not len(self._orders["bulk"]):
+            self._bulk_credit = 0.0
+        elif traffic == "interactive":
+            self._bulk_credit += tokens * self._min_bulk_share / (1 - self._min_bulk_share)
+        elif len(self._orders["interactive"]):
+            self._bulk_credit -= tokens

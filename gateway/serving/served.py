@@ -10,11 +10,12 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 from typing_extensions import TypeIs
 
 from embeddings_gateway.backends.base import Column, ModelInfo, Output, Vectors
+from embeddings_gateway.batching.request import ANONYMOUS, Caller
 from embeddings_gateway.config import InputType, Truncate
 from embeddings_gateway.errors import GatewayError, InvalidRequest, TooManyTokens
 from embeddings_gateway.workers.engine import State
@@ -23,8 +24,6 @@ Texts = list[str]
 IdLists = list[list[int]]
 Pairs = list[tuple[str, str]]
 Inputs = Texts | IdLists | Pairs
-
-Traffic = Literal["interactive", "bulk"]
 
 
 def are_texts(inputs: Inputs) -> TypeIs[Texts]:
@@ -58,23 +57,6 @@ class InputLimits(NamedTuple):
         elif len(value) > self.max_ids:
             return TooManyTokens(f"An array has at most {self.max_ids} token ids.")
         return None
-
-
-class Caller(NamedTuple):
-    """Who asks. The queue is fair between callers, by weight, and then between the calls of one.
-
-    Attributes:
-        key: tells callers apart; empty where nobody has a key.
-        weight: a caller of weight 2 gets twice the tokens of one of weight 1, while both wait.
-        traffic: ``bulk`` takes what ``interactive`` calls leave, and at least a small stated share.
-    """
-
-    key: str = ""
-    weight: float = 1.0
-    traffic: Traffic = "interactive"
-
-
-ANONYMOUS = Caller()
 
 
 class CallOptions(NamedTuple):

@@ -1,0 +1,320 @@
+"""The rows that wait, in a fair order between callers, and between the requests of one caller.
+
+Rows wait in chunks, so that a request of 2000 inputs costs the queue twenty objects and not 2000.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterator, Sequence
+from itertools import chain, pairwise
+from operator import attrgetter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embeddings_gateway.batching.request import Caller, Request, Rows
+
+CHUNK_TOKENS = 2048
+"""So much of a request leaves as one piece: about as much as a processor is best at computing at once."""
+
+_finish = attrgetter("virtual_finish")
+
+
+class Chunk:
+    """Some rows of one request that wait, or are computed, together.
+
+    Attributes:
+        request: whose they are.
+        rows: int64 ``[n]``, ascending.
+        lengths: int32 ``[n]``, the tokens of each.
+        tokens: of all of them.
+        virtual_finish: their place in the fair order of their caller's requests; lower leaves earlier.
+        is_overdue: whether they go before all that is not.
+    """
+
+    __slots__ = ("is_overdue", "lengths", "request", "rows", "tokens", "virtual_finish")
+
+    def __init__(
+        self, request: Request, rows: Rows, lengths: NDArray[np.int32], virtual_finish: float, is_overdue: bool
+    ) -> None:
+        self.request = request
+        self.rows = rows
+        self.lengths = lengths
+        self.tokens = int(lengths.sum())
+        self.virtual_finish = virtual_finish
+        self.is_overdue = is_overdue
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def part(self, positions: NDArray[np.int64]) -> Chunk:
+        """Return some of its rows, by their positions in it, as a chunk that stands at the same place."""
+        rows, lengths = self.rows[positions], self.lengths[positions]
+        return Chunk(self.request, rows, lengths, self.virtual_finish, self.is_overdue)
+
+    def leave_out(self, positions: NDArray[np.int64]) -> None:
+        """Drop some of its rows, by their positions in it."""
+        self.rows = np.delete(self.rows, positions)
+        self.lengths = np.delete(self.lengths, positions)
+        self.tokens = int(self.lengths.sum())
+
+
+class Flow:
+    """What waits of one caller, in a fair order between its requests.
+
+    Fair queueing in virtual time (Demers, Keshav, Shenker 1989): virtual time runs at the speed at which each
+    waiting request of the caller is served. What leaves next is what would be finished first, were all of them
+    served at once in equal shares. A request comes in chunks. One that is a single chunk leaves as a whole, so
+    that requests of like size are answered one after the other, instead of all together when the last is done.
+
+    Attributes:
+        chunks: what waits and is not overdue, ascending by ``virtual_finish``.
+        start: the caller's own place in the fair order of callers.
+        weight: of the caller.
+        waiting: request -> its tokens that wait, overdue ones included.
+        tokens: of all of them.
+    """
+
+    def __init__(self, weight: float, start: float) -> None:
+        self.chunks: list[Chunk] = []
+        self.start = start
+        self.weight = weight
+        self.waiting: dict[Request, int] = {}
+        self.tokens = 0
+        self._virtual_time = 0.0
+        self._places: dict[Request, tuple[float, float]] = {}
+
+    def add(self, request: Request, rows: Rows) -> None:
+        """Let rows of a request wait."""
+        lengths, time = request.batch.lengths[rows], self._virtual_time
+        self._places[request] = (time, time + request.tokens)
+        self.count(request, request.tokens)
+        if request.tokens <= CHUNK_TOKENS:
+            insort(self.chunks, Chunk(request, rows, lengths, time + request.tokens, False), key=_finish)
+            return
+        pieces = (np.cumsum(lengths, dtype=np.int64) - 1) // CHUNK_TOKENS
+        bounds = [0, *(np.flatnonzero(np.diff(pieces)) + 1).tolist(), len(rows)]
+        chunks = []
+        for begin, end in pairwise(bounds):
+            finish = time + min((int(pieces[end - 1]) + 1) * CHUNK_TOKENS, request.tokens)
+            chunks.append(Chunk(request, rows[begin:end], lengths[begin:end], finish, False))
+        self.chunks += chunks
+        self.chunks.sort(key=_finish)  # two sorted runs: merged in one pass
+
+    def count(self, request: Request, tokens: int) -> None:
+        """Note that so many more tokens of a request wait."""
+        self.tokens += tokens
+        self.waiting[request] = self.waiting.get(request, 0) + tokens
+
+    def serve(self, chunk: Chunk) -> None:
+        """Note that a chunk, or a part of one, leaves for a worker."""
+        self._virtual_time += chunk.tokens / len(self.waiting)
+        self.start += chunk.tokens / self.weight
+        self.forget(chunk)
+
+    def forget(self, chunk: Chunk) -> None:
+        """Note that a chunk, or a part of one, waits no more."""
+        self.tokens -= chunk.tokens
+        self.waiting[chunk.request] -= chunk.tokens
+        if not self.waiting[chunk.request]:
+            del self.waiting[chunk.request]
+            self._places.pop(chunk.request, None)
+
+    def remove(self, chunk: Chunk) -> None:
+        """Take a chunk out of the order."""
+        position = bisect_left(self.chunks, chunk.virtual_finish, key=_finish)
+        while self.chunks[position] is not chunk:
+            position += 1
+        del self.chunks[position]
+
+    def chunks_of(self, request: Request) -> list[Chunk]:
+        """Return what waits of a request and is not overdue."""
+        first, last = self._places.get(request, (math.inf, -math.inf))
+        begin = bisect_left(self.chunks, first, key=_finish)
+        end = bisect_right(self.chunks, last, key=_finish)
+        return [chunk for chunk in self.chunks[begin:end] if chunk.request is request]
+
+    def ahead_of(self, tokens: int) -> int:
+        """Return how many tokens leave before the last of a request of so many, if it came now."""
+        end = bisect_right(self.chunks, self._virtual_time + tokens, key=_finish)
+        return sum(chunk.tokens for chunk in self.chunks[:end])
+
+
+class FairOrder:
+    """What waits, in a fair order between callers.
+
+    Start-time fair queueing (Goyal, Vin, Cheng 1996): each caller has a start, which grows by what it is
+    served, divided by its weight. The lowest goes first. A caller that had nothing waiting begins where the
+    others are.
+
+    Fair shares alone would let a stream of small requests hold up a large one for as long as the stream lasts.
+    So a request is overdue once the class has been served as many tokens since it came as the queue can hold
+    besides it, at least half the queue. Overdue requests go first: what is accepted waits little longer than a
+    full queue takes.
+
+    Attributes:
+        tokens: of all that waits.
+    """
+
+    def __init__(self, max_tokens: float = math.inf) -> None:
+        self.tokens = 0
+        self._rows = 0
+        self._max_tokens = max_tokens
+        self._flows: dict[str, Flow] = {}
+        self._due: dict[Request, float] = {}
+        self._overdue: list[Chunk] = []
+        self._served = 0
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def __repr__(self) -> str:
+        return f"<FairOrder {self._rows} rows, {self.tokens} tokens>"
+
+    def add(self, request: Request) -> None:
+        """Let the rows of a request wait that are still to be computed."""
+        rows = request.rows
+        if not len(rows):
+            return
+        self._flow(request.caller).add(request, rows)
+        self._due[request] = self._served + max(self._max_tokens / 2, self._max_tokens - request.tokens)
+        self.tokens += request.tokens
+        self._rows += len(rows)
+
+    def put_back(self, chunks: Sequence[Chunk]) -> None:
+        """Let chunks wait again, before all others: they had been served already."""
+        for chunk in chunks:
+            chunk.is_overdue = True
+            self._flow(chunk.request.caller).count(chunk.request, chunk.tokens)
+            self.tokens += chunk.tokens
+            self._rows += len(chunk)
+        self._overdue[:0] = chunks
+
+    def window(self, max_tokens: int, max_rows: int) -> list[Chunk]:
+        """Return the chunks at the head of the fair order, as many as reach one of the bounds.
+
+        All of them want the same outputs as the first.
+        """
+        chunks: list[Chunk] = []
+        for chunk in self._in_order():
+            if chunks and chunk.request.outputs != chunks[0].request.outputs:
+                continue
+            chunks.append(chunk)
+            max_tokens -= chunk.tokens
+            max_rows -= len(chunk)
+            if max_tokens <= 0 or max_rows <= 0:
+                break
+        return chunks
+
+    def take(self, window: Sequence[Chunk], picked: NDArray[np.int64]) -> list[Chunk]:
+        """Take rows out because they are served.
+
+        Args:
+            window: chunks that wait.
+            picked: positions among the rows of all of them together, ascending.
+        """
+        ends = np.cumsum([len(chunk) for chunk in window])
+        counts = np.searchsorted(picked, ends).tolist()
+        taken = []
+        at = begin = 0
+        for chunk, end, count in zip(window, ends.tolist(), counts, strict=True):
+            if count > at:
+                taken.append(self._take(chunk, picked[at:count] - begin))
+            begin, at = end, count
+        self._find_overdue()
+        return taken
+
+    def discard(self, request: Request) -> list[Chunk]:
+        """Take out what still waits of a request, and return it."""
+        flow = self._flows.get(request.caller.key)
+        if flow is None or request not in flow.waiting:
+            return []
+        chunks = flow.chunks_of(request)
+        for chunk in chunks:
+            flow.remove(chunk)
+        chunks += [chunk for chunk in self._overdue if chunk.request is request]
+        self._overdue = [chunk for chunk in self._overdue if chunk.request is not request]
+        for chunk in chunks:
+            flow.forget(chunk)
+            self._count_out(flow, chunk)
+        return chunks
+
+    def clear(self) -> list[Chunk]:
+        """Take everything out and return it."""
+        requests = [request for flow in self._flows.values() for request in flow.waiting]
+        return [chunk for request in requests for chunk in self.discard(request)]
+
+    def ahead_of(self, tokens: int, caller: Caller) -> int:
+        """Return about how many tokens leave before the last of a request of so many, if it came now."""
+        own = self._flows.get(caller.key)
+        ahead = own.ahead_of(tokens) if own else 0
+        for flow in self._flows.values():
+            if flow is not own:
+                ahead += min(flow.tokens, int((ahead + tokens) * flow.weight / caller.weight))
+        return ahead + sum(chunk.tokens for chunk in self._overdue)
+
+    def _in_order(self) -> Iterator[Chunk]:
+        if len(self._flows) == 1:
+            (flow,) = self._flows.values()
+            return chain(self._overdue, flow.chunks)
+        return chain(self._overdue, self._merged())
+
+    def _merged(self) -> Iterator[Chunk]:
+        """Yield the chunks of all callers as their shares would have them leave."""
+        flows = [flow for flow in self._flows.values() if flow.chunks]
+        heads = [(flow.start, number, 0) for number, flow in enumerate(flows)]
+        heapq.heapify(heads)
+        while heads:
+            start, number, position = heapq.heappop(heads)
+            flow = flows[number]
+            chunk = flow.chunks[position]
+            yield chunk
+            if position + 1 < len(flow.chunks):
+                heapq.heappush(heads, (start + chunk.tokens / flow.weight, number, position + 1))
+
+    def _flow(self, caller: Caller) -> Flow:
+        if caller.key not in self._flows:
+            start = min((flow.start for flow in self._flows.values()), default=0.0)
+            self._flows[caller.key] = Flow(caller.weight, start)
+        return self._flows[caller.key]
+
+    def _take(self, chunk: Chunk, positions: NDArray[np.int64]) -> Chunk:
+        """Take all of a chunk, or the rows at some positions, of which the others keep its place."""
+        flow = self._flows[chunk.request.caller.key]
+        taken = chunk
+        if len(positions) == len(chunk):
+            if chunk.is_overdue:
+                self._overdue.remove(chunk)
+            else:
+                flow.remove(chunk)
+        else:
+            taken = chunk.part(positions)
+            chunk.leave_out(positions)
+        self._served += taken.tokens
+        flow.serve(taken)
+        self._count_out(flow, taken)
+        return taken
+
+    def _count_out(self, flow: Flow, chunk: Chunk) -> None:
+        self.tokens -= chunk.tokens
+        self._rows -= len(chunk)
+        if chunk.request not in flow.waiting:
+            self._due.pop(chunk.request, None)
+        if not flow.waiting:
+            self._flows.pop(chunk.request.caller.key, None)
+
+    def _find_overdue(self) -> None:
+        """Move what has become overdue before all that is not. Requests become so in the order they came in."""
+        while self._due:
+            request = next(iter(self._due))
+            if self._due[request] > self._served:
+                return
+            del self._due[request]
+            flow = self._flows[request.caller.key]
+            for chunk in flow.chunks_of(request):
+                flow.remove(chunk)
+                chunk.is_overdue = True
+                self._overdue.append(chunk)

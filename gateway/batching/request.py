@@ -1,0 +1,182 @@
+"""The rows of one call: their token ids, and their results as they arrive."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embeddings_gateway.backends.base import Batch, Column, Output
+from embeddings_gateway.errors import GatewayError
+
+Rows = NDArray[np.int64]
+"""Row numbers of a request, ascending."""
+
+Traffic = Literal["interactive", "bulk"]
+
+
+class Caller(NamedTuple):
+    """Who asks. The queue is fair between callers, by weight, and then between the requests of one.
+
+    Attributes:
+        key: tells callers apart; empty where nobody has a key.
+        weight: a caller of weight 2 gets twice the tokens of one of weight 1, while both wait.
+        traffic: ``bulk`` takes what ``interactive`` requests leave, and at least a small stated share.
+    """
+
+    key: str = ""
+    weight: float = 1.0
+    traffic: Traffic = "interactive"
+
+
+ANONYMOUS = Caller()
+
+
+class Request:
+    """What a call has the model compute. A row is an input, or a window of a long one.
+
+    Belongs to the event loop it was made in. ``done`` is set exactly once: when the last row is settled, when
+    one fails and ``partial`` is false or the fault is not its own, or when it is cancelled because nobody
+    waits any more.
+
+    Args:
+        batch: the token ids of each row.
+        outputs: what is computed of each.
+        deadline: when that is no longer worth while, in monotonic seconds.
+        caller: who asks.
+        errors: row -> why it has no token ids; such a row is settled from the beginning.
+        partial: whether a row that fails by its own fault leaves the others alone.
+        row_inputs: int64 ``[rows]``, the input of each row; ``None`` where each row is one.
+
+    Attributes:
+        errors: row -> why it has no result.
+        tokens: of all rows together.
+        started, finished: monotonic seconds, of the first row's batch and of the last one's end.
+    """
+
+    def __init__(
+        self,
+        batch: Batch,
+        outputs: tuple[Output, ...] = ("dense",),
+        *,
+        deadline: float,
+        caller: Caller = ANONYMOUS,
+        errors: Mapping[int, GatewayError] | None = None,
+        partial: bool = False,
+        row_inputs: NDArray[np.int64] | None = None,
+    ) -> None:
+        self.batch = batch
+        self.outputs = outputs
+        self.deadline = deadline
+        self.caller = caller
+        self.errors: dict[int, GatewayError] = {}
+        self.tokens = batch.tokens
+        self.started: float | None = None
+        self.finished: float | None = None
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._partial = partial
+        self._row_inputs = row_inputs
+        self._is_settled = np.zeros(len(batch), np.bool_)
+        self._open = len(batch)
+        self._fixed: dict[Output, Column] = {}
+        self._pieces: dict[Output, list[tuple[Rows, Column]]] = {}
+        for row, error in (errors or {}).items():
+            self.fail(row, error)
+
+    def __repr__(self) -> str:
+        return f"<Request {len(self.batch)} rows, {self._open} open, {self.tokens} tokens>"
+
+    @property
+    def rows(self) -> Rows:
+        """The rows that are still to be computed."""
+        return np.flatnonzero(~self._is_settled)
+
+    def input_of(self, row: int) -> int:
+        """Return the input that a row is, or is a window of."""
+        return row if self._row_inputs is None else int(self._row_inputs[row])
+
+    def settle(self, rows: Rows, columns: Mapping[Output, Column]) -> None:
+        """Give rows their results; entry ``i`` of each column belongs to ``rows[i]``.
+
+        Raises:
+            ValueError: a row was settled before, which no correct caller does.
+        """
+        self._close(rows)
+        if self.done.done():
+            return
+        for output in self.outputs:
+            column = columns[output]
+            if column.offsets is not None:
+                self._pieces.setdefault(output, []).append((rows, column))
+            elif len(rows) == len(self.batch):
+                self._fixed[output] = column
+            else:
+                self._values(output, column.values.shape[1])[rows] = column.values
+        self._finish_if_last()
+
+    def fail(self, row: int, error: GatewayError) -> None:
+        """Give a row its error."""
+        self._close(np.array([row]))
+        if self.done.done():
+            return
+        self.errors[row] = error
+        if self._partial and error.of_the_input:
+            self._finish_if_last()
+        else:
+            self.done.set_exception(error)
+
+    def fail_open(self, rows: Rows, make_error: Callable[[], GatewayError]) -> None:
+        """Give each of some rows an error of its own, as far as they are not settled."""
+        for row in rows[~self._is_settled[rows]].tolist():
+            self.fail(row, make_error())
+
+    def columns(self) -> dict[Output, Column]:
+        """Return the results of all rows, for a finished request. Dense rows that failed are NaN."""
+        columns: dict[Output, Column] = {}
+        for output in self.outputs:
+            if output in self._pieces:
+                columns[output] = self._joined(self._pieces[output])
+            elif output in self._fixed:
+                columns[output] = self._fixed[output]
+            else:  # every row failed
+                columns[output] = Column(np.empty((len(self.batch), 0), np.float32))
+        return columns
+
+    def seconds(self, since: float) -> tuple[float, float]:
+        """Return how long it waited for its first batch, and then ran; for a finished request."""
+        finished = self.finished or since
+        started = self.started or finished
+        return started - since, finished - started
+
+    def _close(self, rows: Rows) -> None:
+        if self._is_settled[rows].any():
+            raise ValueError("a row is settled twice")
+        self._is_settled[rows] = True
+        self._open -= len(rows)
+
+    def _finish_if_last(self) -> None:
+        if not self._open:
+            self.finished = time.monotonic()
+            self.done.set_result(None)
+
+    def _values(self, output: Output, width: int) -> NDArray[np.float32]:
+        """Return the room for an output of one value row for each row: NaN, which nothing takes for a result."""
+        if output not in self._fixed:
+            self._fixed[output] = Column(np.full((len(self.batch), width), np.nan, np.float32))
+        return self._fixed[output].values
+
+    def _joined(self, pieces: list[tuple[Rows, Column]]) -> Column:
+        """Return the entries of several pieces in the order of their rows; a row that failed has no values."""
+        missing = np.array(sorted(self.errors), np.int64)
+        first = pieces[0][1]
+        blank = Column(
+            np.empty((0, first.values.shape[1]), np.float32),
+            np.zeros(len(missing) + 1, np.int64),
+            None if first.indices is None else np.empty(0, np.int32),
+        )
+        rows = np.concatenate([*(rows for rows, _ in pieces), missing])
+        return Column.concat([*(column for _, column in pieces), blank]).select(np.argsort(rows))
