@@ -1,184 +1,219 @@
-"""Items are run together; those that fail are run apart, until those that fail by themselves are found.
+"""Finds the inputs that an engine fails on, so that all other inputs of their batch get results.
 
-The others get their answers. It is the same whether the worker died, said that it failed, or gave an answer
-that cannot be right, and whether the items are texts for a tokenizer or inputs for a model.
+Items run together. If they fail, they run again in smaller parts, until the items that fail alone are known.
+It does not matter whether the worker crashed, reported a failure or gave an unusable result, nor whether the
+items are texts for a tokenizer or inputs for a model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, TypeVar
+from contextlib import AbstractAsyncContextManager, nullcontext
 
 from embeddings_gateway.log import Logger
-from embeddings_gateway.workers.worker import (
+from embeddings_gateway.workers.engine import (
+    BatchMismatch,
     CallFailed,
-    Mistaken,
+    Engine,
+    InvalidResult,
     OutOfMemory,
-    Worker,
-    WorkerDied,
-    WrongAnswer,
+    Supervised,
+    WorkerCrashed,
+    WorkerGone,
 )
 
-I = TypeVar("I")  # noqa: E741 - an item
-O = TypeVar("O")  # noqa: E741 - its outcome
+SINGLE_RUNS_MAX = 2
+"""An item that fails so many times alone is blamed. One failure may have another cause."""
 
-ALONE_MAX = 2
-"""An item that fails so often by itself is to blame; once might have been somebody else's doing."""
-
-PARTS_AFTER_DEATH = 8
-"""A start costs seconds and a small batch milliseconds: smaller parts find a killer in fewer deaths."""
+PARTS_AFTER_CRASH = 8
+"""A restart takes seconds and a small batch milliseconds: with more parts fewer crashes find the item."""
 
 PARTS = 2
 
-SEARCH_DEATHS_MAX = 16
-"""Workers that a search may cost beside the one it began with: five killers among 64 are found in so many."""
+SEARCH_CRASHES_MAX = 16
+"""Crashes that a search may cause beside the one it began with. They suffice for five items among 64."""
 
 
-class GivenUp(Exception):
-    """The search cost too many workers: who else is to blame is not known, and nobody is blamed for it."""
+class SearchAborted(Exception):
+    """The search caused too many crashes. Items that are still unknown are not blamed."""
 
 
-class Isolation(Generic[I, O]):
-    """A batch of items on a worker, and the search among them if they fail.
+class FaultIsolation:
+    """One batch of items on an engine, and the search for those that fail.
+
+    An engine that is not supervised cannot be checked or replaced. Its crashes never blame an item; they are
+    raised as :class:`WorkerGone`.
 
     Args:
-        worker: which runs them; nobody else uses it during a search.
-        call: runs items; returns for each its outcome, or ``None`` where that is unusable.
-        tell: is told each item with its outcome, with the failure that it alone is to blame for, or that the
-            search was given up before anything was known of it.
-        still: returns those of some items that are still to be run.
-        log: knows the model.
+        engine: runs the items. A search has it to itself.
+        run: runs items and delivers each usable result; returns the items without one.
+        on_failure: gets each item that failed alone, with the failure; and after an aborted search each
+            item that is still pending.
+        pending: returns those of some items that still have to run.
+        log: carries the model's name.
     """
 
     def __init__(
         self,
-        worker: Worker,
-        call: Callable[[Sequence[I]], Awaitable[Sequence[O | None]]],
-        tell: Callable[[I, O | CallFailed | GivenUp], None],
-        still: Callable[[Sequence[I]], Sequence[I]],
+        engine: Engine,
+        run: Callable[[Sequence[int]], Awaitable[Sequence[int]]],
+        on_failure: Callable[[int, CallFailed | SearchAborted], None],
+        pending: Callable[[Sequence[int]], Sequence[int]],
         log: Logger,
     ) -> None:
-        self._worker = worker
-        self._call = call
-        self._tell = tell
-        self._still = still
+        self._run = run
+        self._on_failure = on_failure
+        self._pending = pending
         self._log = log
-        self._by_themselves = False  # since only such answers can be trusted
-        self._deaths = 0
-        self._explained = False
+        self._supervised: Supervised = engine.supervised or _Unsupervised()
+        self._crashes_blame = engine.supervised is not None
+        self._only_alone = False  # after a BatchMismatch only results of single items are trusted
+        self._crashes = 0
+        self._found_killer = False
 
-    async def run(self, items: Sequence[I]) -> None:
-        """Run the items, and tell each what becomes of it.
+    async def run(self, items: Sequence[int]) -> None:
+        """Run the items until each has a result or a failure.
 
         Raises:
-            WorkerLost: there is no worker any more; who was not told yet is not to blame.
+            WorkerGone: the engine is gone. Items that are still pending are not blamed.
         """
-        if not (items := self._still(items)):
+        items = self._pending(items)
+        if len(items) == 0:
             return
         failure = None
         try:
-            items = self._tell_usable(items, await self._call(items))
+            items = await self._call(items)
         except CallFailed as error:
             failure = error
-        if items:
-            self._log.warning("batch failed", inputs=len(items), reason=str(failure or "unusable outcomes"))
+        if len(items):
+            reason = str(failure or "unusable results")
+            self._log.warning("batch failed, searching for the cause", inputs=len(items), reason=reason)
             await self._search(items, failure)
 
-    async def _search(self, items: Sequence[I], failure: CallFailed | None) -> None:
-        """Search the guilty.
+    async def _call(self, items: Sequence[int]) -> Sequence[int]:
+        try:
+            return await self._run(items)
+        except WorkerCrashed as error:
+            if self._crashes_blame:
+                raise
+            raise WorkerGone(str(error)) from error
+
+    async def _search(self, items: Sequence[int], failure: CallFailed | None) -> None:
+        """Find the items that fail alone.
 
         Args:
-            items: those that have no outcome yet.
-            failure: of all of them; ``None`` if each has an unusable outcome of its own.
+            items: those without a usable result.
+            failure: of all items together; ``None`` if each has an unusable result of its own.
         """
-        async with self._worker.alone():
+        async with self._supervised.exclusive():
             try:
                 await self._begin(items, failure)
-            except GivenUp as error:
-                left = self._still(items)
-                self._log.error("search given up", deaths=self._deaths, left=len(left))
-                for item in left:
-                    self._tell(item, error)
+            except SearchAborted as error:
+                unknown = self._pending(items)
+                self._log.error("search aborted", crashes=self._crashes, unknown=len(unknown))
+                for item in unknown:
+                    self._on_failure(item, error)
             else:
-                if self._explained:
-                    self._worker.explained(self._deaths + isinstance(failure, WorkerDied))
+                if self._found_killer:
+                    self._supervised.exonerate(self._crashes + isinstance(failure, WorkerCrashed))
 
-    async def _begin(self, items: Sequence[I], failure: CallFailed | None) -> None:
-        """Begin as the failure suggests; raises as :meth:`run`, and ``GivenUp``."""
-        if not isinstance(failure, WorkerDied):
-            await self._assure()
-        self._by_themselves = isinstance(failure, Mistaken)
-        if failure is None or self._by_themselves:
-            await self._one_by_one(items)
+    async def _begin(self, items: Sequence[int], failure: CallFailed | None) -> None:
+        """Take the first step of the search. There are three cases.
+
+        1. Each item has an unusable result of its own, or results of batches are wrong: run each alone.
+        2. Memory ran out: run smaller parts, the same batch would fail again.
+        3. All failed together: run them together once more, the cause may have been something else.
+
+        A worker that did not crash is verified first: if it fails its self-test, no item is to blame.
+        """
+        if not isinstance(failure, WorkerCrashed):
+            await self._verify_worker()
+        self._only_alone = isinstance(failure, BatchMismatch)
+        if failure is None or self._only_alone:
+            await self._each_alone(items)
         elif len(items) > 1 and isinstance(failure, OutOfMemory):
-            await self._apart(items, failure)
+            await self._split(items, failure)
         else:
-            await self._again(items, chances=1)
+            await self._retry(items, runs=1)
 
-    async def _again(self, items: Sequence[I], chances: int) -> None:
-        """Run the items together up to so many times, and then apart."""
-        while items := self._still(items):
-            if self._deaths > SEARCH_DEATHS_MAX:
-                raise GivenUp
-            if self._by_themselves and len(items) > 1:
-                await self._one_by_one(items)
+    async def _retry(self, items: Sequence[int], runs: int) -> None:
+        """Run the items together at most ``runs`` times; if they still fail, blame a single one or split them.
+
+        Raises:
+            SearchAborted: the search has caused too many crashes.
+        """
+        while len(items := self._pending(items)):  # 1. Nothing is pending: done.
+            # 2. Too many crashes: the rest stays unknown.
+            if self._crashes > SEARCH_CRASHES_MAX:
+                raise SearchAborted
+            # 3. A batch of this search had wrong results: do not run several together.
+            if self._only_alone and len(items) > 1:
+                await self._each_alone(items)
                 return
+            unusable = items
+            failure: CallFailed | None = None
             try:
-                unusable = self._tell_usable(items, await self._call(items))
-            except CallFailed as failure:
-                self._deaths += isinstance(failure, WorkerDied)
-                if isinstance(failure, Mistaken):
-                    self._by_themselves = True
-                    continue
-                chances -= 1
-                if not chances or (len(items) > 1 and isinstance(failure, OutOfMemory)):
-                    await self._apart(items, failure)
-                    return
-            else:
-                if len(items) > 1:
-                    await self._one_by_one(unusable)
-                    return
-                chances -= 1
-                if unusable and not chances:
-                    await self._apart(items, WrongAnswer("an unusable outcome"))
-                if not unusable or not chances:
-                    return
+                unusable = await self._call(items)
+            except CallFailed as error:
+                failure = error
+                self._crashes += isinstance(error, WorkerCrashed)
+                self._only_alone |= isinstance(error, BatchMismatch)
+            # 4. The call succeeded: items without a usable result run alone, if they did not already.
+            if len(unusable) == 0:
+                return
+            if failure is None and len(items) > 1:
+                await self._each_alone(unusable)
+                return
+            # 5. The batch had wrong results: it cannot be split either, the next round takes the third exit.
+            if self._only_alone and len(items) > 1:
+                continue
+            # 6. The items failed too often, or are too large together: one is blamed, several are split.
+            runs -= 1
+            if not runs or (len(items) > 1 and isinstance(failure, OutOfMemory)):
+                await self._split(items, failure or InvalidResult("an unusable result"))
+                return
 
-    async def _one_by_one(self, items: Sequence[I]) -> None:
+    async def _each_alone(self, items: Sequence[int]) -> None:
         for item in items:
-            await self._again([item], ALONE_MAX)
+            await self._retry([item], SINGLE_RUNS_MAX)
 
-    async def _apart(self, items: Sequence[I], failure: CallFailed) -> None:
-        """Blame an item that is by itself; run the parts of more."""
+    async def _split(self, items: Sequence[int], failure: CallFailed) -> None:
+        """Blame a single item for the failure; run several in parts."""
         if len(items) == 1:
-            self._log.warning("input failed by itself", reason=str(failure))
-            self._explained |= isinstance(failure, WorkerDied)
-            self._tell(items[0], failure)
+            self._log.warning("input failed alone", reason=str(failure))
+            self._found_killer |= isinstance(failure, WorkerCrashed)
+            self._on_failure(items[0], failure)
             return
-        parts = PARTS_AFTER_DEATH if isinstance(failure, WorkerDied) else PARTS
-        for part in split(items, parts):
-            await self._again(part, ALONE_MAX if len(part) == 1 else 1)
+        parts = PARTS_AFTER_CRASH if isinstance(failure, WorkerCrashed) else PARTS
+        for part in parts_of(items, parts):
+            await self._retry(part, SINGLE_RUNS_MAX if len(part) == 1 else 1)
 
-    async def _assure(self) -> None:
-        """See to it that the worker is well, so that its failures are the items' doing."""
+    async def _verify_worker(self) -> None:
+        """Make sure that the worker passes its self-test, so that the next failures are the items' own."""
         try:
-            if wrong := await self._worker.check():
-                await self._worker.replace(wrong)
-        except WorkerDied:  # of its self-test: it is started anew as well
+            if problem := await self._supervised.check():
+                await self._supervised.replace(problem)
+        except WorkerCrashed:  # in its self-test: it is restarted, which replaces it as well
             pass
 
-    def _tell_usable(self, items: Sequence[I], outcomes: Sequence[O | None]) -> list[I]:
-        """Tell the items that have an outcome, and return the others."""
-        unusable = []
-        for item, outcome in zip(items, outcomes, strict=True):
-            if outcome is None:
-                unusable.append(item)
-            else:
-                self._tell(item, outcome)
-        return unusable
+
+class _Unsupervised:
+    """Takes the place of what an engine cannot do that runs in no process of ours."""
+
+    def exclusive(self) -> AbstractAsyncContextManager[None]:
+        return nullcontext()
+
+    async def check(self) -> str:
+        return ""
+
+    async def replace(self, reason: str) -> None:
+        """Do nothing: :meth:`check` finds no reason."""
+
+    def exonerate(self, crashes: int) -> None:
+        """Do nothing: no crash is counted."""
 
 
-def split(items: Sequence[I], parts: int) -> list[Sequence[I]]:
-    """Return the items in at most so many parts of nearly equal size, in order."""
+def parts_of(items: Sequence[int], parts: int) -> list[Sequence[int]]:
+    """Return the items in at most ``parts`` parts of nearly equal size, in order."""
     size = -(-len(items) // parts)
     return [items[begin : begin + size] for begin in range(0, len(items), size)]

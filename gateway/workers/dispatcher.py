@@ -1,0 +1,199 @@
+"""The engines of one model: which of them takes the next call, and how many calls each has.
+
+Engines come and go while it runs. All of them have to make the same embedding space.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import get_args
+
+from embeddings_gateway.backends.base import ModelInfo
+from embeddings_gateway.workers.engine import OVER, CallFailed, Engine, MakeEngine, State, WorkerGone
+
+PING_S = 1.0
+STALLED_S = 60.0
+BEST_FIRST: Sequence[State] = get_args(State)
+WORTH_WAITING: Collection[State] = ("ready", "searching", "restarting")
+
+
+class Dispatcher:
+    """All engines of one model. Belongs to one event loop.
+
+    Args:
+        on_change: the first listener, see :meth:`subscribe`.
+
+    Attributes:
+        engines: those that may get a call, in the order in which they were added.
+    """
+
+    def __init__(self, on_change: Callable[[], None] | None = None) -> None:
+        self.engines: list[Engine] = []
+        self._batches: Counter[Engine] = Counter()
+        self._tokenizer_calls: Counter[Engine] = Counter()
+        self._leaving: list[Engine] = []  # removed, but not stopped yet
+        self._started = False
+        self._fingerprint: str | None = None
+        self._listeners = [] if on_change is None else [on_change]
+        self._change = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Dispatcher {self.engines}>"
+
+    @property
+    def info(self) -> ModelInfo | None:
+        """The model's facts, ``None`` until an engine has loaded it for the first time."""
+        return next((engine.info for engine in self.engines if engine.info is not None), None)
+
+    @property
+    def state(self) -> State:
+        """The best state that any engine is in."""
+        states = {engine.state for engine in self.engines}
+        return next((state for state in BEST_FIRST if state in states), "stopped")
+
+    @property
+    def reason(self) -> str:
+        """Why no engine is ready; empty if one is."""
+        if self.ready:
+            return ""
+        return next((engine.reason for engine in self.engines if engine.reason), "the model has no engine")
+
+    @property
+    def ready(self) -> bool:
+        """Whether any engine takes a call now."""
+        return any(engine.ready for engine in self.engines)
+
+    @property
+    def worth_waiting(self) -> bool:
+        """Whether an engine takes a call now or soon."""
+        return any(engine.state in WORTH_WAITING for engine in self.engines)
+
+    @property
+    def over(self) -> bool:
+        """Whether no engine will ever be ready again."""
+        return self.state in OVER
+
+    def subscribe(self, listener: Callable[[], None]) -> None:
+        """Call ``listener`` after every change of an engine's state."""
+        self._listeners.append(listener)
+
+    def add(self, make: MakeEngine) -> Engine:
+        """Add an engine; it is started with the others, or at once if they run already."""
+        engine = make(accepts=self._accepts, on_change=self._changed)
+        self.engines.append(engine)
+        if self._started:
+            engine.start()
+        return engine
+
+    async def remove(self, engine: Engine) -> None:
+        """Give the engine no more calls, wait until its open calls have ended, and stop it."""
+        self.engines.remove(engine)
+        self._leaving.append(engine)
+        self._changed()
+        try:
+            while self._batches[engine] or self._tokenizer_calls[engine]:
+                await self._change.wait()
+        finally:
+            await engine.stop()
+            self._leaving.remove(engine)
+            del self._batches[engine], self._tokenizer_calls[engine]
+
+    def start(self) -> None:
+        """Start all engines; :attr:`state` tells the progress."""
+        self._started = True
+        for engine in self.engines:
+            engine.start()
+
+    async def first_attempt(self) -> None:
+        """Wait until each engine has succeeded or failed to load the model once."""
+        await asyncio.gather(*(engine.first_attempt() for engine in self.engines))
+
+    async def stop(self) -> None:
+        """Stop all engines for good."""
+        self._started = False
+        await asyncio.gather(*(engine.stop() for engine in (*self.engines, *self._leaving)))
+
+    async def unready(self) -> str:
+        """Ping the engines that are ready; return what is wrong with the model, empty if nothing is.
+
+        An engine that is restarting is no problem as long as another one is ready.
+        """
+        ready = [engine for engine in self.engines if engine.ready]
+        if not ready:
+            return self.reason
+        try:
+            async with asyncio.timeout(PING_S):
+                busy = max(await asyncio.gather(*(engine.ping() for engine in ready)))
+        except (TimeoutError, WorkerGone, CallFailed):
+            return f"a worker did not answer within {PING_S:g} s"
+        return f"one batch has been computed for {busy:.0f} s" if busy > STALLED_S else ""
+
+    def free_engine(self, limit: int) -> Engine | None:
+        """Return the ready engine with the fewest batches in flight, if it has fewer than ``limit``."""
+        free = [engine for engine in self.engines if engine.ready and self._batches[engine] < limit]
+        return min(free, key=self.in_flight, default=None)
+
+    def in_flight(self, engine: Engine) -> int:
+        """Return how many batches the engine has."""
+        return self._batches[engine]
+
+    def computing(self, engine: Engine) -> AbstractContextManager[None]:
+        """Count one batch of the engine, from this call to the end of the ``with`` block."""
+        return _Counted(self._batches, engine, self._call_ended)
+
+    async def tokenizing_engine(self) -> Engine:
+        """Return the ready engine with the fewest tokenizer calls; wait for one while that is worthwhile.
+
+        Raises:
+            WorkerGone: no engine will be ready soon.
+        """
+        while not (ready := [engine for engine in self.engines if engine.ready]):
+            if not self.worth_waiting:
+                raise WorkerGone(self.reason)
+            await self._change.wait()
+        return min(ready, key=self._tokenizer_calls.__getitem__)
+
+    def tokenizing(self, engine: Engine) -> AbstractContextManager[None]:
+        """Count one tokenizer call of the engine, from this call to the end of the ``with`` block."""
+        return _Counted(self._tokenizer_calls, engine, self._call_ended)
+
+    def _call_ended(self) -> None:
+        if self._leaving:
+            self._wake()
+
+    def _changed(self) -> None:
+        self._wake()
+        for listener in self._listeners:
+            listener()
+
+    def _wake(self) -> None:
+        self._change.set()
+        self._change = asyncio.Event()
+
+    def _accepts(self, info: ModelInfo) -> bool:
+        """Return whether an engine makes the embedding space that this model began with."""
+        self._fingerprint = self._fingerprint or info.fingerprint
+        return info.fingerprint == self._fingerprint
+
+
+class _Counted(AbstractContextManager[None]):
+    """One call, counted from when this is made until its ``with`` block ends."""
+
+    def __init__(self, counts: Counter[Engine], engine: Engine, on_end: Callable[[], None]) -> None:
+        self._counts = counts
+        self._engine = engine
+        self._on_end = on_end
+        counts[engine] += 1
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._counts[self._engine] -= 1
+        self._on_end()

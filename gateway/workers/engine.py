@@ -1,0 +1,169 @@
+"""What computes a model's batches: the protocol of an engine, its states, its results and its errors.
+
+``local.supervisor`` implements it with a process on this machine. ``dispatcher`` and ``isolation`` know only
+this protocol, so an engine may run anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Literal, NamedTuple, Protocol
+
+from embeddings_gateway.backends.base import Batch, Column, ModelInfo, Output
+
+State = Literal["ready", "searching", "restarting", "loading", "broken", "failed", "stopped"]
+"""Best first.
+
+- ``ready``: it takes calls.
+- ``searching``: only the search for a failing input uses it.
+- ``restarting``: its worker crashed and will soon be back; calls may wait.
+- ``loading``: the model has not been loaded yet.
+- ``broken``: it crashed too often, or its restart takes far too long; calls are refused until it is ready.
+- ``failed``: the model cannot be served.
+- ``stopped``: the gateway stopped it.
+"""
+
+OVER: Collection[State] = ("failed", "stopped")
+"""An engine in such a state will never be ready again."""
+
+HANG_FACTOR = 20.0
+"""A call that takes so many times as long as the measured speed predicts counts as hung."""
+
+
+class WorkerGone(Exception):
+    """No worker can take the call, or it ended before it began the call. The call may be made again."""
+
+
+class CallFailed(Exception):
+    """The call failed, and may be the cause. The engine stays usable, unless it is a :class:`WorkerCrashed`.
+
+    The message never contains a user's text.
+
+    ::
+
+        CallFailed
+        |-- WorkerCrashed           the worker ended while it may have been working on the call
+        |-- OutOfMemory             there was no memory for a call of this size
+        |   `-- CrashedOutOfMemory  the system killed the worker for lack of memory; also a WorkerCrashed
+        `-- InvalidResult           the result does not have the form that was asked for
+            `-- BatchMismatch       the result looks right, but an input gets another one alone
+    """
+
+
+class WorkerCrashed(CallFailed):
+    """The worker ended while it may have been working on the call."""
+
+
+class OutOfMemory(CallFailed):
+    """There was no memory for a call of this size."""
+
+
+class CrashedOutOfMemory(WorkerCrashed, OutOfMemory):
+    """The system killed the worker because memory ran out."""
+
+
+class InvalidResult(CallFailed):
+    """The result does not have the form that was asked for: no part of it can be trusted."""
+
+
+class BatchMismatch(InvalidResult):
+    """The result looks right, but an input gets another one alone. Trust only inputs that run alone."""
+
+
+class EngineResult(NamedTuple):
+    """One column for each output, and how many seconds the engine computed."""
+
+    columns: dict[Output, Column]
+    seconds: float
+
+
+class Supervised(Protocol):
+    """What only an engine in a process of ours offers: ``isolation`` needs it to blame inputs for crashes."""
+
+    def exclusive(self) -> AbstractAsyncContextManager[None]:
+        """Reserve the engine for the caller, once the calls that were made before have ended.
+
+        Inside, calls wait for a worker that is restarting. The engine is not ``ready`` for others.
+        """
+
+    async def check(self) -> str:
+        """Run the self-test again; return what is wrong with the model, empty if nothing is.
+
+        Raises:
+            WorkerGone, WorkerCrashed: the self-test did not end.
+        """
+
+    async def replace(self, reason: str) -> None:
+        """Kill the worker's process and wait until it has ended. Another one is started."""
+
+    def exonerate(self, crashes: int) -> None:
+        """Do not count the last ``crashes`` against the worker: inputs caused them.
+
+        Called once, while the engine is exclusive. Other crashes of that time count when it ends.
+        """
+
+
+class Engine(Protocol):
+    """One replica of a model, somewhere. Belongs to one event loop."""
+
+    @property
+    def info(self) -> ModelInfo | None:
+        """The model's facts, ``None`` until it was loaded for the first time."""
+
+    @property
+    def state(self) -> State:
+        """Its current state."""
+
+    @property
+    def reason(self) -> str:
+        """Why it is not ready; empty if it is."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it takes a call now."""
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Its speed in the self-test; 0 while unknown."""
+
+    @property
+    def supervised(self) -> Supervised | None:
+        """What isolation uses during a search; ``None`` if the engine does not run in a process of ours."""
+
+    def start(self) -> None:
+        """Start loading the model; :attr:`state` tells the progress."""
+
+    async def first_attempt(self) -> None:
+        """Wait until the first attempt to load the model has succeeded or failed."""
+
+    async def stop(self) -> None:
+        """Stop for good. Open calls fail with :class:`WorkerGone`."""
+
+    async def ping(self) -> float:
+        """Return how many seconds the current batch has been computed, 0 if there is none.
+
+        Raises:
+            WorkerGone, CallFailed: there is no answer.
+        """
+
+    async def tokenize(self, texts: Sequence[str], text_pairs: Sequence[str] | None = None) -> Batch:
+        """Return the token ids of each text, or of each pair of texts.
+
+        Raises:
+            WorkerGone, CallFailed: there is no result.
+        """
+
+    async def run(self, batch: Batch, outputs: Sequence[Output], timeout_s: float) -> EngineResult:
+        """Compute these outputs for each input. An engine that takes longer than ``timeout_s`` may be killed.
+
+        Raises:
+            WorkerGone, CallFailed: there is no result.
+        """
+
+
+class MakeEngine(Protocol):
+    """Makes one engine."""
+
+    def __call__(self, *, accepts: Callable[[ModelInfo], bool], on_change: Callable[[], None]) -> Engine:
+        """Return an engine that asks ``accepts`` before it serves and calls ``on_change`` after a change."""
