@@ -1,41 +1,42 @@
-"""The asyncio shell round the planner: jobs in, batches to workers, vectors or errors back to each job.
+"""The asyncio shell round the planner: requests in, batches to engines, results or errors back to each row.
 
-A batch leaves the moment a worker can take it. An idle worker takes what there is; a worker that computes
-takes one more, if it is a full one, so that it never waits for the socket and never commits to a batch that
-could still grow.
+A batch leaves the moment an engine can take it. An idle engine takes what there is. An engine that computes
+takes one more batch, if it is a full one, so that it never waits for the socket and never commits to a batch
+that could still grow.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from operator import itemgetter
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
-from embeddings_gateway.backends.base import ModelInfo
 from embeddings_gateway.batching.admission import Admission
-from embeddings_gateway.batching.job import Job, Request, settle
-from embeddings_gateway.batching.planner import plan
-from embeddings_gateway.batching.poison import Poison
-from embeddings_gateway.batching.queue import Queue
+from embeddings_gateway.batching.fair_order import Chunk
+from embeddings_gateway.batching.quarantine import Quarantine
+from embeddings_gateway.batching.queue import Candidate, Queue
+from embeddings_gateway.batching.request import Request
 from embeddings_gateway.batching.runner import Runner
-from embeddings_gateway.errors import DeadlinePassed, GatewayError
+from embeddings_gateway.config import ServingConfig
+from embeddings_gateway.errors import GatewayError
 from embeddings_gateway.metrics import ModelMetrics
-from embeddings_gateway.workers.worker import Worker
+from embeddings_gateway.workers.dispatcher import Dispatcher
+from embeddings_gateway.workers.engine import Engine
 
-IN_FLIGHT_MAX = 2
+MAX_IN_FLIGHT = 2
 
 
 class Batcher:
-    """Runs the jobs of one model on its workers. Belongs to one event loop.
+    """Runs the rows of one model on its engines. Belongs to one event loop.
 
     Args:
         model: its name, for the log.
-        workers: its replicas.
-        queue_tokens_max: tokens that may wait.
+        dispatcher: its engines.
+        serving: how large the queue may be, the share of bulk requests, and how often a batch is audited.
         metrics: where batches are counted.
-        poison: where inputs that end a worker are remembered.
-        audit_every: how many batches there are for each of which a part is computed again; 0 is none.
+        quarantine: where inputs that crash a worker are remembered.
+        unavailable: returns the error of what would wait for engines that are not coming.
 
     Attributes:
         admission: what may wait.
@@ -44,114 +45,122 @@ class Batcher:
     def __init__(
         self,
         model: str,
-        workers: Sequence[Worker],
-        queue_tokens_max: int,
+        dispatcher: Dispatcher,
+        serving: ServingConfig,
         metrics: ModelMetrics,
-        poison: Poison,
-        *,
-        audit_every: int = 0,
+        quarantine: Quarantine,
+        unavailable: Callable[[], GatewayError],
     ) -> None:
+        self._dispatcher = dispatcher
         self._metrics = metrics
-        self._queue = Queue(queue_tokens_max)
-        self._runner = Runner(model, poison, audit_every)
-        self._in_flight: dict[Worker, int] = dict.fromkeys(workers, 0)
+        self._unavailable = unavailable
+        self._queue = Queue(serving.max_queue_tokens, serving.min_bulk_share)
+        self._runner = Runner(model, quarantine, serving.audit_every)
+        self._computes_bulk: set[Engine] = set()
         self._runs: set[asyncio.Task[None]] = set()
-        self._refusal: Callable[[], GatewayError] | None = None
-        self._stepping = False
-        self.admission = Admission(self._queue, self._runner.capacity, len(workers), queue_tokens_max)
+        self._step_is_due = False
+        self.admission = Admission(self._queue, self._runner.capacity, lambda: len(dispatcher.engines))
+        dispatcher.subscribe(self._engines_changed)
         metrics.watch_queue(lambda: len(self._queue), lambda: self._queue.tokens)
 
     def __repr__(self) -> str:
-        return f"<Batcher {len(self._queue)} jobs, {self._queue.tokens} tokens, {self._running} running>"
+        return f"<Batcher {len(self._queue)} rows, {self._queue.tokens} tokens, {len(self._runs)} running>"
 
     @property
     def idle(self) -> bool:
         """Whether nothing waits and nothing runs."""
-        return not len(self._queue) and not self._running
+        return not len(self._queue) and not self._runs
 
-    @property
-    def _running(self) -> int:
-        return sum(self._in_flight.values())
-
-    def admit(self, request: Request) -> None:
-        """Queue all jobs of the request, or none.
+    def enqueue(self, request: Request) -> None:
+        """Let the rows of a request wait for an engine.
 
         Raises:
-            Overloaded: the queue cannot take them.
-            DeadlinePassed: they could not be done in time.
-            ModelUnavailable: there is no worker to wait for.
+            GatewayError: no engine is coming.
         """
-        if self._refusal is not None:
-            raise self._refusal()
-        self.admission.check(request.tokens, request.deadline - time.monotonic())
+        if not self._dispatcher.worth_waiting:
+            raise self._unavailable()
         self._queue.add(request)
-        if not self._stepping:  # one step for all requests of this turn of the loop: they may share a batch
-            self._stepping = True
+        if not self._step_is_due:  # one step for all requests of this turn of the loop: they may share a batch
+            self._step_is_due = True
             asyncio.get_running_loop().call_soon(self.step)
 
-    def discard(self, request: Request) -> None:
-        """Forget the jobs of a request that still wait: nobody waits for them any more."""
-        self._queue.forget(request)
+    async def finished(self, request: Request) -> None:
+        """Wait until the last row of a request is settled; whoever leaves earlier takes its rows along.
+
+        Raises:
+            GatewayError: it failed.
+        """
+        try:
+            await request.done
+        finally:
+            request.done.cancel()
+            self._queue.discard(request)
 
     def step(self) -> None:
-        """Take, plan, run: give a batch to every worker that can take one. Called when something changed."""
-        self._stepping = False
-        while len(self._queue) and (free := self._free_worker()) is not None:
-            worker, info = free
-            planned = plan(self._queue, self._runner.limits(info), time.monotonic())
-            self._drop(planned.drop)
-            if not planned.run or (self._in_flight[worker] and not planned.full):
-                break
-            self._queue.take(planned.run)
-            for job in planned.overtaken:
-                job.overtaken += 1
-            self._start(worker, planned.run)
+        """Take, plan, run: give a batch to every engine that can take one. Called when something changed."""
+        self._step_is_due = False
+        while len(self._queue) and (engine := self._dispatcher.free_engine(MAX_IN_FLIGHT)) is not None:
+            batch = self._next_batch(engine)
+            if batch is None:
+                return
+            self._start(engine, batch)
 
-    def wait(self) -> None:
-        """Let jobs wait for a worker, from now on."""
-        self._refusal = None
-        self.step()
+    def _next_batch(self, engine: Engine) -> Candidate | None:
+        """Take the next batch for an engine. There are three cases.
 
-    def refuse(self, make: Callable[[], GatewayError]) -> None:
-        """Settle everything that waits, or would have to from now on, with an error of its own."""
-        self._refusal = make
-        settle(self._queue.clear(), make)
+        1. The engine is idle: the class whose turn it is, whatever there is.
+        2. It computes interactive rows: another interactive batch, if it is a full one, and it is not the turn
+           of bulk rows.
+        3. It computes bulk rows: interactive rows, which go next whatever there is of them. Bulk rows wait, so
+           that an interactive row never waits for more than one bulk batch.
+        """
+        info = engine.info
+        if info is None:
+            return None
+        limits = self._runner.limits(info)
+        if not self._dispatcher.in_flight(engine):
+            return self._queue.take(self._queue.next_traffic, limits)
+        if engine in self._computes_bulk:
+            return self._queue.take("interactive", limits)
+        if self._queue.next_traffic == "bulk":
+            return None
+        return self._queue.take("interactive", limits, only_full=True)
 
-    def _free_worker(self) -> tuple[Worker, ModelInfo] | None:
-        """Return the least busy worker that can take a batch, with the facts of its model."""
-        free = [
-            (batches, worker, worker.info)
-            for worker, batches in self._in_flight.items()
-            if worker.ready and batches < IN_FLIGHT_MAX
-        ]
-        _, worker, info = min(free, key=itemgetter(0), default=(0, None, None))
-        return None if worker is None or info is None else (worker, info)
-
-    def _drop(self, jobs: Sequence[Job]) -> None:
-        self._queue.drop(jobs)
-        settle(jobs, DeadlinePassed)
-
-    def _start(self, worker: Worker, jobs: list[Job]) -> None:
-        self._in_flight[worker] += 1
-        self._metrics.batch_inputs.observe(len(jobs))
-        self._metrics.batch_tokens.observe(sum(job.tokens for job in jobs))
-        began = time.monotonic()
-        for job in jobs:
-            job.owner.began = job.owner.began or began
-        run = asyncio.get_running_loop().create_task(self._run(worker, jobs))
+    def _start(self, engine: Engine, batch: Candidate) -> None:
+        self._metrics.batch_inputs.observe(sum(map(len, batch.chunks)))
+        self._metrics.batch_tokens.observe(sum(chunk.tokens for chunk in batch.chunks))
+        now = time.monotonic()
+        for chunk in batch.chunks:
+            chunk.request.started = chunk.request.started or now
+        if batch.traffic == "bulk":
+            self._computes_bulk.add(engine)
+        counted = self._dispatcher.computing(engine)
+        run = asyncio.get_running_loop().create_task(self._run(engine, batch, counted))
         self._runs.add(run)
         run.add_done_callback(self._runs.discard)
 
-    async def _run(self, worker: Worker, jobs: list[Job]) -> None:
+    async def _run(
+        self, engine: Engine, batch: Candidate, counted: AbstractContextManager[None]
+    ) -> None:
         """Run and settle; what was lost by no fault of its own waits again."""
-        try:
-            self._put_back(await self._runner.run(worker, jobs))
-        finally:
-            self._in_flight[worker] -= 1
+        with counted:
+            lost = await self._runner.run(engine, batch.chunks)
+        if batch.traffic == "bulk":
+            self._computes_bulk.discard(engine)
+        if self._dispatcher.worth_waiting:
+            self._queue.put_back(lost)
+        else:
+            self._refuse(lost)
         self.step()
 
-    def _put_back(self, jobs: Sequence[Job]) -> None:
-        if self._refusal is not None:
-            settle(jobs, self._refusal)
+    def _engines_changed(self) -> None:
+        if self._dispatcher.worth_waiting:
+            self.step()
         else:
-            self._queue.put_back(jobs)
+            self._refuse(self._queue.clear())
+
+    def _refuse(self, chunks: list[Chunk]) -> None:
+        for chunk in chunks:
+            chunk.request.fail_open(chunk.rows, self._unavailable)
+
+

@@ -1,141 +1,228 @@
-"""Runs a batch on a worker, and gives each of its jobs what it gets."""
+"""Runs a batch on an engine, and gives each of its rows a result or an error of its own."""
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Sequence
 from functools import partial
 
-from embeddings_gateway.backends.base import ModelInfo
-from embeddings_gateway.batching.audit import Audit, alike
-from embeddings_gateway.batching.budget import Budget
-from embeddings_gateway.batching.job import Job, settle
-from embeddings_gateway.batching.outcome import Outcome, outcomes
+import numpy as np
+
+from embeddings_gateway.backends.base import Batch, ModelInfo, Output
+from embeddings_gateway.batching import checks
+from embeddings_gateway.batching.fair_order import Chunk
 from embeddings_gateway.batching.planner import Limits, cost
-from embeddings_gateway.batching.poison import Poison
-from embeddings_gateway.batching.speed import Speed
+from embeddings_gateway.batching.quarantine import Quarantine
+from embeddings_gateway.batching.request import Rows
+from embeddings_gateway.batching.speed import MemoryLimit, Speed
 from embeddings_gateway.errors import GatewayError, InputFailed, InternalError, ModelUnavailable
 from embeddings_gateway.log import get_logger
-from embeddings_gateway.workers.isolation import GivenUp, Isolation
-from embeddings_gateway.workers.worker import (
+from embeddings_gateway.workers.engine import (
+    BatchMismatch,
     CallFailed,
-    Mistaken,
+    Engine,
+    EngineResult,
     OutOfMemory,
-    Worker,
-    WorkerDied,
-    WorkerLost,
+    WorkerCrashed,
+    WorkerGone,
 )
+from embeddings_gateway.workers.isolation import FaultIsolation, SearchAborted
 
-RETRY_GIVEN_UP_S = 5
+RETRY_ABORTED_S = 5
+
+
+class RunningBatch:
+    """The rows of a batch, as items 0, 1, ... of one flat batch.
+
+    Attributes:
+        batch: the token ids of all items.
+        outputs: what is computed of each.
+        open: bool ``[items]``, which items have neither a result nor an error yet.
+    """
+
+    def __init__(self, chunks: Sequence[Chunk]) -> None:
+        self.chunks = chunks
+        self.outputs: tuple[Output, ...] = chunks[0].request.outputs
+        parts = [chunk.request.batch.select(chunk.rows) for chunk in chunks]
+        self.batch = parts[0] if len(parts) == 1 else Batch.concat(parts)
+        self._ends = np.cumsum([len(chunk) for chunk in chunks])
+        self.open = np.ones(len(self.batch), np.bool_)
+
+    def __len__(self) -> int:
+        return len(self.batch)
+
+    def settle(self, items: Rows, result: EngineResult) -> None:
+        """Give items their results; entry ``i`` of each column belongs to ``items[i]``."""
+        self.open[items] = False
+        begin = first = 0
+        lasts = self._ends if len(items) == len(self) else np.searchsorted(items, self._ends)
+        for chunk, end, last in zip(self.chunks, self._ends.tolist(), lasts.tolist(), strict=True):
+            if last > first:
+                rows = chunk.rows if last - first == len(chunk) else chunk.rows[items[first:last] - begin]
+                columns = {output: column.part(first, last) for output, column in result.columns.items()}
+                chunk.request.settle(rows, columns)
+            begin, first = end, last
+
+    def fail(self, item: int, error: GatewayError) -> None:
+        """Give an item its error."""
+        chunk, position = self._place(item)
+        self.open[item] = False
+        row = int(chunk.rows[position])
+        param = f"input[{chunk.request.input_of(row)}]" if error.of_the_input else error.param
+        chunk.request.fail(row, error if param is None else error.about(param))
+
+    def still_open(self) -> list[Chunk]:
+        """Return the rows that have neither a result nor an error, and that somebody waits for."""
+        chunks = []
+        begin = 0
+        for chunk, end in zip(self.chunks, self._ends.tolist(), strict=True):
+            positions = np.flatnonzero(self.open[begin:end])
+            if len(positions) and not chunk.request.done.done():
+                chunks.append(chunk.part(positions))
+            begin = end
+        return chunks
+
+    def _place(self, item: int) -> tuple[Chunk, int]:
+        number = int(np.searchsorted(self._ends, item, side="right"))
+        begin = int(self._ends[number - 1]) if number else 0
+        return self.chunks[number], item - begin
 
 
 class Runner:
-    """What becomes of batches on workers, and what is learned of a model by it.
+    """Runs batches on engines, and learns of a model by it.
 
     Args:
         model: its name, for the log.
-        poison: where inputs that end a worker are remembered.
-        audit_every: how many batches there are for each of which a part is computed again; 0 is none.
+        quarantine: where inputs that crash a worker are remembered.
+        audit_every: how many batches there are for each of which one input is computed again; 0 is none.
 
     Attributes:
-        speed: how fast a worker is, whatever is asked of it.
+        speed: how fast an engine is, whatever is asked of it.
         capacity: how fast it is in large batches, when much is asked of it.
     """
 
-    def __init__(self, model: str, poison: Poison, audit_every: int) -> None:
+    def __init__(self, model: str, quarantine: Quarantine, audit_every: int) -> None:
         self.speed = Speed()
         self.capacity = Speed()
-        self._log = get_logger().bind(model=model, work="embed")
-        self._poison = poison
-        self._budget = Budget()
-        self._audit = Audit(audit_every)
+        self._log = get_logger().bind(model=model, work="run")
+        self._quarantine = quarantine
+        self._memory = MemoryLimit()
+        self._audit_every = audit_every
+        self._unaudited = 0
 
     def limits(self, info: ModelInfo) -> Limits:
         """Return what a batch may be, for a model of these facts."""
-        return Limits(info.cost, self._budget.within(info.batch_tokens), info.batch_inputs)
+        return Limits(info.cost, self._memory.cap(info.max_batch_tokens), info.max_batch_inputs)
 
-    async def run(self, worker: Worker, jobs: Sequence[Job]) -> list[Job]:
-        """Run a batch and settle its jobs; a failure is searched for the guilty.
+    async def run(self, engine: Engine, chunks: Sequence[Chunk]) -> list[Chunk]:
+        """Run a batch and settle its rows; after a failure the inputs at fault are searched for.
 
         Returns:
-            Those that were lost with the worker, by no fault of theirs, and that somebody waits for.
+            The rows that were lost with the worker, by no fault of theirs, and that somebody waits for.
         """
-        left = dict.fromkeys(jobs)
-
-        def tell(job: Job, answer: Outcome | CallFailed | GivenUp) -> None:
-            del left[job]
-            found = self._error(job, answer) if isinstance(answer, Exception) else answer
-            job.owner.settle(job.index, found)
-
-        def still(jobs: Sequence[Job]) -> Sequence[Job]:
-            for job in jobs if len(self._poison) else ():
-                # another one like it has ended a worker
-                if job in left and job.ids.tobytes() in self._poison:
-                    tell(job, CallFailed("it is known to end a worker"))
-            return [job for job in jobs if job in left]
-
+        running = RunningBatch(chunks)
+        isolation = FaultIsolation(
+            engine,
+            partial(self._run, engine, running),
+            partial(self._fail, running),
+            partial(self._pending, running),
+            self._log,
+        )
         try:
-            if not worker.ready:  # any more
-                raise WorkerLost
-            await Isolation(worker, partial(self._call, worker), tell, still, self._log).run(jobs)
-        except WorkerLost:
-            return [job for job in left if not job.gone]
+            if not engine.ready:  # any more
+                raise WorkerGone
+            await isolation.run(range(len(running)))
+        except WorkerGone:
+            return running.still_open()
         except Exception:
-            self._log.exception("batch failed", inputs=len(jobs))
-            settle(left, InternalError)
+            self._log.exception("batch failed", inputs=len(running))
+            for item in np.flatnonzero(running.open).tolist():
+                running.fail(item, InternalError())
         return []
 
-    async def _call(self, worker: Worker, jobs: Sequence[Job]) -> Sequence[Outcome | None]:
-        """Have a worker compute a batch; return the vector of each, ``None`` where it is unusable."""
-        info = worker.info
+    async def _run(self, engine: Engine, running: RunningBatch, items: Sequence[int]) -> Sequence[int]:
+        """Have an engine compute items, settle those with a usable result, and return the others."""
+        info = engine.info
         if info is None:
-            raise WorkerLost
+            raise WorkerGone
+        rows = np.asarray(items, np.int64)
+        batch = running.batch if len(rows) == len(running) else running.batch.select(rows)
         limits = self.limits(info)
-        price = cost(jobs, limits)
+        price = cost(batch.lengths, limits)
+        timeout_s = self.speed.timeout_s(price, engine.tokens_per_s)
         try:
-            seconds_max = self.speed.seconds_max(price, worker.tokens_per_s)
-            timed = await worker.embed([job.ids for job in jobs], seconds_max)
+            result = await engine.run(batch, running.outputs, timeout_s)
         except OutOfMemory:
-            if len(jobs) > 1:
-                self._budget.exhausted(price)
+            if len(batch) > 1:
+                self._memory.exceeded(price)
             raise
-        found = outcomes(timed.vectors, len(jobs), info)
-        await self._look_again(worker, info, jobs, found)
-        self._budget.sufficed(price)
-        tokens = sum(job.tokens for job in jobs)
-        now = time.monotonic()
-        self.speed.observe(tokens, timed.seconds, now)
-        if 2 * price >= limits.batch_tokens or len(jobs) == limits.batch_inputs:
-            self.capacity.observe(tokens, timed.seconds, now)
-        return found
+        is_usable = checks.usable(result.columns, len(batch), running.outputs, info)
+        await self._audit(engine, info, batch, result, is_usable)
+        self._learn(batch, price, limits, result.seconds)
+        if is_usable.all():
+            running.settle(rows, result)
+            return ()
+        good = np.flatnonzero(is_usable)
+        columns = {output: column.select(good) for output, column in result.columns.items()}
+        running.settle(rows[good], EngineResult(columns, result.seconds))
+        unusable: list[int] = rows[~is_usable].tolist()
+        return unusable
 
-    async def _look_again(
-        self, worker: Worker, info: ModelInfo, jobs: Sequence[Job], rows: Sequence[Outcome | None]
+    def _learn(self, batch: Batch, price: int, limits: Limits, seconds: float) -> None:
+        now = time.monotonic()
+        self._memory.sufficed(price)
+        self.speed.observe(batch.tokens, seconds, now)
+        if 2 * price >= limits.max_tokens or len(batch) == limits.max_inputs:
+            self.capacity.observe(batch.tokens, seconds, now)
+
+    async def _audit(
+        self, engine: Engine, info: ModelInfo, batch: Batch, result: EngineResult, is_usable: checks.Mask
     ) -> None:
-        """Compute one of them again, now and then.
+        """Compute one input of a batch again, alone, now and then.
 
         Raises:
-            Mistaken: it has another vector by itself.
+            BatchMismatch: it has another result alone.
         """
-        place = self._audit.choose(rows)
-        if place is None:
+        if not self._audit_every or len(batch) < 2 or not is_usable.any():
             return
-        job, row = jobs[place], rows[place]
-        alone = await worker.embed([job.ids], self.speed.seconds_max(job.tokens, worker.tokens_per_s))
-        (again,) = outcomes(alone.vectors, 1, info)
-        if row is None or again is None or not alike(row, again, info):
-            raise Mistaken("an input has another vector by itself")
+        self._unaudited = (self._unaudited + 1) % self._audit_every
+        if self._unaudited:
+            return
+        chosen = np.array([random.choice(np.flatnonzero(is_usable).tolist())])  # noqa: S311 - a sample, no secret
+        single = batch.select(chosen)
+        outputs: tuple[Output, ...] = tuple(result.columns)
+        alone = await engine.run(single, outputs, self.speed.timeout_s(single.tokens, engine.tokens_per_s))
+        in_batch = {output: column.select(chosen) for output, column in result.columns.items()}
+        if not checks.usable(alone.columns, 1, outputs, info).all() or not checks.same(
+            in_batch, alone.columns, info
+        ):
+            raise BatchMismatch("an input has another result alone")
 
-    def _error(self, job: Job, failure: CallFailed | GivenUp) -> GatewayError:
-        """Return the error of an input that has no vector; one that ended a worker is remembered."""
-        if isinstance(failure, GivenUp):
-            return given_up()
-        # memory may have been short because of somebody else
-        if isinstance(failure, WorkerDied) and not isinstance(failure, OutOfMemory):
-            self._poison.add(job.ids.tobytes())
-        return InputFailed("The model fails on this input.", f"input[{job.place}]")
+    def _pending(self, running: RunningBatch, items: Sequence[int]) -> Sequence[int]:
+        """Return the items that are still open, after failing those that are known to crash a worker."""
+        if len(self._quarantine):
+            for item in items:
+                if running.open[item] and self._content(running, item) in self._quarantine:
+                    running.fail(item, InputFailed("The model fails on this input."))
+        if running.open.all() and len(items) == len(running):
+            return items
+        return [item for item in items if running.open[item]]
+
+    def _fail(self, running: RunningBatch, item: int, failure: CallFailed | SearchAborted) -> None:
+        """Give an item its error; an input that crashed a worker is remembered."""
+        if isinstance(failure, SearchAborted):
+            running.fail(item, search_aborted())
+            return
+        # Memory may have been short because of something else.
+        if isinstance(failure, WorkerCrashed) and not isinstance(failure, OutOfMemory):
+            self._quarantine.add(self._content(running, item))
+        running.fail(item, InputFailed("The model fails on this input."))
+
+    def _content(self, running: RunningBatch, item: int) -> bytes:
+        return running.batch.select(np.array([item])).ids.tobytes()
 
 
-def given_up() -> ModelUnavailable:
-    """Return the error of an input beside which too many others ended workers."""
-    return ModelUnavailable("The model's workers died too often.", "model", RETRY_GIVEN_UP_S)
+def search_aborted() -> ModelUnavailable:
+    """Return the error of an input beside which too many others crashed workers."""
+    return ModelUnavailable("The model's workers died too often.", "model", RETRY_ABORTED_S)

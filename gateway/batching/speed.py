@@ -1,16 +1,21 @@
-"""PURE: how fast a model is, from the batches that it has computed."""
+"""PURE: what is learned of a model from its batches: how fast it is, and how large a batch fits into memory."""
 
 from __future__ import annotations
 
 import math
 
-from embeddings_gateway.workers.vigil import HANG_FACTOR
+from embeddings_gateway.workers.engine import HANG_FACTOR
 
-MEMORY = 0.9
+DECAY = 0.9
+
+RECOVERY = 1.02
+"""By so much the limit grows with each batch that used most of it: doubled after 35 of them."""
+
+MOST = 0.75
 
 
 class Speed:
-    """Tokens a second of one worker, as a moving average over batches.
+    """Tokens a second of one engine, as a moving average over batches.
 
     Attributes:
         tokens_per_s: 0 while nothing is known.
@@ -25,14 +30,37 @@ class Speed:
         """Note a batch at the time ``now``."""
         self.known_at = now
         speed = tokens / max(seconds, 1e-6)
-        self.tokens_per_s = MEMORY * (self.tokens_per_s or speed) + (1 - MEMORY) * speed
+        self.tokens_per_s = DECAY * (self.tokens_per_s or speed) + (1 - DECAY) * speed
 
-    def seconds_max(self, tokens: int, guess: float) -> float:
-        """Return after how many seconds a batch has to be taken for hung.
+    def timeout_s(self, tokens: int, guess: float) -> float:
+        """Return after how many seconds a batch counts as hung.
 
         Args:
             tokens: its cost.
-            guess: tokens a second, for a model that has computed nothing yet; 0 if nobody knows.
+            guess: tokens a second, for a model that has computed nothing yet; 0 if unknown.
         """
         speed = self.tokens_per_s or guess
         return HANG_FACTOR * tokens / speed if speed else 0.0
+
+
+class MemoryLimit:
+    """A bound on the cost of a batch, in tokens. There is none until memory runs out."""
+
+    def __init__(self) -> None:
+        self._tokens = math.inf
+
+    def cap(self, max_batch_tokens: int) -> int:
+        """Return the largest cost of a batch, where the backend states one of ``max_batch_tokens``."""
+        if self._tokens >= max_batch_tokens:
+            self._tokens = math.inf
+            return max_batch_tokens
+        return int(self._tokens)
+
+    def exceeded(self, cost: int) -> None:
+        """Note that memory ran out on a batch of this cost."""
+        self._tokens = max(1, min(self._tokens, cost // 2))
+
+    def sufficed(self, cost: int) -> None:
+        """Note that there was memory for a batch of this cost."""
+        if cost >= MOST * self._tokens:
+            self._tokens = self._tokens * RECOVERY + 1

@@ -1,1 +1,1 @@
-"""Served models: what is asked of one, made ready for it, and answered."""
+"""Served models: what is asked of one, made ready for it, computed, and answered."""

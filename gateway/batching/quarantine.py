@@ -1,4 +1,4 @@
-"""Inputs that ended a worker, remembered for a while, so that sending one again costs no other."""
+"""Inputs that crashed a worker, remembered for a while: sending one again crashes no other worker."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 REMEMBERED_S = 600.0
-REMEMBERED_MAX = 4096
+MAX_REMEMBERED = 4096
 
 
-class Poison:
-    """Which inputs are known to end a worker. Nothing of them is kept but a keyed hash.
+class Quarantine:
+    """The inputs that are known to crash a worker. Only a keyed hash of each is kept.
 
     Args:
         clock: seconds, never going back.
@@ -32,7 +32,7 @@ class Poison:
         digest = self._digest(content)
         self._until[digest] = self._clock() + REMEMBERED_S
         self._until.move_to_end(digest)
-        if len(self._until) > REMEMBERED_MAX:
+        if len(self._until) > MAX_REMEMBERED:
             self._until.popitem(last=False)
 
     def __contains__(self, content: bytes) -> bool:

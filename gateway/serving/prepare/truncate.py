@@ -9,22 +9,21 @@ import numpy as np
 
 from embeddings_gateway.backends.base import ModelInfo, TokenIds
 from embeddings_gateway.config import Truncate
-from embeddings_gateway.errors import ContextLengthExceeded, GatewayError, InvalidRequest, InvalidTokenIds
+from embeddings_gateway.errors import ContextLengthExceeded, InvalidTokenIds
 
 
-class Fitted(NamedTuple):
-    """An input as the model takes it.
+class Truncated(NamedTuple):
+    """An input that was too long, as the model takes it.
 
     Attributes:
-        windows: its ids, or why it has none; several where it is longer than the model, each with the special
-            tokens.
+        windows: its ids: one window that was cut, or several that hold all of it, each with the special tokens.
         text_tokens: of each window, what is neither special nor a prompt.
-        truncated: whether something of it was cut away.
+        was_cut: whether something of it was cut away.
     """
 
-    windows: Sequence[TokenIds | GatewayError]
+    windows: Sequence[TokenIds]
     text_tokens: Sequence[int]
-    truncated: bool
+    was_cut: bool
 
 
 def native(ids: Sequence[int], info: ModelInfo) -> TokenIds | InvalidTokenIds:
@@ -37,40 +36,32 @@ def native(ids: Sequence[int], info: ModelInfo) -> TokenIds | InvalidTokenIds:
     return np.array([*before, *ids, *after], dtype=np.int32)
 
 
-def fit(ids: TokenIds, info: ModelInfo, truncate: Truncate, where: str, kept: int = 0) -> Fitted:
-    """Return ids no longer than the model takes; what is cut, or spread over windows, is text alone.
+def truncate(ids: TokenIds, info: ModelInfo, policy: Truncate, param: str, kept: int = 0) -> Truncated:
+    """Return ids no longer than the model takes. What is cut, or spread over windows, is text alone.
 
     Args:
-        ids: of one input, special tokens included.
+        ids: of one input that is too long, special tokens included.
         info: the model's facts.
-        truncate: ``right`` cuts the end of the text, ``left`` its beginning, ``mean`` makes windows of it,
+        policy: ``right`` cuts the end of the text, ``left`` its beginning, ``mean`` makes windows of it,
             ``error`` refuses.
-        where: the input's name in an error.
+        param: the input's name in an error.
         kept: how many ids at the beginning are special or a prompt; at least the special ones are.
 
     Raises:
-        ContextLengthExceeded: too long, and ``truncate`` is ``error``, or there is no room beside the prompt.
-        InvalidRequest: a vocabulary may have no token for a blank, and a model fewer tokens than its
-            tokenizer.
+        ContextLengthExceeded: ``policy`` is ``error``, or there is no room beside the prompt.
     """
-    if len(ids) == 0:
-        raise InvalidRequest("The model has no token for this input.", where)
-    if int(ids.max()) >= info.vocabulary_size:
-        raise InvalidRequest("The model has no vector for a token of this input.", where)
-    if len(ids) <= info.max_tokens:
-        return Fitted((ids,), (len(ids),), False)
-    if truncate == "error":
+    if policy == "error":
         # It begins as OpenAI's message does, by which LiteLLM and others know this error from all others.
         raise ContextLengthExceeded(
             f"This model's maximum context length is {info.max_tokens} tokens, this input has {len(ids)}. "
             "Send a shorter one, or set truncate to right, left or mean.",
-            where,
+            param,
         )
     begin, end = max(kept, len(info.prefix)), len(ids) - len(info.suffix)
     room = info.max_tokens - begin - len(info.suffix)
     if room <= 0:
-        raise ContextLengthExceeded("The model's prompt leaves no room for a text.", where)
-    match truncate:
+        raise ContextLengthExceeded("The model's prompt leaves no room for a text.", param)
+    match policy:
         case "right":
             parts = [ids[begin : begin + room]]
         case "left":
@@ -78,4 +69,4 @@ def fit(ids: TokenIds, info: ModelInfo, truncate: Truncate, where: str, kept: in
         case "mean":
             parts = [ids[at : min(at + room, end)] for at in range(begin, end, room)]
     windows = [np.concatenate([ids[:begin], part, ids[end:]]) for part in parts]
-    return Fitted(windows, [len(part) for part in parts], truncate != "mean")
+    return Truncated(windows, [len(part) for part in parts], policy != "mean")
