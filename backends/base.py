@@ -88,8 +88,17 @@ class Batch:
         ends = np.cumsum(self.lengths).tolist()
         return [self.ids[end - length : end] for end, length in zip(ends, self.lengths.tolist(), strict=True)]
 
+    def part(self, begin: int, end: int) -> Batch:
+        """Return the inputs from ``begin`` to ``end``, as views."""
+        first = int(self.lengths[:begin].sum())
+        last = first + int(self.lengths[begin:end].sum())
+        segments = None if self.segments is None else self.segments[first:last]
+        return Batch(self.ids[first:last], self.lengths[begin:end], segments)
+
     def select(self, rows: NDArray[np.int64]) -> Batch:
         """Return the inputs of these indices, in this order; an index may occur several times."""
+        if len(rows) == len(self) == 1:
+            return self
         tokens = _ranges(self.offsets(), rows)
         segments = None if self.segments is None else self.segments[tokens]
         return Batch(self.ids[tokens], self.lengths[rows], segments)
@@ -126,6 +135,15 @@ class Column:
 
     def __len__(self) -> int:
         return len(self.values) if self.offsets is None else len(self.offsets) - 1
+
+    def part(self, begin: int, end: int) -> Column:
+        """Return the inputs from ``begin`` to ``end``, as views."""
+        if self.offsets is None:
+            return Column(self.values[begin:end])
+        offsets = self.offsets[begin : end + 1]
+        first, last = int(offsets[0]), int(offsets[-1])
+        indices = None if self.indices is None else self.indices[first:last]
+        return Column(self.values[first:last], offsets - first, indices)
 
     def select(self, inputs: NDArray[np.int64]) -> Column:
         """Return the rows of these inputs, in this order; an input may occur several times."""

@@ -12,11 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embeddings_gateway.backends.base import Column, ModelInfo, Output
-from embeddings_gateway.backends.invariance import NORM_TOLERANCE, same_result
+from embeddings_gateway.backends.invariance import NORM_TOLERANCE, same_column
 from embeddings_gateway.workers.engine import InvalidResult
-
-SLACK = 10
-"""How much further apart than promised two results of one input have to be for an alarm."""
 
 Mask = NDArray[np.bool_]
 
@@ -46,7 +43,7 @@ def usable(columns: Mapping[Output, Column], inputs: int, outputs: tuple[Output,
 
 def same(first: Mapping[Output, Column], second: Mapping[Output, Column], info: ModelInfo) -> bool:
     """Return whether these can be results of the same input, computed in a batch and alone."""
-    return all(same_result(output, column, second[output], info, SLACK) for output, column in first.items())
+    return all(same_column(output, column, second[output], info) for output, column in first.items())
 
 
 def _check_shape(column: Column, output: Output, inputs: int, info: ModelInfo) -> None:

@@ -45,8 +45,7 @@ class Request:
 
     Args:
         batch: the token ids of each row.
-        outputs: what is computed of each.
-        deadline: when that is no longer worth while, in monotonic seconds.
+        outputs: what is computed of each; nothing, and there is nothing to wait for.
         caller: who asks.
         errors: row -> why it has no token ids; such a row is settled from the beginning.
         partial: whether a row that fails by its own fault leaves the others alone.
@@ -55,7 +54,8 @@ class Request:
     Attributes:
         errors: row -> why it has no result.
         tokens: of all rows together.
-        started, finished: monotonic seconds, of the first row's batch and of the last one's end.
+        added, started, finished: monotonic seconds: of its making, of the first row's batch, of the last one's
+            end.
     """
 
     def __init__(
@@ -63,7 +63,6 @@ class Request:
         batch: Batch,
         outputs: tuple[Output, ...] = ("dense",),
         *,
-        deadline: float,
         caller: Caller = ANONYMOUS,
         errors: Mapping[int, GatewayError] | None = None,
         partial: bool = False,
@@ -71,10 +70,10 @@ class Request:
     ) -> None:
         self.batch = batch
         self.outputs = outputs
-        self.deadline = deadline
         self.caller = caller
         self.errors: dict[int, GatewayError] = {}
         self.tokens = batch.tokens
+        self.added = time.monotonic()
         self.started: float | None = None
         self.finished: float | None = None
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -86,6 +85,9 @@ class Request:
         self._pieces: dict[Output, list[tuple[Rows, Column]]] = {}
         for row, error in (errors or {}).items():
             self.fail(row, error)
+        if not outputs:
+            self._close(self.rows)
+            self._finish_if_last()
 
     def __repr__(self) -> str:
         return f"<Request {len(self.batch)} rows, {self._open} open, {self.tokens} tokens>"
@@ -146,11 +148,11 @@ class Request:
                 columns[output] = Column(np.empty((len(self.batch), 0), np.float32))
         return columns
 
-    def seconds(self, since: float) -> tuple[float, float]:
+    def seconds(self) -> tuple[float, float]:
         """Return how long it waited for its first batch, and then ran; for a finished request."""
-        finished = self.finished or since
+        finished = self.finished or self.added
         started = self.started or finished
-        return started - since, finished - started
+        return started - self.added, finished - started
 
     def _close(self, rows: Rows) -> None:
         if self._is_settled[rows].any():
@@ -159,7 +161,7 @@ class Request:
         self._open -= len(rows)
 
     def _finish_if_last(self) -> None:
-        if not self._open:
+        if not self._open and not self.done.done():
             self.finished = time.monotonic()
             self.done.set_result(None)
 

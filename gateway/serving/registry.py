@@ -7,38 +7,40 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import NamedTuple, get_args
 
-from embeddings_gateway.config import Config, Role
+from embeddings_gateway.config import Config, InputType
 from embeddings_gateway.errors import InvalidRequest, ModelNotFound, ModelUnavailable
 from embeddings_gateway.metrics import Metrics
-from embeddings_gateway.serving.cl100k import Cl100k
-from embeddings_gateway.serving.model import Model
+from embeddings_gateway.serving.local import LocalModel
+from embeddings_gateway.serving.prepare.cl100k import Cl100k
+from embeddings_gateway.serving.served import Served
+from embeddings_gateway.workers.local.supervisor import local_engines
 
 RETRY_STOPPED_S = 5
-ROLES: tuple[Role, ...] = get_args(Role)
+INPUT_TYPES: tuple[InputType, ...] = get_args(InputType)
 
 
 class Named(NamedTuple):
     """What a client's name for a model stands for.
 
     Attributes:
-        model: the model.
-        role: what its texts are, where the name says it: ``NAME@query`` and ``NAME@document``.
+        served: the model.
+        input_type: what its texts are, where the name says it: ``NAME@query`` and ``NAME@document``.
     """
 
-    model: Model
-    role: Role | None
+    served: Served
+    input_type: InputType | None
 
-    def role_of(self, asked: Role | None) -> Role | None:
-        """Return what the texts of a request are that says so itself, or leaves it to the name.
+    def resolve_input_type(self, requested: InputType | None) -> InputType | None:
+        """Return the input type from the request, else from the model name's suffix.
 
         Raises:
             InvalidRequest: the two disagree.
         """
-        if self.role is not None and asked not in (None, self.role):
+        if self.input_type is not None and requested not in (None, self.input_type):
             raise InvalidRequest(
-                f"The model's name says {self.role}, input_type something else.", "input_type"
+                f"The model's name says {self.input_type}, input_type something else.", "input_type"
             )
-        return asked or self.role
+        return requested or self.input_type
 
 
 class Registry:
@@ -47,7 +49,7 @@ class Registry:
     Args:
         config: the models.
         metrics: where they count.
-        echo: is given what workers write to their standard error.
+        forward_stderr: is given what workers write to their standard error.
 
     Attributes:
         models: all of them.
@@ -55,69 +57,68 @@ class Registry:
     """
 
     def __init__(
-        self, config: Config, metrics: Metrics, echo: Callable[[bytes], object] | None = None
+        self, config: Config, metrics: Metrics, forward_stderr: Callable[[bytes], object] | None = None
     ) -> None:
         self.draining = False
         cl100k = Cl100k()
-        self.models = [
-            Model(
+        self.models: list[Served] = [
+            LocalModel(
                 name,
                 model,
+                local_engines(name, model, metrics.model(name), forward_stderr),
                 metrics.model(name),
                 cl100k=cl100k,
                 max_request_tokens=config.server.max_request_tokens,
-                echo=echo,
             )
             for name, model in config.models.items()
         ]
-        self._by_name = {
-            name: model for model in self.models for name in (model.name, *model.config.serving.aliases)
-        }
+        self._by_name = {name: served for served in self.models for name in (served.name, *served.aliases)}
 
     async def __aenter__(self) -> Registry:
-        for model in self.models:
-            model.replicas.start()
+        for served in self.models:
+            served.start()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await asyncio.gather(*(model.replicas.stop() for model in self.models))
+        await asyncio.gather(*(served.stop() for served in self.models))
 
-    def admit(self) -> None:
-        """Let a request in.
+    def refuse_if_draining(self) -> None:
+        """Let a request in, unless the gateway is stopping.
 
         Raises:
-            ModelUnavailable: the gateway is stopping.
+            ModelUnavailable: it is.
         """
         if self.draining:
             raise stopping()
 
-    def __getitem__(self, name: str) -> Model:
+    def __getitem__(self, name: str) -> Served:
         """Return the model of that name or alias.
 
         Raises:
             ModelNotFound: there is none; never another one instead.
         """
-        model = self._by_name.get(name)
-        if model is None:
+        served = self._by_name.get(name)
+        if served is None:
             raise ModelNotFound("There is no model of that name. GET /v1/models lists them.", "model")
-        return model
+        return served
 
     def find(self, name: str) -> Named:
-        """Return the model of that name or alias, which may end in a role.
+        """Return the model of that name or alias, which may end in an input type.
 
         Raises:
             ModelNotFound: there is none; never another one instead.
         """
-        for role in ROLES:
-            if name.endswith(f"@{role}"):
-                return Named(self[name.removesuffix(f"@{role}")], role)
+        base, at, suffix = name.rpartition("@")
+        for input_type in INPUT_TYPES:
+            if at and suffix == input_type:
+                return Named(self[base], input_type)
         return Named(self[name], None)
 
-    async def attempted(self) -> None:
+    async def first_attempt(self) -> None:
         """Wait until the first attempt to load each model has ended, well or badly."""
-        await asyncio.gather(*(model.replicas.attempted() for model in self.models))
+        await asyncio.gather(*(served.first_attempt() for served in self.models))
 
 
 def stopping() -> ModelUnavailable:

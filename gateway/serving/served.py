@@ -7,14 +7,13 @@ serves with engines of this gateway; routes, library and commands see :class:`Se
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol, Self
 
 from typing_extensions import TypeIs
 
-from embeddings_gateway.backends.base import Column, ModelInfo, Output, Vectors
+from embeddings_gateway.backends.base import Batch, Column, ModelInfo, Output, Vectors
 from embeddings_gateway.batching.request import ANONYMOUS, Caller
 from embeddings_gateway.config import InputType, Truncate
 from embeddings_gateway.errors import GatewayError, InvalidRequest, TooManyTokens
@@ -103,10 +102,6 @@ class Call:
         """Return the same call for some of its inputs, with timings of its own."""
         return replace(self, inputs=inputs, refused=refused, timings={})
 
-    def seconds_left(self) -> float:
-        """Return how long there is until the deadline."""
-        return self.deadline - time.monotonic()
-
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -115,7 +110,8 @@ class Result:
     Attributes:
         columns: output -> its values, one entry for each input; those of failed inputs mean nothing.
         errors: input -> why it has no result; empty unless the call is ``partial``.
-        tokens: what the model saw, special tokens included.
+        batch: the token ids that the model saw, special tokens included; a row for each input, or for each
+            window of one.
         truncated: inputs that were cut.
         averaged: inputs whose vectors are averages of several windows.
         prompt: the name of the prompt that went before the texts.
@@ -124,11 +120,16 @@ class Result:
 
     columns: dict[Output, Column]
     errors: Mapping[int, GatewayError]
-    tokens: int
+    batch: Batch
     truncated: Sequence[int]
     averaged: Sequence[int]
     prompt: str | None
     fingerprint: str
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the model saw."""
+        return self.batch.tokens
 
     @property
     def vectors(self) -> Vectors:

@@ -5,36 +5,41 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from embeddings_gateway.backends.base import ModelInfo, TokenIds
-from embeddings_gateway.config import Role
+from embeddings_gateway.config import InputType
 from embeddings_gateway.errors import InvalidRequest
 
-NAMES: Mapping[Role, Sequence[str]] = {"query": ("query",), "document": ("document", "passage", "corpus")}
-"""Where models keep their words for a role: the names that sentence-transformers looks for, in its order."""
+NAMES: Mapping[InputType, Sequence[str]] = {
+    "query": ("query",),
+    "document": ("document", "passage", "corpus"),
+}
+"""Under which names models keep their prompts: those that sentence-transformers looks for, in its order."""
 
 
 class Prompt(NamedTuple):
-    """Words that go before each text, and their name; ``None`` where there are none."""
+    """What goes before each text, and its name; ``None`` where there is none."""
 
     name: str | None
-    words: str
+    text: str
 
 
 NO_PROMPT = Prompt(None, "")
 
 
-def prompt_for(role: Role | None, info: ModelInfo) -> Prompt:
+def choose_prompt(input_type: InputType | None, info: ModelInfo) -> Prompt:
     """Return the prompt that is used.
 
-    A model that has words for one of the roles wants none for the other; to a model without any prompts a
-    role means nothing.
+    A model that has a prompt for one input type wants none for the other. To a model without any prompts the
+    input type means nothing.
 
     Raises:
-        InvalidRequest: the model has prompts, but none for any role.
+        InvalidRequest: the model has prompts, but none for any input type.
     """
     name = info.default_prompt
-    if role is not None and info.prompts:
-        name = next((name for name in NAMES[role] if name in info.prompts), None)
+    if input_type is not None and info.prompts:
+        name = next((name for name in NAMES[input_type] if name in info.prompts), None)
         if name is None and not any(name in info.prompts for names in NAMES.values() for name in names):
             known = ", ".join(sorted(info.prompts))
             raise InvalidRequest(
@@ -43,16 +48,16 @@ def prompt_for(role: Role | None, info: ModelInfo) -> Prompt:
     return NO_PROMPT if name is None else Prompt(name, info.prompts[name])
 
 
-def ids_kept(ids: TokenIds, prompt: TokenIds, info: ModelInfo) -> int:
+def prompt_tokens(ids: TokenIds, prompt: TokenIds, info: ModelInfo) -> int:
     """Return how many ids at the beginning of an input are no text of a user's.
 
     Args:
-        ids: of the words of a prompt and a text together.
-        prompt: of the same words alone, whose last token may have become part of the text's first.
+        ids: of a prompt and a text together.
+        prompt: of the same prompt alone. Its last token may have become part of the text's first.
         info: the model's facts.
     """
     alone = prompt[: len(prompt) - len(info.suffix)]
-    same = 0
-    while same < min(len(alone), len(ids)) and alone[same] == ids[same]:
-        same += 1
+    common = min(len(alone), len(ids))
+    differing = np.flatnonzero(alone[:common] != ids[:common])
+    same = int(differing[0]) if len(differing) else common
     return max(same, len(info.prefix))

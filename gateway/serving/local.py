@@ -1,0 +1,205 @@
+"""A model that this gateway serves itself: its engines, its queue and its policies behind one call, ``run``."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Sequence
+
+from embeddings_gateway.backends.base import ModelInfo
+from embeddings_gateway.batching.batcher import Batcher
+from embeddings_gateway.batching.quarantine import Quarantine
+from embeddings_gateway.batching.request import Request
+from embeddings_gateway.config import ModelConfig
+from embeddings_gateway.errors import (
+    DeadlinePassed,
+    InvalidRequest,
+    ModelUnavailable,
+    SpaceMismatch,
+)
+from embeddings_gateway.metrics import ModelMetrics
+from embeddings_gateway.serving.assemble import Assembled, assemble
+from embeddings_gateway.serving.prepare.cl100k import Cl100k
+from embeddings_gateway.serving.prepare.estimate import Estimate
+from embeddings_gateway.serving.prepare.prepare import Prepared, Preparer
+from embeddings_gateway.serving.prepare.prompts import Prompt
+from embeddings_gateway.serving.prepare.tokenize import TokenizeCoalescer
+from embeddings_gateway.serving.served import Call, Result, are_texts
+from embeddings_gateway.workers.dispatcher import Dispatcher
+from embeddings_gateway.workers.engine import MakeEngine, State
+
+RETRY_LOADING_S = 5
+RETRY_FAILED_S = 60
+
+
+class LocalModel:
+    """A :class:`~embeddings_gateway.serving.served.Served` with engines of its own. Belongs to one event loop.
+
+    Args:
+        name: that clients use.
+        config: its backend and its policies.
+        engines: make its engines.
+        metrics: where it counts.
+        cl100k: the vocabulary of OpenAI's clients.
+        max_request_tokens: tokens of one call.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: ModelConfig,
+        engines: Sequence[MakeEngine],
+        metrics: ModelMetrics,
+        *,
+        cl100k: Cl100k,
+        max_request_tokens: int,
+    ) -> None:
+        self.name = name
+        self.aliases = config.serving.aliases
+        self.backend = config.spec.kind
+        self._serving = config.serving
+        self._metrics = metrics
+        self._estimate = Estimate()
+        quarantine = Quarantine()
+        self._dispatcher = Dispatcher()
+        tokenizer = TokenizeCoalescer(name, self._dispatcher, quarantine, self._unavailable)
+        max_tokens = min(max_request_tokens, config.serving.max_queue_tokens)
+        self._preparer = Preparer(config.serving, max_tokens, tokenizer, cl100k)
+        self._batcher = Batcher(
+            name, self._dispatcher, config.serving, metrics, quarantine, self._unavailable
+        )
+        for make in engines:
+            self._dispatcher.add(make)
+        metrics.watch_workers(lambda: sum(engine.ready for engine in self._dispatcher.engines))
+
+    def __repr__(self) -> str:
+        return f"<LocalModel {self.name} {self.state} {self._batcher!r}>"
+
+    @property
+    def info(self) -> ModelInfo | None:
+        """The model's facts; ``None`` until it is loaded for the first time."""
+        return self._dispatcher.info
+
+    @property
+    def state(self) -> State:
+        """The best state of its engines."""
+        return self._dispatcher.state
+
+    @property
+    def reason(self) -> str:
+        """Why it is not ready; empty if it is."""
+        return self._dispatcher.reason
+
+    def start(self) -> None:
+        """Begin to load the model in all engines."""
+        self._dispatcher.start()
+
+    async def first_attempt(self) -> None:
+        """Wait until the first attempt of each engine to load it has ended, well or badly."""
+        await self._dispatcher.first_attempt()
+
+    async def stop(self) -> None:
+        """End its engines, for good."""
+        await self._dispatcher.stop()
+
+    async def unready(self) -> str:
+        """Ask its engines whether they are alive; return what is wrong, empty if nothing is."""
+        return await self._dispatcher.unready()
+
+    async def run(self, call: Call) -> Result:
+        """Compute the outputs of every input of ``call``: prepare, reserve, compute, assemble.
+
+        Raises:
+            GatewayError: the call is refused or fails.
+        """
+        info = self._info_for(call)
+        prompt = self._preparer.prompt(call, info)
+        expected = self._expected_tokens(call, prompt, info)
+        seconds_left = None if call.deadline == math.inf else call.deadline - time.monotonic()
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(seconds_left):
+                with self._batcher.admission.reserve(expected, call.deadline, call.caller) as ticket:
+                    prepared = await self._preparer.prepare(call, info, prompt)
+                    call.timings["tokenize"] = time.monotonic() - began
+                    ticket.correct(prepared.batch.tokens)
+                    request = _request(call, prepared)
+                    self._batcher.enqueue(request)
+                await self._batcher.finished(request)
+        except TimeoutError:
+            raise DeadlinePassed from None
+        call.timings["queue"], call.timings["infer"] = request.seconds()
+        assembled = await assemble(request, prepared.windows, call.options.dimensions, info)
+        if assembled.errors and not call.options.partial:
+            raise assembled.errors[min(assembled.errors)]
+        self._learn(call, prompt, info, prepared)
+        return self._result(prompt, info, prepared, assembled)
+
+    def _info_for(self, call: Call) -> ModelInfo:
+        """Return the model's facts, after checking what needs nothing else.
+
+        Raises:
+            GatewayError: the call is refused.
+        """
+        info = self.info
+        if info is None or not self._dispatcher.worth_waiting:
+            raise self._unavailable()
+        options = call.options
+        if options.expected_fingerprint not in (None, info.fingerprint):
+            raise SpaceMismatch(
+                f"The model's embedding space is {info.fingerprint}, the request expects another one.",
+                "model",
+            )
+        if options.dimensions is not None and options.dimensions not in info.supported_dimensions:
+            offered = ", ".join(map(str, info.supported_dimensions))
+            raise InvalidRequest(f"The model offers these dimensions: {offered}.", "dimensions")
+        if set(call.outputs) - set(info.outputs):
+            raise InvalidRequest(f"The model has these outputs: {', '.join(info.outputs)}.", "output")
+        return info
+
+    def _expected_tokens(self, call: Call, prompt: Prompt, info: ModelInfo) -> int:
+        """Return about how many tokens a call has; no more than may wait, before that is certain."""
+        cuts = (call.options.truncate or self._serving.truncate) in ("right", "left")
+        estimate = self._estimate.of(call.inputs, prompt.text, info, cuts=cuts)
+        return min(estimate, self._serving.max_queue_tokens)
+
+    def _learn(self, call: Call, prompt: Prompt, info: ModelInfo, prepared: Prepared) -> None:
+        """Note how many tokens the texts of a call had, if all of them were computed as they are."""
+        if are_texts(call.inputs) and not prepared.truncated and not prepared.errors:
+            rows, tokens = len(prepared.batch), prepared.batch.tokens
+            self._estimate.learn(call.inputs, prompt.text, info, rows, tokens)
+
+    def _result(self, prompt: Prompt, info: ModelInfo, prepared: Prepared, assembled: Assembled) -> Result:
+        errors, windows, tokens = assembled.errors, prepared.windows, prepared.batch.tokens
+        inputs = len(prepared.batch) if windows is None else int(windows.inputs[-1]) + 1
+        self._metrics.inputs.inc(inputs - len(errors))
+        self._metrics.tokens.inc(tokens)
+        self._metrics.truncated.inc(len(prepared.truncated))
+        averaged = () if windows is None else windows.averaged().tolist()
+        return Result(
+            columns=assembled.columns,
+            errors=errors,
+            batch=prepared.batch,
+            truncated=prepared.truncated,
+            averaged=[index for index in averaged if index not in errors],
+            prompt=prompt.name,
+            fingerprint=info.fingerprint,
+        )
+
+    def _unavailable(self) -> ModelUnavailable:
+        """Return the error of a call that comes now. The reason may hold paths: it is for the operator."""
+        retry_s = RETRY_FAILED_S if self.state == "failed" else RETRY_LOADING_S
+        return ModelUnavailable("The model cannot take a request now; /readyz says why.", "model", retry_s)
+
+
+def _request(call: Call, prepared: Prepared) -> Request:
+    """Return the rows of a call as the queue takes them; a call for tokens alone leaves nothing to compute."""
+    return Request(
+        prepared.batch,
+        call.outputs,
+        caller=call.caller,
+        errors=prepared.errors,
+        partial=call.options.partial,
+        row_inputs=None if prepared.windows is None else prepared.windows.inputs,
+    )

@@ -1,0 +1,257 @@
+"""The model's tokenizer, wherever it runs and whatever becomes of that worker.
+
+Texts of one turn of the event loop share a call: a call costs a trip to a worker, whatever its size, and under
+many small requests that trip is most of the cost. Each text has a result of its own, so no text harms another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from embeddings_gateway.backends.base import Batch
+from embeddings_gateway.batching.quarantine import Quarantine
+from embeddings_gateway.batching.runner import search_aborted
+from embeddings_gateway.errors import GatewayError, InputFailed, InternalError, ModelUnavailable
+from embeddings_gateway.log import get_logger
+from embeddings_gateway.workers.dispatcher import Dispatcher
+from embeddings_gateway.workers.engine import (
+    CallFailed,
+    Engine,
+    InvalidResult,
+    OutOfMemory,
+    WorkerCrashed,
+    WorkerGone,
+)
+from embeddings_gateway.workers.isolation import FaultIsolation, SearchAborted
+
+RETRY_GONE_S = 1
+MAX_SHARED_CHARS = 16_384
+"""Characters of a call that several requests share, so that nobody waits long for a neighbour's texts."""
+
+
+class Tokenized(NamedTuple):
+    """Token ids of texts.
+
+    Attributes:
+        batch: one input for each text; one that failed has no ids.
+        errors: text -> why it has none.
+    """
+
+    batch: Batch
+    errors: Mapping[int, GatewayError]
+
+    def part(self, begin: int, end: int) -> Tokenized:
+        """Return the texts from ``begin`` to ``end``."""
+        if begin == 0 and end == len(self.batch):
+            return self
+        errors = {text - begin: error for text, error in self.errors.items() if begin <= text < end}
+        return Tokenized(self.batch.part(begin, end), errors)
+
+
+class TokenizerCall:
+    """One call: some texts on an engine, and on another if that is lost.
+
+    Args:
+        texts: to be tokenized.
+        text_pairs: the second text of each pair, if they are pairs.
+        dispatcher: any of its engines tokenizes.
+        quarantine: where texts that crash a worker are remembered.
+        log: carries the model's name.
+    """
+
+    def __init__(
+        self,
+        texts: Sequence[str],
+        text_pairs: Sequence[str] | None,
+        dispatcher: Dispatcher,
+        quarantine: Quarantine,
+        model: str,
+    ) -> None:
+        self._texts = texts
+        self._text_pairs = text_pairs
+        self._dispatcher = dispatcher
+        self._quarantine = quarantine
+        self._log = get_logger().bind(model=model, work="tokenize")
+        self._pieces: list[tuple[Sequence[int], Batch]] = []
+        self._errors: dict[int, GatewayError] = {}
+        self._done: set[int] = set()
+
+    async def run(self) -> Tokenized:
+        """Return the ids of each text, or why it has none."""
+        everything = range(len(self._texts))
+        while len(self._done) < len(self._texts):
+            try:
+                engine = await self._dispatcher.tokenizing_engine()
+                with self._dispatcher.tokenizing(engine):
+                    run = partial(self._run, engine)
+                    isolation = FaultIsolation(engine, run, self._fail, self._pending, self._log)
+                    await isolation.run(everything)
+            except WorkerGone as gone:  # by no fault of these texts
+                if not self._dispatcher.worth_waiting:
+                    self._log.warning("no engine tokenizes", inputs=len(self._texts), reason=str(gone))
+                    for text in self._pending(everything):
+                        self._refuse(text, ModelUnavailable("The model's worker went away.", "model", RETRY_GONE_S))
+        return self._tokenized()
+
+    async def _run(self, engine: Engine, items: Sequence[int]) -> Sequence[int]:
+        everything = len(items) == len(self._texts)
+        texts = self._texts if everything else [self._texts[item] for item in items]
+        pairs = self._text_pairs
+        if pairs is not None and not everything:
+            pairs = [pairs[item] for item in items]
+        batch = await engine.tokenize(texts, pairs)
+        if len(batch) != len(items):
+            raise InvalidResult(f"ids of {len(batch)} texts for {len(items)}")
+        self._pieces.append((items, batch))
+        self._done.update(items)
+        return ()
+
+    def _pending(self, items: Sequence[int]) -> Sequence[int]:
+        """Return the texts that are still open, after refusing those that are known to crash a worker."""
+        if len(self._quarantine):
+            for item in items:
+                if item not in self._done and self._content(item) in self._quarantine:
+                    self._refuse(item, tokenizer_failed())
+        return [item for item in items if item not in self._done] if self._done else items
+
+    def _fail(self, item: int, failure: CallFailed | SearchAborted) -> None:
+        if isinstance(failure, SearchAborted):
+            self._refuse(item, search_aborted())
+            return
+        if isinstance(failure, WorkerCrashed) and not isinstance(failure, OutOfMemory):
+            self._quarantine.add(self._content(item))
+        self._refuse(item, tokenizer_failed())
+
+    def _refuse(self, item: int, error: GatewayError) -> None:
+        self._errors[item] = error
+        self._done.add(item)
+
+    def _tokenized(self) -> Tokenized:
+        if len(self._pieces) == 1 and not self._errors:
+            return Tokenized(self._pieces[0][1], {})
+        nothing = Batch.of([np.empty(0, np.int32)] * len(self._errors))
+        order = [item for items, _ in self._pieces for item in items] + list(self._errors)
+        batch = Batch.concat([*(piece for _, piece in self._pieces), nothing])
+        return Tokenized(batch.select(np.argsort(np.array(order))), self._errors)
+
+    def _content(self, item: int) -> bytes:
+        pair = "" if self._text_pairs is None else f"\0{self._text_pairs[item]}"
+        return (self._texts[item] + pair).encode("utf-8", "surrogatepass")
+
+
+class _Waiting(NamedTuple):
+    """Texts of one request that are not on their way yet."""
+
+    texts: Sequence[str]
+    text_pairs: Sequence[str] | None
+    chars: int
+    result: asyncio.Future[Tokenized]
+
+
+class TokenizeCoalescer:
+    """Makes one call of what is asked for in the same turn of the event loop. Belongs to that loop.
+
+    Args:
+        model: its name, for the log.
+        dispatcher: its engines. While none is ready, texts wait here, and those of a request that is over are
+            forgotten.
+        quarantine: where texts that crash a worker are remembered.
+        unavailable: returns the error of texts that would wait for engines that are not coming.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        dispatcher: Dispatcher,
+        quarantine: Quarantine,
+        unavailable: Callable[[], GatewayError],
+    ) -> None:
+        self._model = model
+        self._dispatcher = dispatcher
+        self._quarantine = quarantine
+        self._unavailable = unavailable
+        self._waiting: dict[asyncio.Future[Tokenized], _Waiting] = {}
+        self._calls: set[asyncio.Task[None]] = set()
+        dispatcher.subscribe(self._make_calls)
+
+    def __repr__(self) -> str:
+        return f"<TokenizeCoalescer {len(self._waiting)} waiting, {len(self._calls)} calls>"
+
+    async def tokenize(self, texts: Sequence[str], text_pairs: Sequence[str] | None = None) -> Tokenized:
+        """Return the ids of each text, or why it has none.
+
+        Raises:
+            GatewayError: the call failed as a whole.
+        """
+        loop = asyncio.get_running_loop()
+        if not self._waiting:
+            loop.call_soon(self._make_calls)
+        result: asyncio.Future[Tokenized] = loop.create_future()
+        chars = sum(map(len, texts)) + sum(map(len, text_pairs or ()))
+        self._waiting[result] = _Waiting(texts, text_pairs, chars, result)
+        try:
+            return await result
+        finally:
+            self._waiting.pop(result, None)
+
+    def _make_calls(self) -> None:
+        """Make the calls for what waits, in as few as their size allows, if they can be made."""
+        if not self._waiting or not (self._dispatcher.ready or not self._dispatcher.worth_waiting):
+            return
+        waiting, self._waiting = list(self._waiting.values()), {}
+        if not self._dispatcher.worth_waiting:
+            _fail(waiting, self._unavailable)
+            return
+        group: list[_Waiting] = []
+        chars = 0
+        for request in waiting:
+            is_pairs = request.text_pairs is not None
+            if group and (is_pairs or chars + request.chars > MAX_SHARED_CHARS):
+                self._start(group)
+                group, chars = [], 0
+            group.append(request)
+            chars += MAX_SHARED_CHARS + 1 if is_pairs else request.chars  # pairs share no call
+        self._start(group)
+
+    def _start(self, group: list[_Waiting]) -> None:
+        call = asyncio.get_running_loop().create_task(self._call(group))
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+
+    async def _call(self, group: list[_Waiting]) -> None:
+        first = group[0]
+        texts = first.texts if len(group) == 1 else [text for request in group for text in request.texts]
+        call = TokenizerCall(texts, first.text_pairs, self._dispatcher, self._quarantine, self._model)
+        try:
+            tokenized = await call.run()
+        except GatewayError as error:
+            _fail(group, partial(copy.copy, error))  # each request says of its own where it failed
+            return
+        except Exception:  # which the requests need not be able to share
+            get_logger().exception("tokenizing failed", model=self._model, texts=len(texts))
+            _fail(group, InternalError)
+            return
+        begin = 0
+        for request in group:
+            end = begin + len(request.texts)
+            if not request.result.done():
+                request.result.set_result(tokenized.part(begin, end))
+            begin = end
+
+
+def _fail(requests: Iterable[_Waiting], make_error: Callable[[], GatewayError]) -> None:
+    """Give each request an error of its own."""
+    for request in requests:
+        if not request.result.done():
+            request.result.set_exception(make_error())
+
+
+def tokenizer_failed() -> InputFailed:
+    """Return the error of a text that the tokenizer fails on."""
+    return InputFailed("The model's tokenizer cannot take this input.")
