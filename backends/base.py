@@ -1,4 +1,4 @@
-"""What every backend is: the protocol it implements, the facts it states, the errors it raises.
+"""What every backend is: its protocol, the columns it takes and gives, the facts it states, its errors.
 
 Nothing here knows a model library, a process or a request.
 """
@@ -6,6 +6,7 @@ Nothing here knows a model library, a process or a request.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import msgspec
@@ -17,6 +18,9 @@ TokenIds = NDArray[np.int32]
 
 Vectors = NDArray[np.float32]
 """One row per input, shape ``[inputs, dimensions]``, C-contiguous."""
+
+Output = Literal["dense", "sparse", "multi_vector", "score"]
+"""What a model can compute for an input. One forward pass may give several."""
 
 CostRule = Literal["padded", "packed"]
 """What a batch costs: ``padded`` is the longest input times the count, ``packed`` the sum of lengths."""
@@ -35,7 +39,7 @@ class BackendError(Exception):
 
 
 class LoadError(BackendError):
-    """The model cannot be served: a missing file, a wrong sum, an option that does not fit."""
+    """The model cannot be served: a missing file, a wrong checksum, an option that does not fit."""
 
 
 class EmbedError(BackendError):
@@ -46,11 +50,109 @@ class OutOfMemory(EmbedError):
     """There is no memory for a batch of this size. The backend is still usable."""
 
 
-class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What is true of a loaded model. Made by its backend, sent once to the gateway.
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Token ids of several inputs, as columns.
 
     Attributes:
-        dimensions: width of a full vector.
+        ids: int32 ``[tokens]``, the inputs end to end, special tokens included.
+        lengths: int32 ``[inputs]``, the tokens of each input.
+        segments: int32 ``[tokens]``, for pairs: 0 in the first text, 1 in the second; else ``None``.
+    """
+
+    ids: NDArray[np.int32]
+    lengths: NDArray[np.int32]
+    segments: NDArray[np.int32] | None = None
+
+    @classmethod
+    def of(cls, inputs: Sequence[TokenIds]) -> Batch:
+        """Return the inputs as one batch, without segments."""
+        lengths = np.fromiter(map(len, inputs), np.int32, len(inputs))
+        ids = np.concatenate(inputs, dtype=np.int32, casting="same_kind") if inputs else np.empty(0, np.int32)
+        return cls(ids, lengths)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def tokens(self) -> int:
+        """The number of tokens in all inputs."""
+        return len(self.ids)
+
+    def offsets(self) -> NDArray[np.int64]:
+        """Return where each input begins, int64 ``[inputs + 1]``; the last value is the number of tokens."""
+        return _offsets(self.lengths)
+
+    def split(self) -> list[TokenIds]:
+        """Return the ids of each input, as views."""
+        ends = np.cumsum(self.lengths).tolist()
+        return [self.ids[end - length : end] for end, length in zip(ends, self.lengths.tolist(), strict=True)]
+
+    def select(self, rows: NDArray[np.int64]) -> Batch:
+        """Return the inputs of these indices, in this order; an index may occur several times."""
+        tokens = _ranges(self.offsets(), rows)
+        segments = None if self.segments is None else self.segments[tokens]
+        return Batch(self.ids[tokens], self.lengths[rows], segments)
+
+    @classmethod
+    def concat(cls, batches: Sequence[Batch]) -> Batch:
+        """Join at least one batch; where only some have segments, the tokens of the others get 0."""
+        segments = None
+        if any(batch.segments is not None for batch in batches):
+            segments = np.concatenate(
+                [np.zeros_like(batch.ids) if batch.segments is None else batch.segments for batch in batches]
+            )
+        return cls(
+            np.concatenate([batch.ids for batch in batches]),
+            np.concatenate([batch.lengths for batch in batches]),
+            segments,
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Column:
+    """One output for a batch or a request.
+
+    Attributes:
+        values: float32 ``[rows, width]``. dense: a row per input, width = dimensions; score: a row per input,
+            width = labels; multi_vector: a row per token; sparse: a row per vocabulary id, width = 1.
+        offsets: int64 ``[inputs + 1]``, where each input's rows begin; ``None``: one row per input.
+        indices: int32 ``[rows]``, sparse: the vocabulary id of each value; else ``None``.
+    """
+
+    values: NDArray[np.float32]
+    offsets: NDArray[np.int64] | None = None
+    indices: NDArray[np.int32] | None = None
+
+    def __len__(self) -> int:
+        return len(self.values) if self.offsets is None else len(self.offsets) - 1
+
+    def select(self, inputs: NDArray[np.int64]) -> Column:
+        """Return the rows of these inputs, in this order; an input may occur several times."""
+        if self.offsets is None:
+            return Column(self.values[inputs])
+        rows = _ranges(self.offsets, inputs)
+        indices = None if self.indices is None else self.indices[rows]
+        return Column(self.values[rows], _offsets(np.diff(self.offsets)[inputs]), indices)
+
+    @classmethod
+    def concat(cls, columns: Sequence[Column]) -> Column:
+        """Join at least one column, all of the same output and width."""
+        values = np.concatenate([column.values for column in columns])
+        lengths = [np.diff(column.offsets) for column in columns if column.offsets is not None]
+        indices = [column.indices for column in columns if column.indices is not None]
+        return cls(
+            values,
+            _offsets(np.concatenate(lengths)) if lengths else None,
+            np.concatenate(indices) if indices else None,
+        )
+
+
+class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """The facts of a loaded model. Made by its backend, sent once to the gateway.
+
+    Attributes:
+        dimensions: width of a full dense vector.
         supported_dimensions: widths a client may ask for, ascending, the full width last.
         max_tokens: the longest input the model takes, in tokens, special tokens included.
         vocabulary_size: token ids are in ``range(vocabulary_size)``.
@@ -58,16 +160,20 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
         prompts: name -> words that go before a text of that kind (``query``, ``document``, ...).
         default_prompt: name of the prompt used where a request names none.
         pooling: ``mean``, ``cls``, ``last``, ...
-        normalized: whether vectors have unit length.
+        normalized: whether dense vectors have unit length.
         dtype: of weights and arithmetic, as users write it (``fp32``, ``bf16``, ``q8_0``).
         device: where it runs (``cpu``, ``cuda:0``).
         runtime: what runs it (``torch``, ``llama.cpp``, ``fake``).
         fingerprint: id of the embedding space, see :mod:`embeddings_gateway.backends.fingerprint`.
         cost: how the cost of a batch in tokens is computed.
-        batch_tokens: the largest cost of one batch, in tokens.
-        batch_inputs: the largest number of inputs in one batch.
+        max_batch_tokens: the largest cost of one batch, in tokens.
+        max_batch_inputs: the largest number of inputs in one batch.
         created: when the weights were last changed, in Unix seconds.
         notes: what an operator should know of how it was loaded: that a slower way serves, and why.
+        outputs: what it can compute.
+        takes_pairs: whether an input may be a pair of texts.
+        labels: width of a score column; 0 without that output.
+        token_dimensions: width of a multi_vector column; 0 without that output.
     """
 
     dimensions: int
@@ -85,38 +191,72 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     runtime: str
     fingerprint: str
     cost: CostRule
-    batch_tokens: int
-    batch_inputs: int
+    max_batch_tokens: int
+    max_batch_inputs: int
     created: int
     notes: tuple[str, ...] = ()
+    outputs: tuple[Output, ...] = ("dense",)
+    takes_pairs: bool = False
+    labels: int = 0
+    token_dimensions: int = 0
 
 
 class Backend(Protocol):
     """One loaded model, living in a worker process.
 
-    ``embed`` and ``close`` are called by one thread only, the one that built the backend. ``tokenize``
+    ``run`` and ``close`` are called by one thread only, the one that built the backend. ``tokenize``
     may be called by other threads at the same time.
     """
 
     info: ModelInfo
 
-    def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
+    def tokenize(self, texts: Sequence[str], text_pairs: Sequence[str] | None = None) -> Batch:
         """Turn each text into its ids, special tokens included, never cut. A text may have none.
 
+        Args:
+            texts: the texts.
+            text_pairs: ``text_pairs[i]`` is the second text of the pair that ``texts[i]`` begins.
+
         Raises:
-            EmbedError: the tokenizer cannot take a text.
+            EmbedError: the tokenizer cannot take a text, or the model takes no pairs.
         """
 
-    def embed(self, batch: Sequence[TokenIds]) -> Vectors:
-        """Turn each input into its vector: row ``i`` belongs to ``batch[i]``.
+    def run(self, batch: Batch, outputs: Sequence[Output]) -> dict[Output, Column]:
+        """Compute these outputs of each input.
 
         The caller guarantees one input at least, one token at least in each, none longer than
-        ``info.max_tokens``, every id inside the vocabulary, and a cost and count within
-        ``info.batch_tokens`` and ``info.batch_inputs`` (or a batch of one input).
+        ``info.max_tokens``, every id inside the vocabulary, a cost and count within
+        ``info.max_batch_tokens`` and ``info.max_batch_inputs`` (or a batch of one input), and outputs that
+        are among ``info.outputs``.
 
         Raises:
-            EmbedError: the engine failed; nothing is known of any row.
+            EmbedError: the engine failed; nothing is known of any input.
         """
 
     def close(self) -> None:
         """Give the memory back. Nothing is called afterwards."""
+
+
+def refuse_pairs(text_pairs: Sequence[str] | None) -> None:
+    """Refuse pairs on behalf of a backend that takes none.
+
+    Raises:
+        EmbedError: there are pairs.
+    """
+    if text_pairs is not None:
+        raise EmbedError("this model takes no pairs of texts")
+
+
+def _offsets(lengths: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Return where ranges of these lengths begin when they lie end to end, int64 ``[ranges + 1]``."""
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
+
+
+def _ranges(offsets: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the indices of the elements in these ranges, end to end."""
+    starts = offsets[rows]
+    lengths = offsets[np.asarray(rows) + 1] - starts
+    ends = np.cumsum(lengths)
+    return np.repeat(starts - (ends - lengths), lengths) + np.arange(lengths.sum())

@@ -8,6 +8,7 @@ Configured only by its own name, and never a default.
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import os
 import re
 import signal
@@ -18,8 +19,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from embeddings_gateway.backends.base import EmbedError, LoadError, TokenIds, Vectors
-from embeddings_gateway.backends.fake import FakeBackend
+from embeddings_gateway.backends.base import Batch, Column, EmbedError, LoadError, Output
+from embeddings_gateway.backends.fake import BEGIN, FakeBackend
 from embeddings_gateway.backends.spec import FaultSpec
 
 MARK = re.compile(r"<([a-z-]+)>")
@@ -33,7 +34,7 @@ class FaultBackend(FakeBackend):
 
     def __init__(self, spec: FaultSpec) -> None:
         super().__init__(spec)
-        self._spec = spec
+        self._faults = spec
         match spec.loading:
             case "refuse":
                 raise LoadError("the fault backend was told to refuse its model")
@@ -44,34 +45,34 @@ class FaultBackend(FakeBackend):
             case _:
                 time.sleep(spec.load_seconds)
 
-    def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
+    def tokenize(self, texts: Sequence[str], text_pairs: Sequence[str] | None = None) -> Batch:
         """See :class:`embeddings_gateway.backends.base.Backend`."""
-        inputs = super().tokenize(texts)
-        for text in texts:
+        batch = super().tokenize(texts, text_pairs)
+        for text in (*texts, *(text_pairs or ())):
             for mark in MARK.findall(text):
                 if mark in TOKENIZER:
                     TOKENIZER[mark](text)
                 elif mark == "tokenizer-short":
-                    return inputs[:-1]
-        return inputs
+                    return batch.select(np.arange(len(batch) - 1))
+        return batch
 
-    def embed(self, batch: Sequence[TokenIds]) -> Vectors:
+    def run(self, batch: Batch, outputs: Sequence[Output]) -> dict[Output, Column]:
         """See :class:`embeddings_gateway.backends.base.Backend`."""
-        spec = self._spec
-        time.sleep(spec.seconds_per_token * sum(map(len, batch)))
-        if spec.memory_tokens is not None and max(map(len, batch)) * len(batch) > spec.memory_tokens:
+        spec = self._faults
+        time.sleep(spec.seconds_per_token * batch.tokens)
+        if spec.memory_tokens is not None and batch.lengths.max() * len(batch) > spec.memory_tokens:
             exhaust("")
-        vectors = super().embed(batch)
+        columns = super().run(batch, outputs)
         if spec.loading == "wrong" and len(batch) > 1:
-            vectors = vectors[::-1].copy()
-        for row, ids in enumerate(batch):
-            text = bytes(ids[ids < 256].tolist()).decode(errors="replace")
+            columns = {output: reverse(column, 0) for output, column in columns.items()}
+        for i, ids in enumerate(batch.split()):
+            text = bytes(ids[ids < BEGIN].tolist()).decode(errors="replace")
             for mark in MARK.findall(text):
                 if mark in ENGINE:
                     ENGINE[mark](text)
                 elif mark in ANSWERS:
-                    vectors = ANSWERS[mark](vectors, row)
-        return vectors
+                    columns = {output: ANSWERS[mark](column, i) for output, column in columns.items()}
+        return columns
 
 
 def abort(text: str) -> None:
@@ -133,21 +134,48 @@ TOKENIZER: dict[str, Callable[[str], None]] = {f"tokenizer-{mark}": act for mark
 """The same in the tokenizer; ``tokenizer-short`` gives ids of one text too few."""
 
 
-def _row(value: float) -> Callable[[Vectors, int], Vectors]:
-    def answer(vectors: Vectors, row: int) -> Vectors:
-        vectors[row : row + 1] = value
-        return vectors
+def fill(value: float) -> Callable[[Column, int], Column]:
+    """Return what puts ``value`` into every number of one input."""
 
-    return answer
+    def filled(column: Column, i: int) -> Column:
+        start, stop = (i, i + 1) if column.offsets is None else column.offsets[i : i + 2]
+        values = column.values.copy()
+        values[start:stop] = value
+        return dataclasses.replace(column, values=values)
+
+    return filled
 
 
-ANSWERS: dict[str, Callable[[Vectors, int], Vectors]] = {
-    "nan": _row(np.nan),
-    "infinite": _row(np.inf),
-    "zero": _row(0.0),
-    "short": lambda vectors, _: vectors[:-1],
-    "long": lambda vectors, _: np.vstack([vectors, vectors[-1:]]),
-    "narrow": lambda vectors, _: vectors[:, :-1],
-    "order": lambda vectors, _: vectors[::-1].copy(),
+def shorten(column: Column, _i: int) -> Column:
+    """Leave out the last input."""
+    return column.select(np.arange(len(column) - 1))
+
+
+def lengthen(column: Column, _i: int) -> Column:
+    """Give the last input twice."""
+    return column.select(np.minimum(np.arange(len(column) + 1), len(column) - 1))
+
+
+def reverse(column: Column, _i: int) -> Column:
+    """Give the inputs in the reverse order."""
+    return column.select(np.arange(len(column))[::-1])
+
+
+def narrow(column: Column, _i: int) -> Column:
+    """Give a number less in each row, or one more where there is only one."""
+    values = column.values
+    return dataclasses.replace(
+        column, values=values[:, :-1] if values.shape[1] > 1 else values.repeat(2, axis=1)
+    )
+
+
+ANSWERS: dict[str, Callable[[Column, int], Column]] = {
+    "nan": fill(np.nan),
+    "infinite": fill(np.inf),
+    "zero": fill(0.0),
+    "short": shorten,
+    "long": lengthen,
+    "narrow": narrow,
+    "order": reverse,
 }
-"""What becomes of the right vectors of a batch with a text of this mark in its row."""
+"""What happens to every right column of a batch whose input ``i`` has a text of this mark."""

@@ -1,25 +1,28 @@
-"""Whether a loaded model keeps what is promised of its vectors: asked of it before it serves, and in doubt.
+"""The self-test: whether a loaded model keeps what is promised of its outputs.
 
-Probe texts are embedded alone and together. What a model said of itself when it was converted is compared
-where conversions are opened, in ``hf.opening``.
+It runs before a model serves, and when it is in doubt. Probe texts are computed alone and in a batch, and
+the outputs are compared.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from embeddings_gateway.backends.base import (
     Backend,
     BackendError,
+    Batch,
+    Column,
     EmbedError,
     ModelInfo,
     OutOfMemory,
+    Output,
     TokenIds,
-    Vectors,
 )
+from embeddings_gateway.backends.invariance import NORM_TOLERANCE, difference
 
 PROBES = (
     "A probe.",
@@ -29,19 +32,6 @@ PROBES = (
 )
 TOKENS_MAX = 2 * sum(len(probe.encode()) + 8 for probe in PROBES)
 """No more are computed by a self-test: a token is a byte at least, beside a few special ones."""
-
-COMPANY = {"fp32": 0.99999, "f32": 0.99999, "bf16": 0.9999, "f16": 0.9999, "int8": 0.999, "q8_0": 0.999}
-"""The least cosine between a text alone and the same one in company, by dtype."""
-COMPANY_TORCH_BF16 = 0.999  # it keeps eight bits between layers, and on a GPU kernels differ by batch
-COMPANY_FEWER_BITS = 0.99
-NORM_TOLERANCE = 0.01
-
-
-def company(info: ModelInfo) -> float:
-    """Return how near a text's vector alone and in company have to be, as a cosine."""
-    if (info.runtime, info.dtype) == ("torch", "bf16"):
-        return COMPANY_TORCH_BF16
-    return COMPANY.get(info.dtype, COMPANY_FEWER_BITS)
 
 
 class SelfTest:
@@ -62,57 +52,106 @@ class SelfTest:
         if info.max_tokens <= special:
             return f"max_tokens is {info.max_tokens}, but {special} special tokens stand around every text"
         try:
-            batch = self._batch()
-            alone = [self._backend.embed([ids]) for ids in batch]
-            together = self._backend.embed(batch)
+            batch = self._probes()
+            alone = [self._run(batch.select(np.array([i]))) for i in range(len(batch))]
+            together = self._run(batch)
         except OutOfMemory:
             raise
         except BackendError as error:
             return f"the model fails on probe texts: {error}"
-        return self._malformed([*alone, together], [1] * len(batch) + [len(batch)]) or self._disagreement(
-            np.concatenate(alone), together
-        )
+        for output in self._info.outputs:
+            for i, columns in enumerate(alone):
+                if problem := malformed(output, columns.get(output), batch.lengths[i : i + 1], info):
+                    return problem
+            if problem := malformed(output, together.get(output), batch.lengths, info):
+                return problem
+            joined = Column.concat([columns[output] for columns in alone])
+            if apart := difference(output, joined, together[output], info):
+                return f"probe texts alone and in a batch have {apart} ({output})"
+        return ""
 
     def tokens_per_s(self) -> float:
         """Return how many tokens a second a small batch is computed with: less than a full one would be."""
-        batch = self._batch()
+        batch = self._probes()
         began = time.perf_counter()
-        self._backend.embed(batch)
-        return sum(map(len, batch)) / max(time.perf_counter() - began, 1e-6)
+        self._run(batch)
+        return batch.tokens / max(time.perf_counter() - began, 1e-6)
 
-    def _batch(self) -> list[TokenIds]:
+    def _run(self, batch: Batch) -> dict[Output, Column]:
+        return self._backend.run(batch, self._info.outputs)
+
+    def _probes(self) -> Batch:
         """Return as many probes as fit into one batch, no longer than the model takes."""
-        info, batch = self._info, list[TokenIds]()
-        for ids in self._backend.tokenize(PROBES):
+        info, inputs = self._info, list[TokenIds]()
+        for ids in self._backend.tokenize(PROBES).split():
             if not len(ids) or ids.max() >= info.vocabulary_size:  # some vocabularies know few characters
                 continue
-            longer = [*batch, _fitted(ids, info)]
+            longer = [*inputs, _fitted(ids, info)]
             cost = max(map(len, longer)) * len(longer)
-            if batch and (cost > info.batch_tokens or len(longer) > info.batch_inputs):
+            if inputs and (cost > info.max_batch_tokens or len(longer) > info.max_batch_inputs):
                 break
-            batch = longer
-        if not batch:
+            inputs = longer
+        if not inputs:
             raise EmbedError("its vocabulary has no token for any of them")
-        return batch
+        return Batch.of(inputs)
 
-    def _malformed(self, answers: Sequence[Vectors], inputs: Sequence[int]) -> str:
-        for vectors, count in zip(answers, inputs, strict=True):
-            if vectors.shape != (count, self._info.dimensions):
-                return f"the model gives probe texts {vectors.shape}, not {(count, self._info.dimensions)}"
-            norms = np.linalg.norm(vectors, axis=1)
-            if not np.isfinite(norms).all() or not (norms > 0).all():
-                return "the model gives probe texts vectors that are not finite, or zero"
-            if self._info.normalized and (np.abs(norms - 1) > NORM_TOLERANCE).any():
-                return "the model gives probe texts vectors that have not the unit length that it states"
+
+def malformed(output: Output, column: Column | None, lengths: NDArray[np.int32], info: ModelInfo) -> str:
+    """Say what is wrong with the column of probe texts by itself; empty if nothing is.
+
+    Args:
+        output: what it has to be a column of.
+        column: what the model gave.
+        lengths: the tokens of each probe text.
+        info: the facts that the model states.
+    """
+    if column is None:
+        problem = "nothing"
+    elif not (problem := _misshapen(output, column, lengths, info)):
+        problem = _wrong_values(output, column.values, info)
+    return f"the model gives probe texts {problem} ({output})" if problem else ""
+
+
+def _wrong_values(output: Output, values: NDArray[np.float32], info: ModelInfo) -> str:
+    if not np.isfinite(values).all():
+        return "values that are not finite"
+    if output in ("sparse", "score"):
         return ""
+    norms = np.linalg.norm(values, axis=1)
+    if not (norms > 0).all():
+        return "vectors that are zero"
+    if output == "dense" and info.normalized and (np.abs(norms - 1) > NORM_TOLERANCE).any():
+        return "vectors without the unit length that it states"
+    return ""
 
-    def _disagreement(self, alone: Vectors, together: Vectors) -> str:
-        norms = np.linalg.norm(alone, axis=1) * np.linalg.norm(together, axis=1)
-        lowest = float(((alone * together).sum(axis=1) / norms).min())
-        needed = company(self._info)
-        if lowest >= needed:
-            return ""
-        return f"probe texts alone and in company have a cosine of {lowest:.6f}; promised is {needed}"
+
+def _misshapen(output: Output, column: Column, lengths: NDArray[np.int32], info: ModelInfo) -> str:
+    """Say what is wrong with the shape and the indices of a column; empty if nothing is."""
+    one_row_each = output in ("dense", "score")
+    widths = {"dense": info.dimensions, "score": info.labels, "multi_vector": info.token_dimensions}
+    rows = len(lengths) if one_row_each else len(column.values)
+    if column.values.shape != (rows, widths.get(output, 1)):
+        return f"{column.values.shape} values, not {(rows, widths.get(output, 1))}"
+    if one_row_each:
+        return "several rows for each" if column.offsets is not None else ""
+    if column.offsets is None or len(column) != len(lengths):
+        return f"rows for {len(column)} inputs, not {len(lengths)}"
+    counts = np.diff(column.offsets)
+    if column.offsets[0] != 0 or column.offsets[-1] != rows or (counts < 0).any():
+        return "offsets that do not ascend from 0 to the number of rows"
+    if output == "sparse":
+        return _wrong_indices(column, counts, info.vocabulary_size)
+    return "" if ((counts >= 1) & (counts <= lengths)).all() else "vectors that are not one for each token"
+
+
+def _wrong_indices(column: Column, counts: NDArray[np.int64], size: int) -> str:
+    indices = column.indices
+    if indices is None or len(indices) != len(column.values):
+        return "weights without an index for each"
+    if indices.min(initial=0) < 0 or indices.max(initial=0) >= size:
+        return f"an index outside the vocabulary of {size}"
+    keys = np.repeat(np.arange(len(counts)), counts) * size + indices
+    return "" if len(np.unique(keys)) == len(keys) else "one index twice"
 
 
 def _fitted(ids: TokenIds, info: ModelInfo) -> TokenIds:

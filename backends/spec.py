@@ -13,6 +13,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from embeddings_gateway.backends.base import Output
+
 Pooling = Literal["cls", "mean", "max", "mean_sqrt_len", "last", "weighted_mean"]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 
@@ -97,12 +99,16 @@ class FakeSpec(BackendSpec, frozen=True, kw_only=True, tag="fake"):
     """Deterministic numbers without meaning, for tests of the machinery. Never a default.
 
     Attributes:
-        width: dimensions of a vector.
+        width: dimensions of a vector, be it of an input or of a token.
         cost: the cost rule that the backend states.
+        outputs: what it computes.
+        labels: scores for each input, where ``outputs`` has ``score``.
     """
 
     width: Positive = 8
     cost: Literal["padded", "packed"] = "padded"
+    outputs: tuple[Output, ...] = ("dense",)
+    labels: Positive = 1
 
 
 class FaultSpec(FakeSpec, frozen=True, kw_only=True, tag="fault"):

@@ -24,21 +24,20 @@ from typing import IO
 
 from embeddings_gateway.backends.base import Backend, BackendError, LoadError, OutOfMemory
 from embeddings_gateway.backends.load import load
-from embeddings_gateway.backends.parent import end_with_parent
-from embeddings_gateway.backends.protocol import (
+from embeddings_gateway.backends.messages import (
     HEADER,
     Check,
     Checked,
-    Embed,
-    Embedded,
     Failed,
     FromWorker,
-    PackedIds,
+    PackedBatch,
     Ping,
     Pong,
     ProtocolError,
+    Ran,
     Ready,
     Refused,
+    Run,
     Start,
     Tokenize,
     Tokens,
@@ -47,6 +46,7 @@ from embeddings_gateway.backends.protocol import (
     encode_frame,
     payload_length,
 )
+from embeddings_gateway.backends.parent import end_with_parent
 from embeddings_gateway.backends.selftest import SelfTest
 
 TOKENIZER_THREADS = 2
@@ -54,13 +54,13 @@ CHARS_AT_ONCE = 1024  # to hand so few to another thread takes longer than to to
 STACK_BYTES = 16 << 20  # tokenizers that split by regular expressions recurse on long runs of characters
 
 
-class Worker:
+class WorkerMain:
     """One model replica behind one socket."""
 
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
         self._send_lock = threading.Lock()
-        self._batches: queue.SimpleQueue[Embed | Check] = queue.SimpleQueue()
+        self._batches: queue.SimpleQueue[Run | Check] = queue.SimpleQueue()
         self._tokenizers = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenize")
         self._busy_since: float | None = None
 
@@ -76,8 +76,8 @@ class Worker:
         try:
             backend = load(start.spec)
             test = SelfTest(backend)
-            if wrong := test.run():
-                raise LoadError(f"not to be served: {wrong}")
+            if problem := test.run():
+                raise LoadError(f"not to be served: {problem}")
         except LoadError as error:
             self._send(Refused(str(error)))
             return
@@ -86,7 +86,7 @@ class Worker:
         self._send(Ready(backend.info, time.perf_counter() - began, speed))
         while True:
             match self._batches.get():
-                case Embed() as call:
+                case Run() as call:
                     self._compute(backend, call)
                 case Check(id=call_id):
                     self._check(call_id, test)
@@ -103,9 +103,9 @@ class Worker:
 
     def _answer(self, message: ToWorker, backend: Backend) -> None:
         match message:
-            case Embed() | Check():
+            case Run() | Check():
                 self._batches.put(message)
-            case Tokenize(texts=texts) if sum(map(len, texts)) < CHARS_AT_ONCE:
+            case Tokenize() if characters(message) < CHARS_AT_ONCE:
                 self._tokenize(backend, message)
             case Tokenize():
                 self._tokenizers.submit(self._tokenize, backend, message)
@@ -113,12 +113,12 @@ class Worker:
                 since = self._busy_since
                 self._send(Pong(message.id, 0.0 if since is None else time.monotonic() - since))
 
-    def _compute(self, backend: Backend, call: Embed) -> None:
+    def _compute(self, backend: Backend, call: Run) -> None:
         self._busy_since = time.monotonic()
         began = time.perf_counter()
         try:
-            vectors = backend.embed(call.inputs.unpack())
-            self._send(Embedded.of(call.id, vectors, time.perf_counter() - began))
+            columns = backend.run(call.batch.unpack(), call.outputs)
+            self._send(Ran.of(call.id, columns, time.perf_counter() - began))
         except BaseException as error:  # native code may raise what is no Exception
             self._send(failed(call.id, error))
         finally:
@@ -133,8 +133,8 @@ class Worker:
     def _tokenize(self, backend: Backend, call: Tokenize) -> None:
         began = time.perf_counter()
         try:
-            inputs = PackedIds.of(backend.tokenize(call.texts))
-            self._send(Tokens(call.id, inputs, time.perf_counter() - began))
+            batch = PackedBatch.of(backend.tokenize(call.texts, call.text_pairs))
+            self._send(Tokens(call.id, batch, time.perf_counter() - began))
         except BaseException as error:  # a panic of Rust is none either
             self._send(failed(call.id, error))
 
@@ -155,6 +155,11 @@ def receive(frames: IO[bytes]) -> ToWorker | None:
     length = payload_length(header)
     payload = frames.read(length)
     return decode_to_worker(payload) if len(payload) == length else None
+
+
+def characters(call: Tokenize) -> int:
+    """Return how many characters a call tokenizes."""
+    return sum(map(len, call.texts)) + sum(map(len, call.text_pairs or ()))
 
 
 def failed(call_id: int, error: BaseException) -> Failed:
@@ -182,7 +187,7 @@ def main() -> None:
     with suppress(ValueError, OSError):  # the limit is 0 already, and may not be raised
         resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
     faulthandler.enable()  # says in which function a crash was
-    Worker(socket.socket(fileno=channel)).run()
+    WorkerMain(socket.socket(fileno=channel)).run()
 
 
 if __name__ == "__main__":

@@ -62,13 +62,13 @@ PURE = (
     "gateway/serving/prompts.py",
     "gateway/serving/tokens.py",
     "gateway/serving/dimensions.py",
+    "backends/invariance.py",
     "backends/gguf/sizes.py",
     "backends/gguf/pack.py",
 )
 IMPURE = {"asyncio", "time", "logging", "random", "os"}
 NOTHING_OF_OURS = (
     "backends/base.py",
-    "backends/spec.py",
     "gateway/errors.py",
     "gateway/batching/planner.py",
 )

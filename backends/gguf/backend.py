@@ -9,7 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from embeddings_gateway.backends import checksum, fingerprint, prompts
-from embeddings_gateway.backends.base import EmbedError, LoadError, ModelInfo, TokenIds, Vectors
+from embeddings_gateway.backends.base import (
+    Batch,
+    Column,
+    EmbedError,
+    LoadError,
+    ModelInfo,
+    Output,
+    Vectors,
+    refuse_pairs,
+)
 from embeddings_gateway.backends.gguf import header
 from embeddings_gateway.backends.gguf.context import probe
 from embeddings_gateway.backends.gguf.engine import Engine
@@ -64,30 +73,31 @@ class GgufBackend:
     def __repr__(self) -> str:
         return f"<GgufBackend {self._model!r} {self.info.pooling} {self.info.dimensions}>"
 
-    def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
+    def tokenize(self, texts: Sequence[str], text_pairs: Sequence[str] | None = None) -> Batch:
         """Turn each text into its ids, special tokens included, never cut. Any thread may call it.
 
         Raises:
             EmbedError: a text cannot be tokenized; the message says which and why.
         """
+        refuse_pairs(text_pairs)
         inputs = []
         for i, text in enumerate(texts):
             try:
                 inputs.append(self._vocabulary.encode(text))
             except EmbedError as error:
                 raise EmbedError(f"text {i} of {len(texts)}: {error}") from None
-        return inputs
+        return Batch.of(inputs)
 
-    def embed(self, batch: Sequence[TokenIds]) -> Vectors:
-        """Return the vectors of ``batch``: float32 ``[inputs, dimensions]``, C-contiguous.
+    def run(self, batch: Batch, outputs: Sequence[Output]) -> dict[Output, Column]:
+        """Compute the vector of each input; ``dense`` is the only output.
 
         A vector that cannot be normalised (all zeros) becomes NaN, which the caller's check refuses.
 
         Raises:
             EmbedError: the batch breaks a limit, or the engine failed; the backend can be used again.
         """
-        vectors = self._engine.embed(batch)
-        return _unit(vectors) if self._normalize else vectors
+        vectors = self._engine.embed(batch.split())
+        return {"dense": Column(_unit(vectors) if self._normalize else vectors)}
 
     def close(self) -> None:
         """Give the memory back: the contexts first, for they point into the model."""
@@ -122,8 +132,8 @@ class GgufBackend:
                 }
             ),
             cost="packed",
-            batch_tokens=sizes.batch_tokens,
-            batch_inputs=SEQUENCES_MAX,
+            max_batch_tokens=sizes.batch_tokens,
+            max_batch_inputs=SEQUENCES_MAX,
             created=int(self._model.path.stat().st_mtime),
         )
 

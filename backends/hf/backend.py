@@ -6,7 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from embeddings_gateway.backends.base import EmbedError, LoadError, ModelInfo, TokenIds, Vectors
+from embeddings_gateway.backends.base import (
+    Batch,
+    Column,
+    EmbedError,
+    LoadError,
+    ModelInfo,
+    Output,
+    refuse_pairs,
+)
 from embeddings_gateway.backends.hf import identity, limits
 from embeddings_gateway.backends.hf.conversion.texts import calibration_sum
 from embeddings_gateway.backends.hf.files import layout, location, weights
@@ -46,17 +54,17 @@ class HfBackend:
         info = self.info
         return f"HfBackend({info.pooling}, {info.dimensions} dimensions, {info.dtype} on {info.device})"
 
-    def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
+    def tokenize(self, texts: Sequence[str], text_pairs: Sequence[str] | None = None) -> Batch:
         """Turn each text into its ids, special tokens included, never cut. Any thread may call this."""
-        return self._tokenizer.tokenize(texts)
+        refuse_pairs(text_pairs)
+        return Batch.of(self._tokenizer.tokenize(texts))
 
-    def embed(self, batch: Sequence[TokenIds]) -> Vectors:
-        """Turn each input into its vector: row ``i`` belongs to ``batch[i]``."""
+    def run(self, batch: Batch, outputs: Sequence[Output]) -> dict[Output, Column]:
+        """Compute the vector of each input; ``dense`` is the only output."""
         # Not every runtime refuses these: some look a row of zeros up for them, and make a vector of it.
-        ids, longest = np.concatenate(batch), max(map(len, batch))
-        if ids.max() >= self.info.vocabulary_size or longest > self.info.max_tokens:
+        if batch.ids.max() >= self.info.vocabulary_size or batch.lengths.max() > self.info.max_tokens:
             raise EmbedError("an input is too long, or has an id outside the vocabulary")
-        return self._runtime.run(batch)
+        return {"dense": Column(self._runtime.run(batch.split()))}
 
     def close(self) -> None:
         """Give the memory back. Nothing is called afterwards."""
@@ -86,9 +94,9 @@ class HfBackend:
             runtime=runtime.name,
             fingerprint=identity.identify(model, files, tokenizer, runtime, calibration),
             cost=runtime.cost,
-            batch_tokens=batch_tokens
+            max_batch_tokens=batch_tokens
             or budget.measure(runtime.run, runtime.device, facts.pad_id, tokens_max),
-            batch_inputs=BATCH_INPUTS_CPU if runtime.device == "cpu" else BATCH_INPUTS_GPU,
+            max_batch_inputs=BATCH_INPUTS_CPU if runtime.device == "cpu" else BATCH_INPUTS_GPU,
             created=files.changed,
             notes=opened.notes,
         )
@@ -96,7 +104,7 @@ class HfBackend:
     def _try_out(self) -> int:
         """Embed one word, so that a model that cannot work is found before it is served; return the width."""
         try:
-            vector = self._runtime.run(self.tokenize(["a"]))
+            vector = self._runtime.run(self.tokenize(["a"]).split())
         except EmbedError as error:
             raise LoadError(
                 f"the model fails on its first input ({error}): do its modules and pooling fit together?"

@@ -30,6 +30,7 @@ from embeddings_gateway.backends.hf.runtimes.openvino_library import openvino
 from embeddings_gateway.backends.spec import HfSpec
 from tests.cosine import lowest_cosine
 from tests.processes import Watch
+from tests.vectors import embed, ids_of
 
 TEXTS = ["a river", "old stone bridges while people talk", "weather"]
 START = """
@@ -37,7 +38,7 @@ import json, sys
 from embeddings_gateway.backends.hf.backend import HfBackend
 from embeddings_gateway.backends.spec import HfSpec
 backend = HfBackend(HfSpec(**json.loads(sys.argv[1])))
-print(json.dumps(backend.embed(backend.tokenize(["a river"])).tolist()))
+print(json.dumps(backend.run(backend.tokenize(["a river"]), ("dense",))["dense"].values.tolist()))
 """
 
 CONVERT = """
@@ -80,16 +81,16 @@ def entry(settings) -> Path:
     return found
 
 
-def embed(backend):
+def vectors_of(backend):
     """Return the vectors of a few texts."""
-    return backend.embed(backend.tokenize(TEXTS))
+    return embed(backend, ids_of(backend, TEXTS))
 
 
 def test_made_once(settings, made):
     """A model is converted once, and from then on the conversion is taken."""
     first, second = load(settings), load(settings, threads=2, max_tokens=16)
     assert len(made) == 1
-    assert lowest_cosine(embed(first), embed(second)) >= agreement.SAME["fp32"]
+    assert lowest_cosine(vectors_of(first), vectors_of(second)) >= agreement.SAME["fp32"]
     assert first.info.runtime == second.info.runtime == "openvino"
 
 
@@ -110,7 +111,7 @@ def test_made_anew_for_what_moves_a_vector(settings, made):
 )
 def test_a_harmed_conversion_is_made_anew(settings, made, file, harm):
     """A kept file that is not what it was is never used."""
-    expected = embed(load(settings))
+    expected = vectors_of(load(settings))
     path = entry(settings) / file
     whole = path.read_bytes()
     if harm == "gone":
@@ -119,7 +120,7 @@ def test_a_harmed_conversion_is_made_anew(settings, made, file, harm):
         path.write_bytes(
             whole[: len(whole) // 2] + (b"" if harm == "cut" else b"x" + whole[len(whole) // 2 + 1 :])
         )
-    assert lowest_cosine(embed(load(settings)), expected) >= agreement.SAME["fp32"]
+    assert lowest_cosine(vectors_of(load(settings)), expected) >= agreement.SAME["fp32"]
     assert len(made) == 2
 
 
@@ -151,10 +152,10 @@ def test_a_conversion_of_anothers_is_not_made_anew(settings, made):
 
 def test_the_budget_is_that_of_as_many_threads(settings, monkeypatch):
     """How many tokens make a batch is measured again where another number of threads computes it."""
-    kept = load(settings).info.batch_tokens
+    kept = load(settings).info.max_batch_tokens
     monkeypatch.setattr(budget, "measure", lambda *_: kept + 1)
-    assert load(settings).info.batch_tokens == kept
-    assert load(settings, threads=2).info.batch_tokens == kept + 1
+    assert load(settings).info.max_batch_tokens == kept
+    assert load(settings, threads=2).info.max_batch_tokens == kept + 1
 
 
 def test_what_may_pass_is_no_refusal(settings, monkeypatch):

@@ -17,6 +17,7 @@ from tests.hf.reference import POOLING, reference
 from tests.hf.torch_settings import TORCH
 from tests.make_hf import FAMILIES, POSITIONS
 from tests.texts import varied_texts
+from tests.vectors import embed, ids_of
 
 DEFAULT_POOLING = {"qwen3": "last"}
 SAME = 0.99999
@@ -25,7 +26,7 @@ SAME = 0.99999
 def inputs_of(backend: HfBackend, count: int = 40):
     """Return token ids of varied texts that the tiny models can take."""
     limit = backend.info.max_tokens
-    kept = [ids for ids in backend.tokenize(varied_texts(count * 3)) if len(ids) <= limit]
+    kept = [ids for ids in ids_of(backend, varied_texts(count * 3)) if len(ids) <= limit]
     return kept[:count]
 
 
@@ -41,17 +42,17 @@ def test_family_matches_transformers(tiny, family):
     inputs = inputs_of(backend)
     pooling = DEFAULT_POOLING.get(family, "mean")
     assert backend.info.pooling == pooling
-    assert lowest_cosine(backend.embed(inputs), reference(tiny(family), inputs, pooling)) >= SAME
+    assert lowest_cosine(embed(backend, inputs), reference(tiny(family), inputs, pooling)) >= SAME
 
 
 def test_company_does_not_matter(tiny, family):
     """An input has the same vector alone, beside one other, and in a shuffled batch."""
     backend = HfBackend(HfSpec(path=str(tiny(family)), **TORCH))
     inputs = sorted(inputs_of(backend), key=len)
-    alone = np.concatenate([backend.embed([ids]) for ids in inputs])
-    beside = np.concatenate([backend.embed([ids, inputs[-1]])[:1] for ids in inputs])
+    alone = np.concatenate([embed(backend, [ids]) for ids in inputs])
+    beside = np.concatenate([embed(backend, [ids, inputs[-1]])[:1] for ids in inputs])
     order = np.random.default_rng(0).permutation(len(inputs))
-    shuffled = backend.embed([inputs[i] for i in order])[np.argsort(order)]
+    shuffled = embed(backend, [inputs[i] for i in order])[np.argsort(order)]
     assert lowest_cosine(alone, beside) >= SAME
     assert lowest_cosine(alone, shuffled) >= SAME
 
@@ -59,7 +60,7 @@ def test_company_does_not_matter(tiny, family):
 def test_vectors_differ(tiny, family):
     """Different inputs have different vectors, so that the other tests could fail."""
     backend = HfBackend(HfSpec(path=str(tiny(family)), **TORCH))
-    vectors = backend.embed([np.unique(ids) for ids in inputs_of(backend) if len(ids) > 10])
+    vectors = embed(backend, [np.unique(ids) for ids in inputs_of(backend) if len(ids) > 10])
     cosines = vectors @ vectors.T
     assert np.median(cosines) < 0.99
 
@@ -70,7 +71,7 @@ def test_longest_input(tiny, family):
     offset = 2 if family in {"xlm-roberta", "mpnet"} else 0
     assert backend.info.max_tokens == POSITIONS - offset
     ids = np.full(backend.info.max_tokens, backend.info.suffix[0], dtype=np.int32)
-    assert np.isfinite(backend.embed([ids, ids[:3]])).all()
+    assert np.isfinite(embed(backend, [ids, ids[:3]])).all()
 
 
 def test_facts(tiny, family):
@@ -83,7 +84,7 @@ def test_facts(tiny, family):
     assert max(ids.max() for ids in inputs_of(backend)) < info.vocabulary_size <= 600
     # A wrong padding id does not show in a vector, but RoBERTa's positions could run out of their table.
     assert load_encoder(tiny(family), torch.float32).facts.pad_id == kind.tokens.index(kind.pad)
-    assert np.allclose(np.linalg.norm(backend.embed(inputs_of(backend)), axis=1), 1, atol=1e-6)
+    assert np.allclose(np.linalg.norm(embed(backend, inputs_of(backend)), axis=1), 1, atol=1e-6)
 
 
 @pytest.mark.parametrize("pooling", sorted(POOLING))
@@ -91,13 +92,13 @@ def test_pooling_override(tiny, pooling):
     """Every pooling that can be configured matches its textbook formula."""
     backend = HfBackend(HfSpec(path=str(tiny("bert")), **TORCH, pooling=pooling))
     inputs = inputs_of(backend)
-    assert lowest_cosine(backend.embed(inputs), reference(tiny("bert"), inputs, pooling)) >= SAME
+    assert lowest_cosine(embed(backend, inputs), reference(tiny("bert"), inputs, pooling)) >= SAME
 
 
 def test_bf16(tiny):
     """With bf16 weights a vector stays within the stated tolerance whatever stands beside it."""
     backend = HfBackend(HfSpec(path=str(tiny("bert")), **{**TORCH, "dtype": "bf16"}))
     inputs = inputs_of(backend)
-    alone = np.concatenate([backend.embed([ids]) for ids in inputs])
+    alone = np.concatenate([embed(backend, [ids]) for ids in inputs])
     assert backend.info.dtype == "bf16"
-    assert lowest_cosine(alone, backend.embed(inputs)) >= 0.9999
+    assert lowest_cosine(alone, embed(backend, inputs)) >= 0.9999

@@ -18,6 +18,7 @@ from embeddings_gateway.backends.hf.conversion.texts import CALIBRATION, CALIBRA
 from embeddings_gateway.backends.spec import HfSpec
 from tests.cosine import lowest_cosine, unit
 from tests.hf.torch_settings import TORCH
+from tests.vectors import embed, ids_of
 
 SETTINGS = {"device": "cpu", "dtype": "int8", "threads": 1}
 
@@ -33,12 +34,12 @@ def test_int8(tiny, capfd):
     capfd.readouterr()
     backend = load(tiny("bert"))
     assert capfd.readouterr() == ("", CONVERTING)
-    inputs = backend.tokenize(PROBES)
+    inputs = ids_of(backend, PROBES)
     inputs = [ids for ids in inputs if len(ids) <= backend.info.max_tokens]
-    together = backend.embed(inputs)
-    alone = np.concatenate([backend.embed([ids]) for ids in inputs])
+    together = embed(backend, inputs)
+    alone = np.concatenate([embed(backend, [ids]) for ids in inputs])
     assert (backend.info.dtype, backend.info.runtime) == ("int8", "openvino")
-    assert (unit(together) * unit(plain.embed(inputs))).sum(1).mean() >= 0.995
+    assert (unit(together) * unit(embed(plain, inputs))).sum(1).mean() >= 0.995
     assert lowest_cosine(together, alone) >= 0.999
     assert backend.info.fingerprint != plain.info.fingerprint
 

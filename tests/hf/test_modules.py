@@ -20,6 +20,7 @@ from tests.cosine import lowest_cosine
 from tests.hf.torch_settings import TORCH
 from tests.make_hf import HIDDEN, add_modules, write_json
 from tests.texts import varied_texts
+from tests.vectors import embed, ids_of
 
 SAME = 0.99999
 TEXTS = [text for text in varied_texts(80) if len(text) < 60]
@@ -38,7 +39,7 @@ def compare(directory, **settings):
     """Return the lowest cosine between our vectors and sentence-transformers'."""
     backend = HfBackend(HfSpec(path=str(directory), **{**TORCH, **settings}))
     theirs = SentenceTransformer(str(directory), device="cpu").encode(TEXTS, show_progress_bar=False)
-    ours = backend.embed(backend.tokenize(TEXTS))
+    ours = embed(backend, ids_of(backend, TEXTS))
     if not backend.info.normalized:
         assert np.allclose(ours, theirs, rtol=1e-4, atol=1e-5)
     return lowest_cosine(ours, theirs)
@@ -123,8 +124,8 @@ def test_lower_case(own):
     write_json(directory / "sentence_bert_config.json", {"do_lower_case": True})
     lower = HfBackend(HfSpec(path=str(directory), **TORCH))
     upper, down = "THE Old Bridges", "the old bridges"
-    assert not np.array_equal(plain.tokenize([upper])[0], plain.tokenize([down])[0])
-    assert np.array_equal(lower.tokenize([upper])[0], plain.tokenize([down])[0])
+    assert not np.array_equal(ids_of(plain, [upper])[0], ids_of(plain, [down])[0])
+    assert np.array_equal(ids_of(lower, [upper])[0], ids_of(plain, [down])[0])
     assert lower.info.fingerprint != plain.info.fingerprint
     assert compare(directory) >= SAME
 
@@ -184,6 +185,6 @@ def test_normalizing(own, similarity, module, override, expected):
     directory = add_modules(own("bert"), *modules, *([("Normalize", {})] if module else []))
     write_json(directory / "config_sentence_transformers.json", {"similarity_fn_name": similarity})
     backend = HfBackend(HfSpec(path=str(directory), **TORCH, normalize=override))
-    lengths = np.linalg.norm(backend.embed(backend.tokenize(TEXTS)), axis=1)
+    lengths = np.linalg.norm(embed(backend, ids_of(backend, TEXTS)), axis=1)
     assert backend.info.normalized is expected
     assert np.allclose(lengths, 1, atol=1e-6) is expected

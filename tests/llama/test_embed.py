@@ -9,6 +9,7 @@ pytest.importorskip("llama_cpp", reason="the gguf extra is not installed")
 
 from embeddings_gateway.backends.base import EmbedError
 from tests.cosine import lowest_cosine
+from tests.vectors import embed
 
 
 def ids(*tokens: int) -> np.ndarray:
@@ -18,9 +19,9 @@ def ids(*tokens: int) -> np.ndarray:
 
 def random_batch(backend, source: np.random.Generator) -> list[np.ndarray]:
     """Return inputs of random lengths within the backend's limits."""
-    budget, batch = backend.info.batch_tokens, []
+    budget, batch = backend.info.max_batch_tokens, []
     longest = min(backend.info.max_tokens, int(source.choice([2, 20, 10_000])))
-    while len(batch) < backend.info.batch_inputs:
+    while len(batch) < backend.info.max_batch_inputs:
         length = int(source.integers(1, longest, endpoint=True))
         budget -= length
         if budget < 0 and batch:
@@ -39,7 +40,7 @@ def test_three_hundred_random_batches(family, request, open_backend):
     source = np.random.default_rng(3)
     for _ in range(300):
         batch = random_batch(backend, source)
-        vectors = backend.embed(batch)
+        vectors = embed(backend, batch)
         assert vectors.shape == (len(batch), backend.info.dimensions)
         assert vectors.dtype == np.float32
         assert vectors.flags.c_contiguous
@@ -61,10 +62,10 @@ def test_three_hundred_random_batches(family, request, open_backend):
 def test_what_would_abort_the_engine_is_an_error(batch, message, bert_file, open_backend):
     """A batch that llama.cpp would end the process on is refused, and the next one is embedded."""
     backend = open_backend(bert_file("cls"))
-    before = backend.embed([ids(2, 7, 3)])
+    before = embed(backend, [ids(2, 7, 3)])
     with pytest.raises(EmbedError, match=message):
-        backend.embed(batch)
-    assert lowest_cosine(backend.embed([ids(2, 7, 3)]), before) == pytest.approx(1)
+        embed(backend, batch)
+    assert lowest_cosine(embed(backend, [ids(2, 7, 3)]), before) == pytest.approx(1)
 
 
 def test_a_decoder_refuses_more_tokens_than_its_memory_holds(qwen3_file, open_backend):
@@ -72,20 +73,20 @@ def test_a_decoder_refuses_more_tokens_than_its_memory_holds(qwen3_file, open_ba
     backend = open_backend(qwen3_file("last"), max_tokens=1000)
     batch = [np.full(900, 65, np.int32), np.full(900, 66, np.int32)]
     with pytest.raises(EmbedError, match="a batch of 1800 tokens"):
-        backend.embed(batch)
-    assert all(np.isfinite(backend.embed([one])).all() for one in batch)
+        embed(backend, batch)
+    assert all(np.isfinite(embed(backend, [one])).all() for one in batch)
 
 
 def test_a_failed_call_leaves_a_usable_backend(qwen3_file, open_backend, monkeypatch):
     """An error code of the engine is an EmbedError, and what it left in the memory changes nothing."""
     backend = open_backend(qwen3_file("last"))
     batch = [np.arange(300, dtype=np.int32) % 250]
-    before = backend.embed(batch)
+    before = embed(backend, batch)
     monkeypatch.setattr(backend._engine._any, "_call", lambda *_: -3)
     with pytest.raises(EmbedError, match="code -3"):
-        backend.embed(batch)
+        embed(backend, batch)
     monkeypatch.undo()
-    assert lowest_cosine(backend.embed(batch), before) == pytest.approx(1)
+    assert lowest_cosine(embed(backend, batch), before) == pytest.approx(1)
 
 
 def test_a_vector_that_is_not_there_is_an_error(bert_file, open_backend, monkeypatch):
@@ -93,4 +94,4 @@ def test_a_vector_that_is_not_there_is_an_error(bert_file, open_backend, monkeyp
     backend = open_backend(bert_file("cls"))
     monkeypatch.setattr(backend._engine._short, "_call", lambda *_: 0)  # says yes, computes nothing
     with pytest.raises(EmbedError, match="no vector for input 0"):
-        backend.embed([ids(2, 7, 3)])
+        embed(backend, [ids(2, 7, 3)])

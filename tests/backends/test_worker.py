@@ -12,19 +12,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embeddings_gateway.backends.fake import fake_vector
-from embeddings_gateway.backends.protocol import (
+from embeddings_gateway.backends.base import Batch
+from embeddings_gateway.backends.fake import FakeBackend, fake_vector
+from embeddings_gateway.backends.messages import (
     HEADER,
     Check,
     Checked,
-    Embed,
-    Embedded,
     Failed,
-    PackedIds,
+    PackedBatch,
     Ping,
     Pong,
+    Ran,
     Ready,
     Refused,
+    Run,
     Start,
     Tokenize,
     Tokens,
@@ -94,30 +95,44 @@ def start():
         peer.socket.close()
 
 
-def packed(text):
-    """Return a batch of one input whose ids stand for the text."""
-    return PackedIds.of([np.array([256, *text.encode(), 257], np.int32)])
+def run(call_id, text):
+    """Return a call that computes the vector of a text."""
+    batch = Batch.of([np.array([256, *text.encode(), 257], np.int32)])
+    return Run(call_id, ("dense",), PackedBatch.of(batch))
 
 
 def test_answers(start):
-    """A worker states its facts, tokenizes, embeds and answers pings, each by the id of its call."""
+    """A worker states its facts, tokenizes, computes and answers pings, each by the id of its call."""
     peer = start()
     assert isinstance(peer.first, Ready)
     assert peer.first.info.dimensions == 4
     tokens = peer.ask(Tokenize(11, ["ab", "ü"]))
     assert isinstance(tokens, Tokens)
-    assert (tokens.id, [ids.tolist() for ids in tokens.inputs.unpack()]) == (
-        11,
-        [[256, 97, 98, 257], [256, 195, 188, 257]],
-    )
-    embedded = peer.ask(Embed(12, tokens.inputs))
-    assert isinstance(embedded, Embedded)
-    expected = np.stack([fake_vector(ids, 4) for ids in tokens.inputs.unpack()])
-    assert embedded.id == 12
-    assert np.array_equal(embedded.unpack(), expected)
+    ids = [ids.tolist() for ids in tokens.batch.unpack().split()]
+    assert (tokens.id, ids) == (11, [[256, 97, 98, 257], [256, 195, 188, 257]])
+    ran = peer.ask(Run(12, ("dense",), tokens.batch))
+    assert isinstance(ran, Ran)
+    assert ran.id == 12
+    expected = [fake_vector(ids, 4) for ids in tokens.batch.unpack().split()]
+    np.testing.assert_array_equal(ran.unpack()["dense"].values, expected)
     pong = peer.ask(Ping(13))
     assert isinstance(pong, Pong)
     assert pong.id == 13
+
+
+def test_several_outputs(start):
+    """A worker computes several outputs of pairs in one call."""
+    spec = FakeSpec(width=4, outputs=("dense", "sparse", "multi_vector", "score"), labels=3)
+    peer = start(spec=spec)
+    tokens = peer.ask(Tokenize(1, ["ab", "c"], ["d", ""]))
+    ran = peer.ask(Run(2, ("sparse", "score"), tokens.batch)).unpack()
+    batch = FakeBackend(spec).tokenize(["ab", "c"], ["d", ""])
+    np.testing.assert_array_equal(tokens.batch.unpack().segments, batch.segments)
+    expected = FakeBackend(spec).run(batch, ("sparse", "score"))
+    assert ran.keys() == expected.keys()
+    for output, column in expected.items():
+        for name in ("values", "offsets", "indices"):
+            np.testing.assert_array_equal(getattr(ran[output], name), getattr(column, name))
 
 
 def test_refusal(start):
@@ -131,7 +146,7 @@ def test_refusal(start):
 def test_raising_backend(start):
     """A backend that raises fails that call alone, and nothing that a user sent is repeated anywhere."""
     peer = start(spec=FAULTS)
-    assert peer.ask(Embed(1, packed(f"{SECRET}<raise>"))) == Failed(1, "RuntimeError")
+    assert peer.ask(run(1, f"{SECRET}<raise>")) == Failed(1, "RuntimeError")
     assert peer.ask(Tokenize(2, [f"{SECRET}<tokenizer-raise>"])) == Failed(2, "RuntimeError")
     assert isinstance(peer.ask(Ping(3)), Pong)
     peer.socket.close()
@@ -150,8 +165,8 @@ def test_backends_own_error(start):
 def test_out_of_memory(start):
     """That there was no memory for a batch is told as such: a smaller one may go well."""
     peer = start(spec=FAULTS)
-    assert peer.ask(Embed(1, packed("<memory>"))) == Failed(1, "MemoryError", memory=True)
-    assert isinstance(peer.ask(Embed(2, packed("a"))), Embedded)
+    assert peer.ask(run(1, "<memory>")) == Failed(1, "MemoryError", memory=True)
+    assert isinstance(peer.ask(run(2, "a")), Ran)
 
 
 def test_self_test(start):
@@ -159,13 +174,13 @@ def test_self_test(start):
     assert start().ask(Check(1)) == Checked(1, "")
     wrong = start(spec=FaultSpec(width=4, loading="wrong"))
     assert isinstance(wrong.first, Refused)
-    assert "company" in wrong.first.reason
+    assert "in a batch" in wrong.first.reason
 
 
 def test_alive_while_it_computes(start):
     """Pings and texts are answered while a batch is computed, and a ping says how long it has been."""
     peer = start(spec=FAULTS)
-    peer.socket.sendall(encode_frame(Embed(1, packed("<hang>"))))
+    peer.socket.sendall(encode_frame(run(1, "<hang>")))
     while (pong := peer.ask(Ping(2))).busy_seconds == 0:
         pass
     assert isinstance(pong, Pong)
@@ -177,7 +192,7 @@ def test_gateway_gone(start, computing):
     """A worker ends when its gateway's end of the socket closes, even in the midst of a batch."""
     peer = start(spec=FAULTS)
     if computing:
-        peer.socket.sendall(encode_frame(Embed(1, packed("<hang>"))))
+        peer.socket.sendall(encode_frame(run(1, "<hang>")))
     peer.socket.close()
     assert peer.ended()[0] == 0
 

@@ -1,0 +1,285 @@
+"""The messages between the gateway and a worker, and how they are framed on the socket between them.
+
+A frame is a length (4 bytes, little-endian) and that many bytes of msgpack. Columns travel as raw bytes,
+little-endian: ids as int32, values as float32. The gateway sends ``Start`` first, and the worker replies
+``Ready`` or ``Refused``. Then the gateway sends requests, each with an id that its reply carries; replies may
+come in any order.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from embeddings_gateway.backends.base import Batch, Column, ModelInfo, Output
+from embeddings_gateway.backends.spec import Spec
+
+FRAME_BYTES_MAX = 1 << 30
+HEADER = struct.Struct("<I")
+
+if TYPE_CHECKING:
+    Bytes = bytes | memoryview
+else:
+    Bytes = bytes
+"""Decoded as ``bytes``, a copy whose numbers are aligned; encoded from the arrays themselves."""
+
+
+class ProtocolError(Exception):
+    """A frame that no correct peer sends."""
+
+
+class PackedBatch(msgspec.Struct, frozen=True, array_like=True):
+    """A :class:`Batch` on the wire: int32 ``lengths``, ``ids`` and, for pairs, ``segments``."""
+
+    lengths: Bytes
+    ids: Bytes
+    segments: Bytes | None = None
+
+    @classmethod
+    def of(cls, batch: Batch) -> PackedBatch:
+        """Pack a batch, without copying it."""
+        segments = None if batch.segments is None else _bytes(batch.segments, "<i4")
+        return cls(_bytes(batch.lengths, "<i4"), _bytes(batch.ids, "<i4"), segments)
+
+    def unpack(self) -> Batch:
+        """Return the batch as read-only views.
+
+        Raises:
+            ProtocolError: the lengths do not add up to the ids, or ids and segments differ in number.
+        """
+        lengths = _array(self.lengths, "<i4")
+        ids = _array(self.ids, "<i4")
+        segments = None if self.segments is None else _array(self.segments, "<i4")
+        if lengths.min(initial=0) < 0 or lengths.sum(dtype=np.int64) != len(ids):
+            raise ProtocolError("lengths and ids disagree")
+        if segments is not None and len(segments) != len(ids):
+            raise ProtocolError("segments and ids disagree")
+        return Batch(ids, lengths, segments)
+
+
+class PackedColumn(msgspec.Struct, frozen=True, array_like=True):
+    """A :class:`Column` on the wire: float32 ``values`` row by row, int64 ``offsets``, int32 ``indices``."""
+
+    width: int
+    values: Bytes
+    offsets: Bytes | None = None
+    indices: Bytes | None = None
+
+    @classmethod
+    def of(cls, column: Column) -> PackedColumn:
+        """Pack a column; its values are copied only where they are not contiguous."""
+        return cls(
+            column.values.shape[1],
+            _bytes(column.values, "<f4"),
+            None if column.offsets is None else _bytes(column.offsets, "<i8"),
+            None if column.indices is None else _bytes(column.indices, "<i4"),
+        )
+
+    def unpack(self) -> Column:
+        """Return the column as read-only views.
+
+        Raises:
+            ProtocolError: the width does not fit the values, or offsets or indices do not fit the rows.
+        """
+        flat = _array(self.values, "<f4")
+        if not 1 <= self.width <= FRAME_BYTES_MAX or len(flat) % self.width:
+            raise ProtocolError("width and values disagree")
+        values = flat.reshape(-1, self.width)
+        offsets = None if self.offsets is None else _array(self.offsets, "<i8")
+        indices = None if self.indices is None else _array(self.indices, "<i4")
+        if offsets is not None and not _spans(offsets, len(values)):
+            raise ProtocolError("offsets and values disagree")
+        if indices is not None and len(indices) != len(values):
+            raise ProtocolError("indices and values disagree")
+        return Column(values, offsets, indices)
+
+
+class Start(msgspec.Struct, frozen=True, tag="start"):
+    """Load this model; the first frame, sent once."""
+
+    spec: Spec
+
+
+class Tokenize(msgspec.Struct, frozen=True, tag="tokenize"):
+    """Answered by ``Tokens`` or ``Failed``."""
+
+    id: int
+    texts: list[str]
+    text_pairs: list[str] | None = None
+
+
+class Run(msgspec.Struct, frozen=True, tag="run"):
+    """Compute these outputs of a batch; answered by ``Ran`` or ``Failed``."""
+
+    id: int
+    outputs: tuple[Output, ...]
+    batch: PackedBatch
+
+
+class Ping(msgspec.Struct, frozen=True, tag="ping"):
+    """Answered by ``Pong``, also while a batch is computed."""
+
+    id: int
+
+
+class Check(msgspec.Struct, frozen=True, tag="check"):
+    """Whether the model still passes its self-test; answered by ``Checked`` or ``Failed``."""
+
+    id: int
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready"):
+    """The model is loaded, and has passed its self-test.
+
+    Attributes:
+        info: the facts of the model.
+        seconds: how long it took to load.
+        tokens_per_s: how many tokens a second a small batch is computed with.
+    """
+
+    info: ModelInfo
+    seconds: float
+    tokens_per_s: float
+
+
+class Refused(msgspec.Struct, frozen=True, tag="refused"):
+    """The model cannot be served; starting again would not help. The worker ends."""
+
+    reason: str
+
+
+class Tokens(msgspec.Struct, frozen=True, tag="tokens"):
+    """The ids of each text of a ``Tokenize``, in order."""
+
+    id: int
+    batch: PackedBatch
+    seconds: float
+
+
+class Ran(msgspec.Struct, frozen=True, tag="ran"):
+    """The columns of a ``Run``; ``seconds`` are the engine's own."""
+
+    id: int
+    columns: dict[Output, PackedColumn]
+    seconds: float
+
+    @classmethod
+    def of(cls, call_id: int, columns: Mapping[Output, Column], seconds: float) -> Ran:
+        """Pack the columns."""
+        return cls(call_id, {name: PackedColumn.of(column) for name, column in columns.items()}, seconds)
+
+    def unpack(self) -> dict[Output, Column]:
+        """Return the columns.
+
+        Raises:
+            ProtocolError: one of them is not consistent.
+        """
+        return {name: column.unpack() for name, column in self.columns.items()}
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """The call failed; the worker is still usable.
+
+    Attributes:
+        id: of the call.
+        reason: never contains a user's text.
+        memory: whether there was no memory for it.
+    """
+
+    id: int
+    reason: str
+    memory: bool = False
+
+
+class Checked(msgspec.Struct, frozen=True, tag="checked"):
+    """What is wrong with the model; empty if nothing is."""
+
+    id: int
+    problem: str
+
+
+class Pong(msgspec.Struct, frozen=True, tag="pong"):
+    """The worker is alive; ``busy_seconds`` is how long the batch being computed has run, 0 when idle."""
+
+    id: int
+    busy_seconds: float
+
+
+Request = Tokenize | Run | Check | Ping
+ToWorker = Start | Request
+WorkerReply = Tokens | Ran | Checked | Failed | Pong
+FromWorker = Ready | Refused | WorkerReply
+
+NOT_A_MESSAGE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+_encoder = msgspec.msgpack.Encoder()
+_to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
+_from_worker: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decoder(FromWorker)
+
+
+def encode_frame(message: ToWorker | FromWorker) -> bytearray:
+    """Return the message as one frame, into which large columns are copied once."""
+    frame = bytearray(HEADER.size)
+    _encoder.encode_into(message, frame, HEADER.size)
+    HEADER.pack_into(frame, 0, len(frame) - HEADER.size)
+    return frame
+
+
+def payload_length(header: bytes) -> int:
+    """Return how many bytes follow this header.
+
+    Raises:
+        ProtocolError: more than ``FRAME_BYTES_MAX``.
+    """
+    (length,) = HEADER.unpack(header)
+    if length > FRAME_BYTES_MAX:
+        raise ProtocolError(f"a frame of {length} bytes")
+    return int(length)
+
+
+def decode_to_worker(payload: bytes) -> ToWorker:
+    """Decode what the gateway sent.
+
+    Raises:
+        ProtocolError: not a message.
+    """
+    try:
+        return _to_worker.decode(payload)
+    except NOT_A_MESSAGE as error:
+        raise ProtocolError("not a message to a worker") from error
+
+
+def decode_from_worker(payload: bytes) -> FromWorker:
+    """Decode what a worker sent.
+
+    Raises:
+        ProtocolError: not a message.
+    """
+    try:
+        return _from_worker.decode(payload)
+    except NOT_A_MESSAGE as error:
+        raise ProtocolError("not a message from a worker") from error
+
+
+def _bytes(array: NDArray[Any], dtype: str) -> memoryview:
+    """Return the array's bytes in C order, without a copy where they lie so already."""
+    flat = np.ascontiguousarray(array, dtype=dtype).reshape(-1)
+    return flat.view(np.uint8).data
+
+
+def _array(data: Bytes, dtype: str) -> NDArray[Any]:
+    """Return the bytes as a read-only array."""
+    if len(data) % np.dtype(dtype).itemsize:
+        raise ProtocolError("a number is cut short")
+    return np.frombuffer(data, dtype=dtype)
+
+
+def _spans(offsets: NDArray[np.int64], rows: int) -> bool:
+    """Tell whether offsets ascend from 0 to the number of rows."""
+    ascend = bool((offsets[1:] >= offsets[:-1]).all())
+    return len(offsets) > 0 and ascend and offsets[0] == 0 and offsets[-1] == rows

@@ -1,0 +1,1 @@
+"""Tests of what all backends share: the contract, the messages, the worker process, the self-test."""
