@@ -1,1 +1,1 @@
-"""Worker processes: started, called, watched, started again."""
+"""The engines of a model: which one takes a call, and what happens when one fails."""

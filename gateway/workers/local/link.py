@@ -1,0 +1,191 @@
+"""The link to one live worker process: sends calls, matches each reply to its call, and ends hung workers.
+
+It knows nothing of restarts. When the process or the socket ends, every open call fails once, and it is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from embeddings_gateway.backends.base import Batch, ModelInfo, Output
+from embeddings_gateway.backends.messages import (
+    Check,
+    Checked,
+    Failed,
+    FromWorker,
+    PackedBatch,
+    Ping,
+    Pong,
+    ProtocolError,
+    Ran,
+    Ready,
+    Request,
+    Run,
+    Tokenize,
+    Tokens,
+    WorkerReply,
+)
+from embeddings_gateway.workers.engine import (
+    CallFailed,
+    CrashedOutOfMemory,
+    EngineResult,
+    OutOfMemory,
+    WorkerCrashed,
+    WorkerGone,
+)
+from embeddings_gateway.workers.local.hang_detector import HangDetector, WorkerTimeouts
+from embeddings_gateway.workers.local.process import Cause, Death, WorkerProcess
+
+T = TypeVar("T")
+
+
+class Link:
+    """A worker process whose model is loaded. Made by ``launcher.startup``; belongs to one event loop.
+
+    Attributes:
+        info: the model's facts.
+        load_seconds: how long the model took to load.
+        tokens_per_s: the speed in the self-test.
+        batches: how many the worker has computed.
+        lost: whether no call can be sent any more.
+    """
+
+    def __init__(self, process: WorkerProcess, ready: Ready, timeouts: WorkerTimeouts) -> None:
+        self.info: ModelInfo = ready.info
+        self.load_seconds = ready.seconds
+        self.tokens_per_s = ready.tokens_per_s
+        self.batches = 0
+        self.lost = False
+        self._process = process
+        self._ids = itertools.count()
+        self._replies: dict[int, asyncio.Future[WorkerReply]] = {}
+        self._hang_detector = HangDetector(timeouts)
+        process.listen(self._receive)
+        loop = asyncio.get_running_loop()
+        self._life = loop.create_task(self._live())
+        self._watch = loop.create_task(self._watch_for_hangs())
+
+    async def tokenize(
+        self, texts: Sequence[str], text_pairs: Sequence[str] | None = None, timeout_s: float = math.inf
+    ) -> Batch:
+        """See :class:`embeddings_gateway.workers.engine.Engine`."""
+        pairs = None if text_pairs is None else list(text_pairs)
+        match await self._call(Tokenize(next(self._ids), list(texts), pairs), timeout_s):
+            case Tokens(batch=batch):
+                return _unpacked(batch.unpack)
+            case reply:
+                raise _failure(reply)
+
+    async def run(
+        self, batch: Batch, outputs: Sequence[Output], timeout_s: float = math.inf
+    ) -> EngineResult:
+        """See :class:`embeddings_gateway.workers.engine.Engine`."""
+        call = Run(next(self._ids), tuple(outputs), PackedBatch.of(batch))
+        match await self._call(call, timeout_s):
+            case Ran() as reply:
+                self.batches += 1
+                return EngineResult(_unpacked(reply.unpack), reply.seconds)
+            case reply:
+                raise _failure(reply)
+
+    async def check(self, timeout_s: float = math.inf) -> str:
+        """See :class:`embeddings_gateway.workers.engine.Supervised`."""
+        match await self._call(Check(next(self._ids)), timeout_s):
+            case Checked(problem=problem):
+                return problem
+            case reply:
+                return str(_failure(reply))
+
+    async def ping(self) -> float:
+        """See :class:`embeddings_gateway.workers.engine.Engine`."""
+        match await self._call(Ping(next(self._ids)), math.inf):
+            case Pong(busy_seconds=busy_seconds):
+                return busy_seconds
+            case reply:
+                raise _failure(reply)
+
+    async def idle(self) -> None:
+        """Wait until no call is open."""
+        while self._replies and not self.lost:
+            await asyncio.wait(self._replies.values(), return_when=asyncio.ALL_COMPLETED)
+            await asyncio.sleep(0)  # the callers remove them
+
+    def kill(self, cause: Cause, why: str) -> None:
+        """Kill the process. Open calls fail."""
+        self._process.kill(cause, why)
+
+    async def ended(self) -> Death:
+        """Wait until the process has ended; return how."""
+        return await asyncio.shield(self._life)
+
+    async def close(self) -> None:
+        """Kill the process and wait until it has ended. Open calls fail."""
+        self.kill("replaced", "the gateway ended it")
+        await asyncio.wait([self._life])
+
+    async def _call(self, call: Request, timeout_s: float) -> WorkerReply:
+        if self.lost:
+            raise WorkerGone
+        reply: asyncio.Future[WorkerReply] = asyncio.get_running_loop().create_future()
+        self._replies[call.id] = reply
+        try:
+            self._process.send(call)
+            self._hang_detector.begin(call, timeout_s)
+            return await reply
+        finally:
+            del self._replies[call.id]
+
+    def _receive(self, message: FromWorker) -> None:
+        """Give a reply to its call. A reply to a call that was cancelled is dropped."""
+        if not isinstance(message, WorkerReply):
+            raise ProtocolError(f"a {type(message).__name__}, which is no reply")
+        self._hang_detector.end(message.id)
+        reply = self._replies.get(message.id)
+        if reply is not None and not reply.done():
+            reply.set_result(message)
+
+    async def _live(self) -> Death:
+        """Wait until the socket has closed, make sure that the process has ended, and fail the open calls."""
+        try:
+            if error := await self._process.closed():
+                self.kill("protocol", f"it sent {error}")
+        finally:
+            self.lost = True
+            self._watch.cancel()
+            death = await self._process.end()
+            suspects = self._hang_detector.suspects()
+            for call_id, reply in self._replies.items():
+                if not reply.done():
+                    reply.set_exception(_crash(death) if call_id in suspects else WorkerGone(death.how))
+        return death
+
+    async def _watch_for_hangs(self) -> None:
+        """Kill the process when it is silent or a call takes too long."""
+        while True:
+            await asyncio.sleep(self._hang_detector.interval_s)
+            if verdict := self._hang_detector.poll():
+                self.kill("hang", verdict)
+                return
+            self._process.sample_oom()
+            self._process.send(Ping(next(self._ids)))  # any reply is a sign of life
+
+
+def _unpacked(unpack: Callable[[], T]) -> T:
+    try:
+        return unpack()
+    except ProtocolError as error:
+        raise CallFailed(str(error)) from None
+
+
+def _crash(death: Death) -> WorkerCrashed:
+    return (CrashedOutOfMemory if death.cause == "memory" else WorkerCrashed)(death.how)
+
+
+def _failure(reply: WorkerReply) -> CallFailed:
+    if not isinstance(reply, Failed):
+        return CallFailed(f"the reply is a {type(reply).__name__}")
+    return OutOfMemory(reply.reason) if reply.memory else CallFailed(reply.reason)

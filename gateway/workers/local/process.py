@@ -1,0 +1,345 @@
+"""A worker's operating-system process: started, sent messages, listened to, killed.
+
+What the messages mean is the business of ``link``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import time
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from embeddings_gateway.backends.messages import (
+    HEADER,
+    FromWorker,
+    ProtocolError,
+    ToWorker,
+    decode_from_worker,
+    encode_frame,
+    payload_length,
+)
+from embeddings_gateway.workers.engine import CallFailed, WorkerGone
+
+STDERR_BYTES_KEPT = 4096
+READ_BYTES = 1 << 18
+EXIT_S = 0.2
+STDERR_S = 1.0
+KILL_S = 10.0
+OOM_INTERVAL_S = 5.0
+
+ENGINE_SETTINGS = {
+    # OpenMP threads synchronize about two hundred times for a short input. With the default, spinning, one busy
+    # neighbour core makes torch and llama.cpp five times slower. With sleeping at once, a short input takes
+    # llama.cpp four times as long. So they spin for a few microseconds, then sleep.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "GOMP_SPINCOUNT": "200",
+    "GGML_NO_BACKTRACE": "1",  # otherwise ggml starts a debugger when it aborts
+    # By default glibc keeps eight heaps per core, and the buffers of an engine's threads spread over them all:
+    # memory grows for hours without a leak. Two heaps are as fast; a single one costs 7 % of throughput.
+    "MALLOC_ARENA_MAX": "2",
+}
+"""What engines, and the C library below them, read from their environment at import."""
+
+Cause = Literal["exit", "signal", "memory", "hang", "protocol", "replaced"]
+"""Why a process ended: it exited, got a signal, or was killed by the system for lack of memory; or the gateway
+killed it because it hung, broke the protocol, or was no longer wanted."""
+
+
+class Death(NamedTuple):
+    """How a worker process ended.
+
+    Attributes:
+        cause: its kind.
+        how: for people: ``exit status 3``, ``signal SIGABRT``, or why the gateway killed it.
+        stderr: the end of its standard error. May contain users' texts.
+    """
+
+    cause: Cause
+    how: str
+    stderr: str = ""
+
+
+class WorkerProcess:
+    """One worker process. Made by :meth:`start`; belongs to one event loop."""
+
+    def __init__(
+        self,
+        process: Process,
+        transport: asyncio.Transport,
+        frames: FrameReader,
+        forward_stderr: Callable[[bytes], object] | None,
+    ) -> None:
+        self._process = process
+        self._transport = transport
+        self._frames = frames
+        self._stderr = b""
+        self._verdict: Death | None = None
+        self._oom_watch = OomWatch(time.monotonic())
+        self._forward_stderr = forward_stderr
+        self._stderr_reader = asyncio.get_running_loop().create_task(self._read_stderr())
+
+    @classmethod
+    async def start(
+        cls, threads: int | None, cores: Collection[int], forward_stderr: Callable[[bytes], object] | None
+    ) -> WorkerProcess:
+        """Start a worker that waits for its first message.
+
+        Args:
+            threads: for engines that read their number of threads at import.
+            cores: numbers of the cores that it is pinned to; empty if it is not pinned.
+            forward_stderr: gets the process's standard error, such as a download's progress.
+        """
+        ours, theirs = socket.socketpair()
+        loop = asyncio.get_running_loop()
+        transport, frames = await loop.create_unix_connection(FrameReader, sock=ours)
+        try:
+            with theirs:
+                # -P: nothing is imported from the working directory. A session of its own: Ctrl-C in the terminal
+                # reaches the gateway only.
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-P", "-m", "embeddings_gateway.backends.worker"),
+                    *(str(theirs.fileno()), str(os.getpid())),
+                    pass_fds=[theirs.fileno()],
+                    stdin=DEVNULL,
+                    stdout=DEVNULL,
+                    stderr=PIPE,
+                    start_new_session=True,
+                    env=environment(threads, os.environ),
+                )
+        except BaseException:  # no await after the process exists: a cancelled start would leave it behind
+            transport.close()
+            raise
+        _pin(process.pid, cores)
+        return cls(process, transport, frames, forward_stderr)
+
+    def send(self, message: ToWorker) -> None:
+        """Send a message. If the socket is closed, :meth:`closed` tells.
+
+        Raises:
+            CallFailed: the message cannot be encoded, so the worker never sees it.
+        """
+        try:
+            frame = encode_frame(message)
+        except ValueError as error:  # for example a text that is not Unicode
+            raise CallFailed(f"it cannot be sent: {type(error).__name__}") from None
+        with suppress(RuntimeError):  # uvloop raises it for a socket that was just closed
+            self._transport.write(frame)
+
+    async def first_message(self) -> FromWorker:
+        """Return the reply to the first message.
+
+        Raises:
+            WorkerGone: the socket has closed.
+            ProtocolError: what came is not a message.
+        """
+        message = await self._frames.first
+        if message is None:
+            raise await self._frames.closed or WorkerGone("the worker closed its socket")
+        return message
+
+    def listen(self, on_message: Callable[[FromWorker], None]) -> None:
+        """Call ``on_message`` with each message from now on. It raises ``ProtocolError`` for a wrong one."""
+        self._frames.on_message = on_message
+
+    async def closed(self) -> ProtocolError | None:
+        """Wait until the socket has closed; return what was wrong with a message, if that is the reason."""
+        return await self._frames.closed
+
+    def kill(self, cause: Cause, why: str) -> None:
+        """Kill the process. It holds no state that is worth a gentle end."""
+        self._verdict = self._verdict or Death(cause, why)
+        if self._process.returncode is None:
+            self._process.kill()
+        self._transport.abort()  # another process that holds the other end would keep it open
+
+    async def end(self) -> Death:
+        """Make sure that the process has ended; return how it did."""
+        self._transport.close()
+        with suppress(TimeoutError):  # a process that is crashing shall end by itself, so that the cause shows
+            async with asyncio.timeout(EXIT_S):
+                await self._process.wait()
+        if self._process.returncode is None:
+            self._process.kill()
+        try:
+            async with asyncio.timeout(KILL_S):
+                code = await self._process.wait()
+        except TimeoutError:  # stuck in the kernel: its resources are lost, but nobody waits for it
+            code = -signal.SIGKILL
+        await asyncio.wait([self._stderr_reader], timeout=STDERR_S)
+        stderr = self._stderr.decode(errors="replace").strip()
+        return (self._verdict or self._death(code))._replace(stderr=stderr)
+
+    def _death(self, code: int) -> Death:
+        """Return how a process ended that the gateway did not kill; a signal by its name, if it has one."""
+        if code >= 0:
+            return Death("exit", f"exit status {code}")
+        if code == -signal.SIGKILL and self._oom_watch.recent:
+            return Death("memory", "killed by the system for lack of memory")
+        names = {number.value: number.name for number in signal.Signals}
+        return Death("signal", f"signal {names.get(-code, -code)}")
+
+    def sample_oom(self) -> None:
+        """Sample the system's count of out-of-memory kills. Called every few seconds while the process lives."""
+        self._oom_watch.sample(time.monotonic())
+
+    def stop_forwarding_stderr(self) -> None:
+        """Forward no more: from now on the process sees users' texts, and libraries quote them."""
+        self._forward_stderr = None
+
+    async def _read_stderr(self) -> None:
+        """Keep the end of what the process writes. It is always read, so that the pipe never fills up."""
+        if self._process.stderr is None:
+            return
+        while written := await self._process.stderr.read(READ_BYTES):
+            self._stderr = (self._stderr + written)[-STDERR_BYTES_KEPT:]
+            if self._forward_stderr is not None:
+                with suppress(OSError):  # the terminal may have gone
+                    self._forward_stderr(written)
+
+
+class FrameReader(asyncio.BufferedProtocol):
+    """Splits what a worker sends into messages.
+
+    The socket is read straight into the buffer that messages are decoded from. Decoding copies a column once.
+
+    Attributes:
+        first: the first message; ``None`` if the socket closed before.
+        closed: done when the socket has closed, with what was wrong with a message, if anything.
+        on_message: gets each later message. Until it is set, a second message is an error.
+    """
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.first: asyncio.Future[FromWorker | None] = loop.create_future()
+        self.closed: asyncio.Future[ProtocolError | None] = loop.create_future()
+        self.on_message = self._on_first
+        self._transport: asyncio.BaseTransport | None = None
+        self._error: ProtocolError | None = None
+        self._buffer = bytearray(READ_BYTES)
+        self._end = 0  # of the received bytes in the buffer
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See :class:`asyncio.BufferedProtocol`."""
+        self._transport = transport
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """See :class:`asyncio.BufferedProtocol`."""
+        return memoryview(self._buffer)[self._end :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """See :class:`asyncio.BufferedProtocol`."""
+        self._end += nbytes
+        try:
+            self._read_frames()
+        except ProtocolError as error:
+            self._error = error
+            self._abort()
+
+    def eof_received(self) -> None:
+        """See :class:`asyncio.BufferedProtocol`."""
+        self._abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See :class:`asyncio.BufferedProtocol`."""
+        if not self.first.done():
+            self.first.set_result(None)
+        if not self.closed.done():
+            self.closed.set_result(self._error)
+
+    def _read_frames(self) -> None:
+        """Hand on all complete messages, and make room for the rest of an incomplete one."""
+        begin, frame_bytes = 0, 0
+        view = memoryview(self._buffer)
+        while self._error is None and self._end - begin >= HEADER.size:
+            payload = begin + HEADER.size
+            end = payload + payload_length(view[begin:payload])
+            if end > self._end:
+                frame_bytes = end - begin
+                break
+            self.on_message(decode_from_worker(view[payload:end]))
+            begin = end
+        rest = bytes(view[begin : self._end])
+        size = max(READ_BYTES, frame_bytes)
+        if len(self._buffer) != size:
+            self._buffer = bytearray(size)
+        self._buffer[: len(rest)] = rest
+        self._end = len(rest)
+
+    def _on_first(self, message: FromWorker) -> None:
+        if self.first.done():
+            raise ProtocolError(f"a {type(message).__name__} that no call asked for")
+        self.first.set_result(message)
+
+    def _abort(self) -> None:
+        if isinstance(self._transport, asyncio.WriteTransport):
+            self._transport.abort()
+
+
+def oom_kills(vmstat: Path = Path("/proc/vmstat")) -> int:
+    """Return how many processes the system has killed for lack of memory; 0 where it does not count."""
+    with suppress(OSError, ValueError):
+        for line in vmstat.read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
+
+
+class OomWatch:
+    """Whether the system has recently killed a process for lack of memory.
+
+    The system counts such kills for the whole machine, so an old one does not explain a worker's death. The
+    count is compared with one of 5 to 10 seconds ago, as long as it is sampled that often: a large process
+    takes a while to end after the kill was counted.
+
+    Args:
+        now: in seconds.
+        count: returns the number of kills so far.
+    """
+
+    def __init__(self, now: float, count: Callable[[], int] = oom_kills) -> None:
+        self._count = count
+        self._older = self._newer = self._count()
+        self._sampled_at = now
+
+    def sample(self, now: float) -> None:
+        """Take a new sample at the time ``now``, if the last one is old enough."""
+        if now - self._sampled_at >= OOM_INTERVAL_S:
+            self._older, self._newer, self._sampled_at = self._newer, self._count(), now
+
+    @property
+    def recent(self) -> bool:
+        """Whether there was a kill since the older sample."""
+        return self._count() > self._older
+
+
+def environment(threads: int | None, own: Mapping[str, str]) -> dict[str, str]:
+    """Return a worker's environment: the gateway's own, over the settings that engines read at import.
+
+    Args:
+        threads: of the engine; ``None`` leaves the number to the engine.
+        own: the gateway's environment, which the operator controls.
+    """
+    settings = dict(ENGINE_SETTINGS)
+    if "OMP_WAIT_POLICY" in own:
+        del settings["GOMP_SPINCOUNT"]  # it would take precedence
+    if threads is not None:
+        settings["OMP_NUM_THREADS"] = str(threads)
+    return {**settings, **own}
+
+
+def _pin(pid: int, cores: Collection[int]) -> None:
+    """Pin a process to these cores, and with it the threads that it will make.
+
+    Before its first message a worker has no computing threads: its engine makes them when it loads the model.
+    """
+    if cores and sys.platform == "linux":
+        with suppress(OSError):  # it has ended, which is noticed elsewhere, or it may not use these cores now
+            os.sched_setaffinity(pid, cores)
