@@ -13,7 +13,7 @@ from typing import Any, TypeVar, get_args
 import msgspec
 
 from embeddings_gateway.backends.spec import FakeSpec, HfSpec, Spec
-from embeddings_gateway.config import Config, ModelConfig, InputType, ServerConfig, ServingConfig
+from embeddings_gateway.config import Config, InputType, ModelConfig, ServerConfig, ServingConfig
 
 DEFAULT = Path(__file__).with_name("default.toml")
 VARIABLE = "EMBEDDINGS_GATEWAY_CONFIG"

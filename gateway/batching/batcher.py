@@ -80,7 +80,9 @@ class Batcher:
         if not self._dispatcher.worth_waiting:
             raise self._unavailable()
         self._queue.add(request)
-        if not self._step_is_due:  # one step for all requests of this turn of the loop: they may share a batch
+        if (
+            not self._step_is_due
+        ):  # one step for all requests of this turn of the loop: they may share a batch
             self._step_is_due = True
             asyncio.get_running_loop().call_soon(self.step)
 
@@ -139,9 +141,7 @@ class Batcher:
         self._runs.add(run)
         run.add_done_callback(self._runs.discard)
 
-    async def _run(
-        self, engine: Engine, batch: Candidate, counted: AbstractContextManager[None]
-    ) -> None:
+    async def _run(self, engine: Engine, batch: Candidate, counted: AbstractContextManager[None]) -> None:
         """Run and settle; what was lost by no fault of its own waits again."""
         with counted:
             lost = await self._runner.run(engine, batch.chunks)
@@ -162,5 +162,3 @@ class Batcher:
     def _refuse(self, chunks: list[Chunk]) -> None:
         for chunk in chunks:
             chunk.request.fail_open(chunk.rows, self._unavailable)
-
-

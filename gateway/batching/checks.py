@@ -18,7 +18,9 @@ from embeddings_gateway.workers.engine import InvalidResult
 Mask = NDArray[np.bool_]
 
 
-def usable(columns: Mapping[Output, Column], inputs: int, outputs: tuple[Output, ...], info: ModelInfo) -> Mask:
+def usable(
+    columns: Mapping[Output, Column], inputs: int, outputs: tuple[Output, ...], info: ModelInfo
+) -> Mask:
     """Return which inputs of a batch have a usable result in every output, bool ``[inputs]``.
 
     Args:
@@ -80,8 +82,8 @@ def _vectors(column: Column, info: ModelInfo) -> Mask:
     values = column.values
     squares = np.einsum("ij,ij->i", values, values)
     if info.normalized:
-        return np.abs(squares - 1) < 2 * NORM_TOLERANCE  # false for NaN and infinity
-    return np.isfinite(squares) & (squares > 0)
+        return np.asarray(np.abs(squares - 1) < 2 * NORM_TOLERANCE)  # false for NaN and infinity
+    return np.asarray(np.isfinite(squares) & (squares > 0))
 
 
 def _weights(column: Column, info: ModelInfo) -> Mask:
@@ -93,14 +95,13 @@ def _weights(column: Column, info: ModelInfo) -> Mask:
 
 def _scores(column: Column, _: ModelInfo) -> Mask:
     """Return which inputs have only finite scores."""
-    mask: Mask = np.isfinite(column.values).all(axis=1)
-    return mask
+    return np.asarray(np.isfinite(column.values).all(axis=1))
 
 
 def _all_of_each(good: Mask, offsets: NDArray[np.int64]) -> Mask:
     """Return which inputs have only good rows; an input may have no row."""
     bad_before = np.concatenate([np.zeros(1, np.int64), np.cumsum(~good)])
-    return bad_before[offsets[1:]] == bad_before[offsets[:-1]]
+    return np.asarray(bad_before[offsets[1:]] == bad_before[offsets[:-1]])
 
 
 _CHECKS = {"dense": _vectors, "multi_vector": _vectors, "sparse": _weights, "score": _scores}

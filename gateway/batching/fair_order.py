@@ -38,7 +38,12 @@ class Chunk:
     __slots__ = ("is_overdue", "lengths", "request", "rows", "tokens", "virtual_finish")
 
     def __init__(
-        self, request: Request, rows: Rows, lengths: NDArray[np.int32], virtual_finish: float, is_overdue: bool
+        self,
+        request: Request,
+        rows: Rows,
+        lengths: NDArray[np.int32],
+        virtual_finish: float,
+        is_overdue: bool,
     ) -> None:
         self.request = request
         self.rows = rows

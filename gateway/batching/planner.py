@@ -96,7 +96,9 @@ def _most_similar(lengths: NDArray[np.int32], limits: Limits) -> NDArray[np.int6
     first = int(lengths[0])
     shorter = np.flatnonzero(lengths < first)
     longer = np.flatnonzero(lengths >= first)[1:]
-    shorter = shorter[np.argsort(-lengths[shorter], kind="stable")]  # the nearest, and of equals the oldest, first
+    shorter = shorter[
+        np.argsort(-lengths[shorter], kind="stable")
+    ]  # the nearest, and of equals the oldest, first
     longer = longer[np.argsort(lengths[longer], kind="stable")]
     below, above = lengths[shorter].tolist(), lengths[longer].tolist()
     longest = total = first

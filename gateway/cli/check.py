@@ -12,18 +12,18 @@ from rich.table import Table
 
 from embeddings_gateway import log
 from embeddings_gateway.backends.base import ModelInfo
-from embeddings_gateway.backends.selftest import PROBES, company
+from embeddings_gateway.backends.invariance import batch_invariance, cosine
+from embeddings_gateway.backends.selftest import PROBES
 from embeddings_gateway.cli.options import ConfigPath, echo, err, load_config, out, rich_escaped
 from embeddings_gateway.config import Config
 from embeddings_gateway.errors import GatewayError
 from embeddings_gateway.metrics import Metrics
-from embeddings_gateway.serving.ask import Ask
-from embeddings_gateway.serving.model import Model
 from embeddings_gateway.serving.registry import Registry
+from embeddings_gateway.serving.served import Call, Served
 
 
 class Found(NamedTuple):
-    """What came of one model: its facts, the least cosine of a probe alone and in company, what is wrong."""
+    """What came of one model: its facts, the least cosine of a probe alone and in a batch, what is wrong."""
 
     name: str
     info: ModelInfo | None
@@ -47,24 +47,25 @@ def check(config: ConfigPath = None) -> None:
 async def probe_all(config: Config) -> list[Found]:
     """Load all models and probe each of them."""
     async with Registry(config, Metrics(), echo()) as registry:
-        await registry.attempted()
-        return [await probe(model) for model in registry.models]
+        await registry.first_attempt()
+        return [await probe(served) for served in registry.models]
 
 
-async def probe(model: Model) -> Found:
+async def probe(served: Served) -> Found:
     """Embed the probe texts alone and together, which must not make a difference."""
-    info = model.replicas.info
+    info = served.info
     if info is None:
-        return Found(model.name, info, 0.0, f"{model.replicas.state}: {model.replicas.reason}")
+        return Found(served.name, info, 0.0, f"{served.state}: {served.reason}")
     try:
-        together = (await model.embed(Ask(list(PROBES)))).vectors
-        alone = np.concatenate([(await model.embed(Ask([text]))).vectors for text in PROBES])
+        together = (await served.run(Call(list(PROBES)))).vectors
+        alone = np.concatenate([(await served.run(Call([text]))).vectors for text in PROBES])
     except GatewayError as error:
-        return Found(model.name, info, 0.0, error.message)
-    norms = np.linalg.norm(together, axis=1) * np.linalg.norm(alone, axis=1)
-    agreement = float(((together * alone).sum(axis=1) / norms).min())
-    wrong = "" if agreement >= company(info) else f"a text alone and in company agree to {agreement:.6f} only"
-    return Found(model.name, info, agreement, wrong)
+        return Found(served.name, info, 0.0, error.message)
+    agreement = float(cosine(together, alone).min())
+    wrong = ""
+    if agreement < batch_invariance(info):
+        wrong = f"a text alone and in a batch agree to {agreement:.6f} only"
+    return Found(served.name, info, agreement, wrong)
 
 
 def table(found: Sequence[Found], source: str) -> Table:
@@ -72,7 +73,7 @@ def table(found: Sequence[Found], source: str) -> Table:
     shown = Table("", *(rich_escaped(one.name) for one in found), title=f"Models of {source}")
     for name in FACTS:
         shown.add_row(name.replace("_", " "), *(fact(one.info, name) for one in found))
-    shown.add_row("alone = in company", *(f"{one.agreement:.6f}" if one.info else "-" for one in found))
+    shown.add_row("alone = in a batch", *(f"{one.agreement:.6f}" if one.info else "-" for one in found))
     shown.add_row("check", *("[red]wrong[/]" if one.wrong else "[green]right[/]" for one in found))
     return shown
 
@@ -98,8 +99,8 @@ FACTS = (
     "prompts",
     "default_prompt",
     "cost",
-    "batch_tokens",
-    "batch_inputs",
+    "max_batch_tokens",
+    "max_batch_inputs",
     "fingerprint",
     "notes",
 )

@@ -22,8 +22,8 @@ from embeddings_gateway.errors import GatewayError
 from embeddings_gateway.library.async_embedder import loaded
 from embeddings_gateway.library.many import embed_many
 from embeddings_gateway.metrics import Metrics
-from embeddings_gateway.serving.ask import Ask, InputLimits
 from embeddings_gateway.serving.registry import Registry
+from embeddings_gateway.serving.served import Call, CallOptions, InputLimits
 
 Format = Literal["jsonl", "npy"]
 
@@ -54,7 +54,7 @@ def embed(
     if model is None and len(settings.models) > 1:
         fail(f"--model is one of {', '.join(settings.models)}")
     try:
-        vectors = asyncio.run(embed_all(settings, name, Ask(inputs, dimensions, truncate)))
+        vectors = asyncio.run(embed_all(settings, name, inputs, CallOptions(dimensions, truncate)))
     except GatewayError as error:
         fail(f"{counted_from_one(error.param)}: {error.message}" if error.param else error.message)
     try:
@@ -89,7 +89,7 @@ def lines_of(file: Path) -> list[str]:
     return [line.removesuffix("\r") for line in lines]
 
 
-async def embed_all(config: Config, name: str, ask: Ask) -> Vectors:
+async def embed_all(config: Config, name: str, texts: list[str], options: CallOptions) -> Vectors:
     """Return the vectors of all inputs, float32 ``[inputs, dimensions]``.
 
     Raises:
@@ -98,13 +98,13 @@ async def embed_all(config: Config, name: str, ask: Ask) -> Vectors:
     limits = InputLimits(config.server.max_input_chars, config.server.max_input_ids)
     async with Registry(config, Metrics(), echo()) as registry:
         named = registry.find(name)
-        await loaded(named.model)
+        await loaded(named.served)
         columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=err, disable=not err.is_terminal, transient=True) as progress:
-            bar = progress.add_task("", total=len(ask.inputs))
+            bar = progress.add_task("", total=len(texts))
             found = await embed_many(
-                named.model,
-                ask._replace(role=named.role),
+                named.served,
+                Call(texts, options=options._replace(input_type=named.input_type)),
                 limits,
                 lambda done, _: progress.update(bar, completed=done),
             )

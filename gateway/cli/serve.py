@@ -93,11 +93,11 @@ async def announce(server: Server, registry: Registry, source: str) -> None:
     await server.listening.wait()
     names = ", ".join(model.name for model in registry.models)
     say(f"Listening on {server.url}. Loading {names}, as {source} says.")
-    await registry.attempted()
+    await registry.first_attempt()
     for model in registry.models:
-        if model.replicas.state in ("loading", "failed") and not server.hopeless:
-            say(f"{model.name} is {model.replicas.state}: {model.replicas.reason}", sys.stderr)
-    while not (ready := [model.name for model in registry.models if model.replicas.state == "ready"]):  # noqa: ASYNC110
+        if model.state in ("loading", "failed") and not server.hopeless:
+            say(f"{model.name} is {model.state}: {model.reason}", sys.stderr)
+    while not (ready := [model.name for model in registry.models if model.state == "ready"]):  # noqa: ASYNC110
         await asyncio.sleep(POLL_S)
     say(f"Serving on {server.url}/v1 (the API is described at {server.url}/docs). Try:")
     say(

@@ -24,8 +24,8 @@ from embeddings_gateway.http.encode import encode_response
 from embeddings_gateway.http.envelope import EMBEDDINGS, RECORD
 from embeddings_gateway.http.record import Record
 from embeddings_gateway.http.wire import Decoder, EmbeddingRequest, WireLimits, inputs_of
-from embeddings_gateway.serving.ask import Answer, Ask, InputLimits
 from embeddings_gateway.serving.registry import Registry
+from embeddings_gateway.serving.served import Call, CallOptions, InputLimits, Result
 
 
 class Embeddings:
@@ -56,25 +56,27 @@ class Embeddings:
         record: Record = scope[RECORD]  # type: ignore[literal-required]
         client: Client = scope[CLIENT]  # type: ignore[literal-required]
         server, headers = self._server, dict(scope["headers"])
-        self._registry.admit()
+        self._registry.refuse_if_draining()
         deadline = deadline_of(headers, record.began, server.request_timeout_s)
         body = await deadline.bounds(read_body(headers, receive, client, server.max_body_bytes))
         asked = self._decoder.decode(body)
         named = self._registry.find(asked.model)
-        model = named.model
+        model = named.served
         record.model = model.name
-        info = model.replicas.info
+        info = model.info
         record.space = info.fingerprint if info else ""
         space = headers.get(b"x-expected-space")
-        role = named.role_of(asked.input_type)
-        ask = ask_for(asked, role, self._limits, space.decode("latin-1") if space else None, deadline.left())
+        role = named.resolve_input_type(asked.input_type)
+        deadline.left()
+        ask = ask_for(asked, role, self._limits, space.decode("latin-1") if space else None, deadline.at)
         record.inputs = len(ask.inputs)
-        return await self._encode(await client.awaits(model.embed(ask)), record, ask, asked)
+        return await self._encode(await client.awaits(model.run(ask)), record, ask, asked)
 
     async def _encode(
-        self, answer: Answer, record: Record, ask: Ask, asked: EmbeddingRequest
+        self, answer: Result, record: Record, ask: Call, asked: EmbeddingRequest
     ) -> Sequence[bytes]:
         note(record, answer)
+        record.seconds = ask.timings
         began = time.monotonic()
         pieces = await encode_answer(answer, record.model, ask, asked)
         record.seconds["encode"] = time.monotonic() - began
@@ -106,27 +108,23 @@ def shortcut(embeddings: Embeddings, app: ASGIApp) -> ASGIApp:
 
 
 def ask_for(
-    asked: EmbeddingRequest, role: InputType | None, limits: WireLimits, space: str | None, seconds_max: float
-) -> Ask:
+    asked: EmbeddingRequest, role: InputType | None, limits: WireLimits, space: str | None, deadline: float
+) -> Call:
     """Turn what was sent, and the role that it or the model's name says, into what is asked of the model.
 
     Raises:
         InvalidRequest: the inputs cannot be embedded by any model.
     """
     inputs = inputs_of(asked, limits)
-    return Ask(
+    return Call(
         inputs=inputs.given,
         refused=inputs.refused,
-        dimensions=asked.dimensions,
-        truncate=asked.truncate,
-        role=role,
-        partial=bool(asked.partial),
-        space=space,
-        seconds_max=seconds_max,
+        options=CallOptions(asked.dimensions, asked.truncate, role, bool(asked.partial), space),
+        deadline=deadline,
     )
 
 
-async def encode_answer(answer: Answer, model: str, ask: Ask, asked: EmbeddingRequest) -> Sequence[bytes]:
+async def encode_answer(answer: Result, model: str, ask: Call, asked: EmbeddingRequest) -> Sequence[bytes]:
     """Return the body of the response: one entry for each input that was asked for."""
     return await encode_response(
         answer.vectors,
@@ -138,13 +136,12 @@ async def encode_answer(answer: Answer, model: str, ask: Ask, asked: EmbeddingRe
     )
 
 
-def note(record: Record, answer: Answer) -> None:
+def note(record: Record, answer: Result) -> None:
     """Write what the model told of the request into its record."""
     record.tokens = answer.tokens
     record.truncated = answer.truncated
     record.averaged = answer.averaged
     record.prompt = answer.prompt
-    record.seconds = dict(answer.seconds)
 
 
 async def send_json(send: Send, pieces: Sequence[bytes]) -> None:

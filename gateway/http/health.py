@@ -12,8 +12,8 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import ResponseSpec
 
 from embeddings_gateway.metrics import Metrics
-from embeddings_gateway.serving.model import Model
 from embeddings_gateway.serving.registry import Registry
+from embeddings_gateway.serving.served import Served
 
 get_or_head = functools.partial(route, http_method=[HttpMethod.GET, HttpMethod.HEAD])
 
@@ -69,7 +69,7 @@ def health_routes(registry: Registry, metrics: Metrics) -> list[HTTPRouteHandler
     return [livez, readyz, prometheus]
 
 
-async def health(model: Model, draining: bool) -> ModelHealth:
+async def health(model: Served, draining: bool) -> ModelHealth:
     """Return whether the model can take a request now, asked of its workers."""
-    wrong = "the gateway is stopping" if draining else await model.replicas.unready()
-    return ModelHealth(not wrong, model.replicas.state, wrong)
+    wrong = "the gateway is stopping" if draining else await model.unready()
+    return ModelHealth(not wrong, model.state, wrong)

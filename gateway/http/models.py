@@ -8,8 +8,8 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 
 from embeddings_gateway.http.documents import ModelOperation
-from embeddings_gateway.serving.model import Model
 from embeddings_gateway.serving.registry import Registry
+from embeddings_gateway.serving.served import Served
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True, tag_field="object", tag="model"):
@@ -51,14 +51,14 @@ def model_routes(registry: Registry) -> list[HTTPRouteHandler]:
     @get("/v1/models/{model_id:path}", operation_class=ModelOperation, sync_to_thread=False)
     def retrieve_model(model_id: FromPath[str]) -> ModelCard:
         """Describe one model, by its name or one of its aliases, with a role or without."""
-        return card(registry.find(model_id.removeprefix("/")).model)
+        return card(registry.find(model_id.removeprefix("/")).served)
 
     return [list_models, retrieve_model]
 
 
-def card(model: Model) -> ModelCard:
+def card(model: Served) -> ModelCard:
     """Return what is told of a model."""
-    info = model.replicas.info
+    info = model.info
     facts = {} if info is None else {key: getattr(info, key) for key in FACTS}
     if info is not None:
         facts["prompts"] = tuple(info.prompts)  # their names: the words are the operator's
@@ -66,9 +66,9 @@ def card(model: Model) -> ModelCard:
         id=model.name,
         created=0 if info is None else info.created,
         owned_by="embeddings-gateway",
-        aliases=model.config.serving.aliases,
-        state=model.replicas.state,
-        backend=model.config.spec.kind,
+        aliases=tuple(model.aliases),
+        state=model.state,
+        backend=model.backend,
         **facts,
     )
 

@@ -101,8 +101,8 @@ class Server(uvicorn.Server):
         """Tell whether to end, ten times a second."""
         ending = await super().on_tick(counter) and self._finished()
         models = self._registry.models
-        if all(model.replicas.state == "failed" for model in models):
-            self.hopeless = {model.name: model.replicas.reason for model in models}
+        if all(model.state == "failed" for model in models):
+            self.hopeless = {model.name: model.reason for model in models}
         return ending or bool(self.hopeless)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -12,7 +12,7 @@ import msgspec
 
 from embeddings_gateway.config import InputType, Truncate
 from embeddings_gateway.errors import GatewayError, InvalidJson, InvalidRequest
-from embeddings_gateway.serving.ask import IdLists, InputLimits, Texts, fault_of
+from embeddings_gateway.serving.served import IdLists, InputLimits, Texts
 
 
 class EmbeddingRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,7 +129,7 @@ def inputs_of(request: EmbeddingRequest, limits: WireLimits) -> Inputs:
         where = "input" if single else f"input[{index}]"
         if type(one) is not kind:
             raise InvalidRequest("All inputs have to be of one kind: texts, or arrays of token ids.", where)
-        fault = fault_of(cast(str | list[int], one), limits.each)
+        fault = limits.each.error(cast(str | list[int], one))
         if fault is not None and not request.partial:
             raise fault.about(where)
         if fault is not None:

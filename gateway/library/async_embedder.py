@@ -14,9 +14,8 @@ from embeddings_gateway.errors import ModelUnavailable
 from embeddings_gateway.library.embeddings import Embeddings
 from embeddings_gateway.library.many import Progress, embed_many, unavailable
 from embeddings_gateway.metrics import Metrics
-from embeddings_gateway.serving.ask import Ask, InputLimits
-from embeddings_gateway.serving.model import Model
 from embeddings_gateway.serving.registry import Named, Registry
+from embeddings_gateway.serving.served import Call, CallOptions, InputLimits, Served
 
 Source = Config | Mapping[str, Any] | Path | str | None
 """A configuration, what its file would say as plain data, or where that file is. ``None`` is where the
@@ -116,13 +115,12 @@ class AsyncEmbedder:
         refuse_unknown(truncate, Truncate, "truncate")
         refuse_unknown(input_type, InputType, "input_type")
         named = self._named(model)
-        role = named.role_of(input_type)
+        options = CallOptions(dimensions, truncate, named.resolve_input_type(input_type), partial)
         if progress is not None:
             progress(0, len(inputs))
         try:
-            await loaded(named.model)
-            ask = Ask(inputs, dimensions, truncate, role, partial)
-            return await embed_many(named.model, ask, self._limits, progress)
+            await loaded(named.served)
+            return await embed_many(named.served, Call(inputs, options=options), self._limits, progress)
         except ModelUnavailable:
             if not self._open:
                 raise RuntimeError("the embedder was closed") from None
@@ -140,15 +138,15 @@ class AsyncEmbedder:
         return Named(self._registry.models[0], None)
 
 
-async def loaded(model: Model) -> None:
+async def loaded(served: Served) -> None:
     """Wait until a model is loaded.
 
     Raises:
         ModelUnavailable: it cannot be; the message says why.
     """
-    await model.replicas.attempted()
-    if model.replicas.info is None:
-        raise unavailable(model, ModelUnavailable("The model is not loaded."))
+    await served.first_attempt()
+    if served.info is None:
+        raise unavailable(served, ModelUnavailable("The model is not loaded."))
 
 
 def config_of(source: Source) -> Config:

@@ -19,33 +19,33 @@ from embeddings_gateway.errors import (
     TooManyTokens,
 )
 from embeddings_gateway.library.embeddings import Embeddings
-from embeddings_gateway.serving.ask import Answer, Ask, InputLimits, Texts, fault_of
-from embeddings_gateway.serving.model import Model
+from embeddings_gateway.serving.served import Call, InputLimits, Result, Served, Texts
+from embeddings_gateway.workers.engine import OVER
 
 PART = 256
 PART_CHARS = 500_000
 PARTS_AT_ONCE = 4
 
 Progress = Callable[[int, int], object]
-"""Is told how many texts are done, and how many there are."""
+"""Is called with how many texts are done, and how many there are."""
 
-TRIES_MAX = 24
-"""How often a model that is being started again is asked, every few seconds, before a call gives it up."""
+MAX_TRIES = 24
+"""How often a restarting model is asked, every few seconds, before a call gives up."""
 
 _INPUT = re.compile(r"^input\[(\d+)\]$")
 
 
-class Gathered:
-    """What has come of the texts so far.
+class _Collected:
+    """The results of the texts so far.
 
     Args:
         texts: how many there are.
-        dimensions: of a vector.
-        progress: is told of every part that is done.
+        progress: is called after every part that is done.
     """
 
-    def __init__(self, texts: int, dimensions: int, progress: Progress | None) -> None:
-        self._vectors = np.full((texts, dimensions), np.nan, np.float32)
+    def __init__(self, texts: int, progress: Progress | None) -> None:
+        self._texts = texts
+        self._vectors: np.ndarray | None = None
         self._errors: dict[int, GatewayError] = {}
         self._truncated: list[int] = []
         self._averaged: list[int] = []
@@ -54,40 +54,38 @@ class Gathered:
         self._done = 0
         self._progress = progress
 
-    def add(self, start: int, answer: Answer) -> None:
-        """Take the answer for the texts from ``start`` on."""
-        there = np.setdiff1d(np.arange(len(answer.vectors)), list(answer.errors))
-        self._vectors[start + there] = answer.vectors[there]
-        self._errors |= {start + place: numbered(error, start) for place, error in answer.errors.items()}
-        self._truncated += (start + place for place in answer.truncated)
-        self._averaged += (start + place for place in answer.averaged)
-        self._prompt = answer.prompt
-        self._tokens += answer.tokens
-        self._count(len(answer.vectors))
+    def add(self, start: int, result: Result, texts: int) -> None:
+        """Take the result of so many texts from ``start`` on."""
+        rows = np.setdiff1d(np.arange(texts), list(result.errors))
+        if len(rows):
+            if self._vectors is None:
+                self._vectors = self._blank(result.vectors.shape[1])
+            self._vectors[start + rows] = result.vectors[rows]
+        self._errors |= {start + index: numbered(error, start) for index, error in result.errors.items()}
+        self._truncated += (start + index for index in result.truncated)
+        self._averaged += (start + index for index in result.averaged)
+        self._prompt = result.prompt
+        self._tokens += result.tokens
+        self._count(texts)
 
     def fail(self, text: int, error: GatewayError) -> None:
-        """Take the error of a text that no request could have."""
+        """Take the error of a text that is too long for any request."""
         self._errors[text] = error
         self._count(1)
 
-    def _count(self, texts: int) -> None:
-        self._done += texts
-        if self._progress is not None:
-            self._progress(self._done, len(self._vectors))
-
-    def embeddings(self, model: str, space: str, seconds: float) -> Embeddings:
+    def embeddings(self, model: str, fingerprint: str, dimensions: int, seconds: float) -> Embeddings:
         """Return all of it.
 
         Raises:
             InternalError: something is missing.
         """
-        if self._done != len(self._vectors):
+        if self._done != self._texts:
             raise InternalError
         return Embeddings(
-            vectors=self._vectors,
+            vectors=self._blank(dimensions) if self._vectors is None else self._vectors,
             errors=dict(sorted(self._errors.items())),
             model=model,
-            space=space,
+            space=fingerprint,
             prompt=self._prompt,
             tokens=self._tokens,
             truncated=sorted(self._truncated),
@@ -95,34 +93,40 @@ class Gathered:
             seconds=seconds,
         )
 
+    def _blank(self, dimensions: int) -> np.ndarray:
+        return np.full((self._texts, dimensions), np.nan, np.float32)
 
-async def embed_many(model: Model, ask: Ask, limits: InputLimits, progress: Progress | None) -> Embeddings:
-    """Embed the texts of ``ask``, of which there may be any number.
+    def _count(self, texts: int) -> None:
+        self._done += texts
+        if self._progress is not None:
+            self._progress(self._done, self._texts)
+
+
+async def embed_many(
+    served: Served, call: Call, limits: InputLimits, progress: Progress | None
+) -> Embeddings:
+    """Embed the texts of ``call``, of which there may be any number.
 
     Args:
-        model: it is loaded.
-        ask: for texts.
-        limits: bounds on one of them.
+        served: it is loaded.
+        call: for dense vectors of texts.
+        limits: bounds on one text.
         progress: is called in the event loop.
 
     Raises:
-        GatewayError: one of them cannot be embedded, and ``partial`` is false; or none can now.
+        GatewayError: a text cannot be embedded, and ``partial`` is false; or none can now.
     """
-    try:
-        info = model.info_for(ask)
-    except ModelUnavailable as error:
-        raise unavailable(model, error) from None
     began = time.monotonic()
-    refused = faults(cast(Texts, ask.inputs), limits)
-    if refused and not ask.partial:
+    texts = cast(Texts, call.inputs)
+    refused = find_errors(texts, limits)
+    if refused and not call.options.partial:
         raise refused[min(refused)]
-    ask = ask._replace(refused=refused)
-    gathered = Gathered(len(ask.inputs), ask.dimensions or info.dimensions, progress)
-    parts = parts_of(cast(Texts, ask.inputs))
+    collected = _Collected(len(texts), progress)
+    parts = parts_of(texts)
 
     async def work() -> None:
         for start, end in parts:
-            await _embed_part(model, ask, start, end, gathered)
+            await _embed_part(served, call, start, end, collected, refused)
 
     try:
         async with asyncio.TaskGroup() as tasks:
@@ -130,15 +134,18 @@ async def embed_many(model: Model, ask: Ask, limits: InputLimits, progress: Prog
                 tasks.create_task(work())
     except BaseExceptionGroup as group:
         raise group.exceptions[0] from None
-    return gathered.embeddings(model.name, info.fingerprint, time.monotonic() - began)
+    info = served.info
+    if info is None:
+        raise unavailable(served, ModelUnavailable("The model is not loaded."))
+    dimensions = call.options.dimensions or info.dimensions
+    return collected.embeddings(served.name, info.fingerprint, dimensions, time.monotonic() - began)
 
 
-def unavailable(model: Model, error: ModelUnavailable) -> ModelUnavailable:
-    """Return the error of a model that is not there with the reason, which here nobody else can be asked."""
-    replicas = model.replicas
-    if replicas.state == "ready":
+def unavailable(served: Served, error: ModelUnavailable) -> ModelUnavailable:
+    """Return the error of a model that is not ready, with the reason: here there is no ``/readyz`` to ask."""
+    if served.state == "ready":
         return error
-    return ModelUnavailable(f"{model.name} is {replicas.state}: {replicas.reason}")
+    return ModelUnavailable(f"{served.name} is {served.state}: {served.reason}")
 
 
 def parts_of(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
@@ -153,47 +160,56 @@ def parts_of(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
         yield start, len(texts)
 
 
-async def _embed_part(model: Model, ask: Ask, start: int, end: int, gathered: Gathered) -> None:
+async def _embed_part(
+    served: Served,
+    call: Call,
+    start: int,
+    end: int,
+    collected: _Collected,
+    refused: dict[int, GatewayError],
+) -> None:
     """Embed the texts from ``start`` to ``end``: in halves if too many, later if that cannot be done now."""
     tries = 0
-    refused = {at - start: ask.refused[at] for at in range(start, end) if at in ask.refused}
+    part_refused = {at - start: refused[at] for at in range(start, end) if at in refused}
+    part = call.part(cast(Texts, call.inputs[start:end]), part_refused)
     while True:
         try:
-            answer = await model.embed(ask._replace(inputs=ask.inputs[start:end], refused=refused))
+            result = await served.run(part)
         except TooManyTokens as error:
-            if end - start == 1 and ask.partial:
-                gathered.fail(start, error.about(f"input[{start}]"))
-                return
             if end - start == 1:
-                raise error.about(f"input[{start}]") from None
+                about = error.about(f"input[{start}]")
+                if not call.options.partial:
+                    raise about from None
+                collected.fail(start, about)
+                return
             middle = (start + end) // 2
-            await _embed_part(model, ask, start, middle, gathered)
-            await _embed_part(model, ask, middle, end, gathered)
+            await _embed_part(served, call, start, middle, collected, refused)
+            await _embed_part(served, call, middle, end, collected, refused)
             return
         except Overloaded as error:  # a narrow max_queue_tokens
             await asyncio.sleep(error.retry_after or 1)
-        except ModelUnavailable as error:  # others of these texts may have ended its workers
+        except ModelUnavailable as error:  # other texts of these may have crashed its workers
             tries += 1
-            if model.replicas.over or tries == TRIES_MAX:
-                raise unavailable(model, error) from None
+            if served.state in OVER or tries == MAX_TRIES:
+                raise unavailable(served, error) from None
             await asyncio.sleep(error.retry_after or 1)
         except GatewayError as error:
             raise numbered(error, start) from None
         else:
-            gathered.add(start, answer)
+            collected.add(start, result, end - start)
             return
 
 
-def faults(texts: Sequence[str], limits: InputLimits) -> dict[int, GatewayError]:
-    """Return what is wrong with texts before anything is done with them."""
-    found: dict[int, GatewayError] = {}
+def find_errors(texts: Sequence[str], limits: InputLimits) -> dict[int, GatewayError]:
+    """Return what is wrong with texts before any work is done on them."""
+    errors: dict[int, GatewayError] = {}
     for index, text in enumerate(texts):
-        fault = fault_of(text, limits)
-        if fault is None and not is_unicode(text):
-            fault = InvalidRequest("A text must not hold lone surrogates: it is no Unicode.")
-        if fault is not None:
-            found[index] = fault.about(f"input[{index}]")
-    return found
+        error = limits.error(text)
+        if error is None and not is_unicode(text):
+            error = InvalidRequest("A text must not hold lone surrogates: it is no Unicode.")
+        if error is not None:
+            errors[index] = error.about(f"input[{index}]")
+    return errors
 
 
 def is_unicode(text: str) -> bool:
@@ -207,5 +223,5 @@ def is_unicode(text: str) -> bool:
 
 def numbered(error: GatewayError, start: int) -> GatewayError:
     """Return an error about an input of a part as one about that input of all."""
-    found = _INPUT.match(error.param or "")
-    return error.about(f"input[{start + int(found[1])}]") if found else error
+    match = _INPUT.match(error.param or "")
+    return error.about(f"input[{start + int(match[1])}]") if match else error

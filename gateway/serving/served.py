@@ -76,6 +76,9 @@ class CallOptions(NamedTuple):
     expected_fingerprint: str | None = None
 
 
+DEFAULTS = CallOptions()
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One call to a model: made once where it enters the gateway, and passed on as it is.
@@ -92,7 +95,7 @@ class Call:
 
     inputs: Inputs
     outputs: tuple[Output, ...] = ("dense",)
-    options: CallOptions = CallOptions()
+    options: CallOptions = DEFAULTS
     refused: Mapping[int, GatewayError] = field(default_factory=dict)
     caller: Caller = ANONYMOUS
     deadline: float = math.inf

@@ -80,18 +80,30 @@ class Preparer:
         Raises:
             GatewayError: the call is refused.
         """
-        policy = call.options.truncate or self._serving.truncate
+        policy = self._policy(call)
         batch, errors = await self._tokenized(call, prompt.text, info)
         faults = _faults(batch, errors, info)
         too_long = np.flatnonzero(batch.lengths > info.max_tokens)
-        if not call.options.partial and (faults or errors):
-            self._raise_first(batch, {**errors, **faults}, too_long, policy, info)
         errors = {**errors, **faults}
+        fatal = {
+            index: error
+            for index, error in errors.items()
+            if not (call.options.partial and error.of_the_input)
+        }
+        if fatal:
+            self._raise_first(batch, fatal, too_long, policy, info)
         prepared = Prepared(_without(batch, faults), errors, (), None)
         if len(too_long):
             prepared = await self._fit(prepared, call, policy, prompt, info)
         self._check_total(prepared.batch.tokens, call)
         return prepared
+
+    def _policy(self, call: Call) -> Truncate:
+        """Return what happens to an input that is too long; only dense vectors of windows can be averaged."""
+        policy = call.options.truncate or self._serving.truncate
+        if are_pairs(call.inputs) or (policy == "mean" and set(call.outputs) - {"dense"}):
+            return "error"
+        return policy
 
     async def _tokenized(self, call: Call, prompt: str, info: ModelInfo) -> Tokenized:
         """Return the ids of each input, of whatever length, or why it has none."""
@@ -112,7 +124,7 @@ class Preparer:
             return await self._tokenizer.tokenize(_prefixed(prompt, inputs))
         if are_pairs(inputs):
             return await self._tokenize_pairs(inputs, info)
-        ids = cast(IdLists, inputs)
+        ids = inputs
         if sum(map(len, ids)) > self._max_tokens:  # before any work on each of them
             raise TooManyTokens(f"A request has at most {self._max_tokens} token ids.", "input")
         match self._serving.token_ids:
@@ -137,10 +149,6 @@ class Preparer:
         self, prepared: Prepared, call: Call, policy: Truncate, prompt: Prompt, info: ModelInfo
     ) -> Prepared:
         """Cut the inputs that are too long, or spread them over windows."""
-        if policy == "mean" and set(call.outputs) - {"dense"}:
-            policy = "error"  # only dense vectors of windows can be averaged
-        if are_pairs(call.inputs):
-            policy = "error"
         prompt_ids = await self._prompt_ids(prompt) if policy != "error" and prompt.text else None
         rows: list[TokenIds] = []
         errors: dict[int, GatewayError] = {}

@@ -96,7 +96,9 @@ class TokenizerCall:
                 if not self._dispatcher.worth_waiting:
                     self._log.warning("no engine tokenizes", inputs=len(self._texts), reason=str(gone))
                     for text in self._pending(everything):
-                        self._refuse(text, ModelUnavailable("The model's worker went away.", "model", RETRY_GONE_S))
+                        self._refuse(
+                            text, ModelUnavailable("The model's worker went away.", "model", RETRY_GONE_S)
+                        )
         return self._tokenized()
 
     async def _run(self, engine: Engine, items: Sequence[int]) -> Sequence[int]:

@@ -163,7 +163,9 @@ class WorkerProcess:
     async def end(self) -> Death:
         """Make sure that the process has ended; return how it did."""
         self._transport.close()
-        with suppress(TimeoutError):  # a process that is crashing shall end by itself, so that the cause shows
+        with suppress(
+            TimeoutError
+        ):  # a process that is crashing shall end by itself, so that the cause shows
             async with asyncio.timeout(EXIT_S):
                 await self._process.wait()
         if self._process.returncode is None:
