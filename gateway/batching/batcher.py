@@ -48,6 +48,7 @@ class Batcher:
         dispatcher: Dispatcher,
         serving: ServingConfig,
         metrics: ModelMetrics,
+        *,
         quarantine: Quarantine,
         unavailable: Callable[[], GatewayError],
     ) -> None:

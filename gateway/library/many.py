@@ -121,12 +121,13 @@ async def embed_many(
     refused = find_errors(texts, limits)
     if refused and not call.options.partial:
         raise refused[min(refused)]
+    call = call.part(texts, refused)
     collected = _Collected(len(texts), progress)
     parts = parts_of(texts)
 
     async def work() -> None:
         for start, end in parts:
-            await _embed_part(served, call, start, end, collected, refused)
+            await _embed_part(served, call, start, end, collected)
 
     try:
         async with asyncio.TaskGroup() as tasks:
@@ -160,18 +161,11 @@ def parts_of(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
         yield start, len(texts)
 
 
-async def _embed_part(
-    served: Served,
-    call: Call,
-    start: int,
-    end: int,
-    collected: _Collected,
-    refused: dict[int, GatewayError],
-) -> None:
+async def _embed_part(served: Served, call: Call, start: int, end: int, collected: _Collected) -> None:
     """Embed the texts from ``start`` to ``end``: in halves if too many, later if that cannot be done now."""
     tries = 0
-    part_refused = {at - start: refused[at] for at in range(start, end) if at in refused}
-    part = call.part(cast(Texts, call.inputs[start:end]), part_refused)
+    refused = {at - start: call.refused[at] for at in range(start, end) if at in call.refused}
+    part = call.part(cast(Texts, call.inputs[start:end]), refused)
     while True:
         try:
             result = await served.run(part)
@@ -183,8 +177,8 @@ async def _embed_part(
                 collected.fail(start, about)
                 return
             middle = (start + end) // 2
-            await _embed_part(served, call, start, middle, collected, refused)
-            await _embed_part(served, call, middle, end, collected, refused)
+            await _embed_part(served, call, start, middle, collected)
+            await _embed_part(served, call, middle, end, collected)
             return
         except Overloaded as error:  # a narrow max_queue_tokens
             await asyncio.sleep(error.retry_after or 1)

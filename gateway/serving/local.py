@@ -67,7 +67,12 @@ class LocalModel:
         max_tokens = min(max_request_tokens, config.serving.max_queue_tokens)
         self._preparer = Preparer(config.serving, max_tokens, tokenizer, cl100k)
         self._batcher = Batcher(
-            name, self._dispatcher, config.serving, metrics, quarantine, self._unavailable
+            name,
+            self._dispatcher,
+            config.serving,
+            metrics,
+            quarantine=quarantine,
+            unavailable=self._unavailable,
         )
         for make in engines:
             self._dispatcher.add(make)
