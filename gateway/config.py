@@ -12,7 +12,7 @@ import msgspec
 from embeddings_gateway.backends.spec import Positive, Spec
 
 Truncate = Literal["error", "right", "left", "mean"]
-Role = Literal["query", "document"]
+InputType = Literal["query", "document"]
 TokenIdPolicy = Literal["auto", "native", "cl100k", "reject"]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 

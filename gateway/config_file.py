@@ -13,14 +13,14 @@ from typing import Any, TypeVar, get_args
 import msgspec
 
 from embeddings_gateway.backends.spec import FakeSpec, HfSpec, Spec
-from embeddings_gateway.config import Config, ModelConfig, Role, ServerConfig, ServingConfig
+from embeddings_gateway.config import Config, InputType, ModelConfig, ServerConfig, ServingConfig
 
 DEFAULT = Path(__file__).with_name("default.toml")
 VARIABLE = "EMBEDDINGS_GATEWAY_CONFIG"
 IN_WORKING_DIRECTORY = Path("gateway.toml")
 BACKENDS: dict[str, type[Spec]] = {str(spec.__struct_config__.tag): spec for spec in get_args(Spec)}
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
-ROLES = tuple(f"@{role}" for role in get_args(Role))
+ROLES = tuple(f"@{role}" for role in get_args(InputType))
 SHA256 = re.compile(r"^[0-9a-f]{64}$")
 
 S = TypeVar("S", bound=msgspec.Struct)

@@ -14,7 +14,7 @@ from litestar import post
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from embeddings_gateway.config import Role, ServerConfig
+from embeddings_gateway.config import InputType, ServerConfig
 from embeddings_gateway.http import status
 from embeddings_gateway.http.body import read_body
 from embeddings_gateway.http.client import CLIENT, Client
@@ -106,7 +106,7 @@ def shortcut(embeddings: Embeddings, app: ASGIApp) -> ASGIApp:
 
 
 def ask_for(
-    asked: EmbeddingRequest, role: Role | None, limits: WireLimits, space: str | None, seconds_max: float
+    asked: EmbeddingRequest, role: InputType | None, limits: WireLimits, space: str | None, seconds_max: float
 ) -> Ask:
     """Turn what was sent, and the role that it or the model's name says, into what is asked of the model.
 

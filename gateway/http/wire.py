@@ -10,7 +10,7 @@ from typing import Annotated, Literal, NamedTuple, NoReturn, cast
 
 import msgspec
 
-from embeddings_gateway.config import Role, Truncate
+from embeddings_gateway.config import InputType, Truncate
 from embeddings_gateway.errors import GatewayError, InvalidJson, InvalidRequest
 from embeddings_gateway.serving.ask import IdLists, InputLimits, Texts, fault_of
 
@@ -24,7 +24,7 @@ class EmbeddingRequest(msgspec.Struct, frozen=True, kw_only=True):
     dimensions: Annotated[int, msgspec.Meta(ge=1)] | None = None
     user: str | None = None
     truncate: Truncate | None = None
-    input_type: Role | None = None
+    input_type: InputType | None = None
     partial: bool | None = None
 
 
