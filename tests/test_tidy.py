@@ -45,8 +45,16 @@ ROOMS = {
     "embeddings_gateway.workers": {"workers", "metrics", "config", "log"},
     "embeddings_gateway.batching": {"batching", "workers", "metrics", "errors", "log"},
     "embeddings_gateway.serving": {"serving", "batching", "workers", "metrics", "errors", "config", "log"},
-    "embeddings_gateway.library": {"library", "serving", "metrics", "errors", "config", "config_file"},
-    "embeddings_gateway.http": {"http", "serving", "metrics", "errors", "config", "log"},
+    "embeddings_gateway.library": {
+        "library",
+        "serving",
+        "metrics",
+        "errors",
+        "config",
+        "config_file",
+        "allowed_values",
+    },
+    "embeddings_gateway.http": {"http", "serving", "metrics", "errors", "config", "allowed_values", "log"},
 }
 PURE = (
     "gateway/batching/planner.py",

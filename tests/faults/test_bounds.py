@@ -124,7 +124,7 @@ def test_requests_in_a_row(tmp_path):
 
 def test_room_for_one_body():
     """Bounds of which one request could never be had are refused."""
-    with pytest.raises(ConfigError, match="server: max_buffered_bytes: less than max_body_bytes"):
+    with pytest.raises(ConfigError, match="server: max_buffered_bytes is 1000: set it to max_body_bytes"):
         parse(
             {"server": {"max_buffered_bytes": 1000}, "models": {"m": {"backend": "fake"}}}, Path(), "a test"
         )

@@ -204,7 +204,7 @@ def test_mistakes(make):
         embedder.embed("one text")
     with pytest.raises(TypeError, match="text 1"):
         embedder.embed(["a", 2])
-    with pytest.raises(ValueError, match="truncate"):
+    with pytest.raises(ValueError, match="truncate is 'middle': set it to one of error, right, left, mean"):
         embedder.embed(["a"], truncate="middle")
     with pytest.raises(ModelNotFound):
         embedder.embed(["a"], model="other")
