@@ -80,9 +80,7 @@ class Link:
             case reply:
                 raise _failure(reply)
 
-    async def run(
-        self, batch: Batch, outputs: Sequence[Output], timeout_s: float = math.inf
-    ) -> EngineResult:
+    async def run(self, batch: Batch, outputs: Sequence[Output], timeout_s: float = math.inf) -> EngineResult:
         """See :class:`embeddings_gateway.workers.engine.Engine`."""
         call = Run(next(self._ids), tuple(outputs), PackedBatch.of(batch))
         match await self._call(call, timeout_s):
