@@ -230,7 +230,7 @@ def encode_frame(message: ToWorker | FromWorker) -> bytearray:
     return frame
 
 
-def payload_length(header: bytes) -> int:
+def payload_length(header: bytes | memoryview) -> int:
     """Return how many bytes follow this header.
 
     Raises:
@@ -254,7 +254,7 @@ def decode_to_worker(payload: bytes) -> ToWorker:
         raise ProtocolError("not a message to a worker") from error
 
 
-def decode_from_worker(payload: bytes) -> FromWorker:
+def decode_from_worker(payload: bytes | memoryview) -> FromWorker:
     """Decode what a worker sent.
 
     Raises:

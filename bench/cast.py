@@ -19,7 +19,7 @@ from bench.results import SideFacts, SideKind
 from bench.server import Recipe, ServerError, stated
 from bench.side import EngineSide, ServerSide, Side
 from embeddings_gateway.backends.spec import Spec
-from embeddings_gateway.workers.process import ENGINE_SETTINGS
+from embeddings_gateway.workers.local.process import ENGINE_SETTINGS
 
 
 class Cast:

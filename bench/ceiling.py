@@ -14,7 +14,7 @@ from bench.machine import cores
 from bench.options import Options
 from bench.results import Ceiling, ModelRate, Product
 from embeddings_gateway.backends.spec import HfSpec
-from embeddings_gateway.workers.process import ENGINE_SETTINGS
+from embeddings_gateway.workers.local.process import ENGINE_SETTINGS
 
 ENGINES = {
     "torch": ("bench.engines.torch_products", ("torch", "torch, prepacked")),

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from bench.results import Machine
-from embeddings_gateway.workers.cores import usable
+from embeddings_gateway.workers.local.cores import usable
 
 PACKAGES = (
     *("embeddings-gateway", "torch", "transformers", "sentence-transformers", "openvino", "llama-cpp-python"),

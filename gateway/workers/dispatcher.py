@@ -57,10 +57,10 @@ class Dispatcher:
 
     @property
     def reason(self) -> str:
-        """Why no engine is ready; empty if one is."""
-        if self.ready:
-            return ""
-        return next((engine.reason for engine in self.engines if engine.reason), "the model has no engine")
+        """Why no engine is ready, from the one in the best state; empty if one is."""
+        state = self.state
+        reasons = (engine.reason for engine in self.engines if engine.state == state)
+        return next(reasons, "the model has no engine")
 
     @property
     def ready(self) -> bool:

@@ -137,7 +137,7 @@ class FaultIsolation:
             await self._retry(items, runs=1)
 
     async def _retry(self, items: Sequence[int], runs: int) -> None:
-        """Run the items together at most ``runs`` times; if they still fail, blame a single one or split them.
+        """Run the items together, at most ``runs`` times. Then blame a single item, or split several.
 
         Raises:
             SearchAborted: the search has caused too many crashes.

@@ -21,7 +21,7 @@ class Backoff:
         self._seconds = BACKOFF_S_MIN
 
     def next_s(self, jitter: float) -> float:
-        """Return how many seconds to wait this time; ``jitter``, from 0 to 1, takes off up to half of them."""
+        """Return how many seconds to wait; ``jitter``, from 0 to 1, takes off up to half of them."""
         seconds, self._seconds = self._seconds, min(BACKOFF_S_MAX, 2 * self._seconds)
         return seconds * (1 - jitter / 2)
 

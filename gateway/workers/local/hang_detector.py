@@ -1,7 +1,7 @@
 """PURE: when a worker counts as hung, because it is silent or a call takes too long.
 
-Time is counted in intervals, not by the clock. If the gateway itself was held up for a minute, one interval has
-passed, and no worker counts as hung for it.
+Time is counted in intervals, not by the clock. If the gateway itself was held up for a minute, one interval
+has passed, and no worker counts as hung for it.
 """
 
 from __future__ import annotations

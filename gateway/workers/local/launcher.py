@@ -23,7 +23,7 @@ class LoadRefused(Exception):
 
 
 class LoadCrashed(Exception):
-    """The worker ended before its model was loaded. Its standard error may be logged: it saw no user's text."""
+    """The worker ended before its model was loaded. It saw no user's text: its stderr may be logged."""
 
     def __init__(self, death: Death) -> None:
         super().__init__(f"{death.how}\n{death.stderr}".strip())

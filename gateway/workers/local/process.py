@@ -36,21 +36,21 @@ KILL_S = 10.0
 OOM_INTERVAL_S = 5.0
 
 ENGINE_SETTINGS = {
-    # OpenMP threads synchronize about two hundred times for a short input. With the default, spinning, one busy
-    # neighbour core makes torch and llama.cpp five times slower. With sleeping at once, a short input takes
-    # llama.cpp four times as long. So they spin for a few microseconds, then sleep.
+    # OpenMP threads synchronize about two hundred times for a short input. With the default, spinning, one
+    # busy neighbour core makes torch and llama.cpp five times slower. With sleeping at once, a short input
+    # takes llama.cpp four times as long. So they spin for a few microseconds, then sleep.
     "OMP_WAIT_POLICY": "PASSIVE",
     "GOMP_SPINCOUNT": "200",
     "GGML_NO_BACKTRACE": "1",  # otherwise ggml starts a debugger when it aborts
-    # By default glibc keeps eight heaps per core, and the buffers of an engine's threads spread over them all:
+    # By default glibc keeps eight heaps per core, and buffers of an engine's threads spread over all of them:
     # memory grows for hours without a leak. Two heaps are as fast; a single one costs 7 % of throughput.
     "MALLOC_ARENA_MAX": "2",
 }
 """What engines, and the C library below them, read from their environment at import."""
 
 Cause = Literal["exit", "signal", "memory", "hang", "protocol", "replaced"]
-"""Why a process ended: it exited, got a signal, or was killed by the system for lack of memory; or the gateway
-killed it because it hung, broke the protocol, or was no longer wanted."""
+"""Why a process ended: it exited, got a signal, or was killed by the system for lack of memory; or the
+gateway killed it because it hung, broke the protocol, or was no longer wanted."""
 
 
 class Death(NamedTuple):
@@ -102,8 +102,8 @@ class WorkerProcess:
         transport, frames = await loop.create_unix_connection(FrameReader, sock=ours)
         try:
             with theirs:
-                # -P: nothing is imported from the working directory. A session of its own: Ctrl-C in the terminal
-                # reaches the gateway only.
+                # -P: nothing is imported from the working directory. A session of its own: Ctrl-C in the
+                # terminal reaches the gateway only.
                 process = await asyncio.create_subprocess_exec(
                     *(sys.executable, "-P", "-m", "embeddings_gateway.backends.worker"),
                     *(str(theirs.fileno()), str(os.getpid())),
@@ -163,9 +163,7 @@ class WorkerProcess:
     async def end(self) -> Death:
         """Make sure that the process has ended; return how it did."""
         self._transport.close()
-        with suppress(
-            TimeoutError
-        ):  # a process that is crashing shall end by itself, so that the cause shows
+        with suppress(TimeoutError):  # one that is crashing ends by itself, which shows the cause
             async with asyncio.timeout(EXIT_S):
                 await self._process.wait()
         if self._process.returncode is None:
@@ -189,7 +187,7 @@ class WorkerProcess:
         return Death("signal", f"signal {names.get(-code, -code)}")
 
     def sample_oom(self) -> None:
-        """Sample the system's count of out-of-memory kills. Called every few seconds while the process lives."""
+        """Sample the system's count of out-of-memory kills; called regularly while the process lives."""
         self._oom_watch.sample(time.monotonic())
 
     def stop_forwarding_stderr(self) -> None:
@@ -222,7 +220,7 @@ class FrameReader(asyncio.BufferedProtocol):
         loop = asyncio.get_running_loop()
         self.first: asyncio.Future[FromWorker | None] = loop.create_future()
         self.closed: asyncio.Future[ProtocolError | None] = loop.create_future()
-        self.on_message = self._on_first
+        self.on_message: Callable[[FromWorker], None] = self._on_first
         self._transport: asyncio.BaseTransport | None = None
         self._error: ProtocolError | None = None
         self._buffer = bytearray(READ_BYTES)

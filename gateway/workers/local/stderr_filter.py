@@ -1,8 +1,8 @@
 """PURE: which lines of a worker's standard error may be logged.
 
-Libraries quote the text that they fail on, and such a text may look like one of their messages. Once a worker has
-seen users' texts, only lines of known forms are logged. Of these only fixed words are kept, names of files that
-belong to this installation or to the engines, and their line numbers.
+Libraries quote the text that they fail on, and such a text may look like one of their messages. Once a worker
+has seen users' texts, only lines of known forms are logged. Of these only fixed words are kept, file names
+that belong to this installation or to the engines, and their line numbers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a dying worker says is logged as far as no text of a user can be in it."""
+"""Of what a crashing worker writes only lines that cannot contain a user's text are logged."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from embeddings_gateway.workers.last_words import without_texts
+from embeddings_gateway.workers.local.stderr_filter import without_texts
 
 STACK = f'  File "{sys.prefix}/pyvenv.cfg", line 12'
 SAFE = {
@@ -44,12 +44,12 @@ UNSAFE = [
 
 @pytest.mark.parametrize("line", SAFE)
 def test_kept(line):
-    """Of lines that tell what happened, what is no text of anybody is kept."""
+    """Of lines with a known form the fixed words are kept."""
     assert without_texts(line, os.path.isfile) == SAFE[line]
 
 
 def test_hidden():
-    """All others are only counted."""
+    """All other lines are only counted."""
     assert without_texts("\n".join(UNSAFE), os.path.isfile) == "(11 other lines)"
     assert without_texts("", os.path.isfile) == ""
 
