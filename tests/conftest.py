@@ -1,4 +1,4 @@
-"""What tests of several rooms share: a directory for what is costly to make, and the real model as GGUF files."""
+"""What tests of several rooms share: a directory for costly files, and the real model as GGUF files."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def test_calibration_that_is_no_texts(tmp_path, content):
 
 @pytest.mark.parametrize("content", [None, b""])
 def test_a_model_with_calibration_that_is_no_texts(tiny, tmp_path, content):
-    """Such a file keeps the model from loading, whoever finds out: the worker, or the process that converts."""
+    """A model with such a file does not load, whether the worker finds out or the converting process."""
     path = tmp_path / "texts.txt"
     if content is not None:
         path.write_bytes(content)
