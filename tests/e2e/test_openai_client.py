@@ -31,16 +31,6 @@ def test_one_string_gives_one_unit_vector(client, model):
     assert (answer.object, answer.model, answer.data[0].object) == ("list", model, "embedding")
 
 
-def test_2048_strings_give_2048_vectors_in_order(client, model, alike):
-    """The largest request gives each of its strings its own vector."""
-    texts = [f"{number} bottles of beer" for number in range(2048)]
-    got = vectors(client.embeddings.create(model=model, input=texts))
-    some = range(0, 2048, 111)
-    alone = np.concatenate([vectors(client.embeddings.create(model=model, input=texts[i])) for i in some])
-    assert got.shape == (2048, 384)
-    assert lowest_cosine(got[list(some)], alone) >= alike
-
-
 def test_base64_and_float_are_equal_bit_for_bit(client, model):
     """Both encodings decode to the same float32 numbers."""
     ask = {"model": model, "input": varied_texts(40), "extra_body": {"truncate": "right"}}

@@ -8,7 +8,7 @@ import json
 import httpx
 import pytest
 
-from embeddings_gateway.backends.selftest import COMPANY
+from embeddings_gateway.backends.invariance import BATCH_INVARIANCE
 from tests.faults.truth import Computed, Remembered, Truth, different_texts
 from tests.server import Server
 
@@ -37,5 +37,5 @@ def truth_of(server: Server, name: str, texts: int = 512) -> Truth:
     """Return what is true of a model that is served; of a real one by so many texts."""
     facts = httpx.get(f"{server.url}/v1/models/{name}").json()
     if facts["backend"] == "hf":
-        return Remembered(server, name, COMPANY[facts["dtype"]], different_texts(texts))
+        return Remembered(server, name, BATCH_INVARIANCE[facts["dtype"]], different_texts(texts))
     return Computed(name, facts["dimensions"])

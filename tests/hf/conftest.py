@@ -1,4 +1,4 @@
-"""Tiny models, each built once a session and copied where a test changes it."""
+"""Tiny models, each built and converted once a run of the tests, and copied where a test changes it."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import make_once
+
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory):
-    """Return a function from a family's name to the directory of its tiny model. Nobody may change it."""
-    built: dict[str, Path] = {}
+def tiny():
+    """Return a function from a family's name to the directory of its tiny model. Nobody may change it.
+
+    A vocabulary differs each time it is trained, so all processes share one: then they share conversions too.
+    """
+    make_hf = pytest.importorskip("tests.make_hf", reason="needs torch and transformers")
 
     def build(family: str) -> Path:
-        if family not in built:
-            make_hf = pytest.importorskip("tests.make_hf", reason="needs torch and transformers")
-            built[family] = make_hf.make_model(tmp_path_factory.mktemp(family), family)
-        return built[family]
+        return make_once(f"tiny-{family}", lambda directory: make_hf.make_model(directory, family))
 
     return build
 

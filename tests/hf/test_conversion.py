@@ -57,17 +57,42 @@ def settings(own, tmp_path):
     return {"path": str(own("bert")), "dtype": "fp32", "device": "cpu", "threads": 1, "cache_dir": cache}
 
 
+@pytest.fixture(scope="module")
+def ready(tiny):
+    """Return the directory of a real conversion of the tiny BERT, which nobody may change, and its record."""
+    spec = HfSpec(path=str(tiny("bert")), dtype="fp32", device="cpu", threads=1)
+    conversion = obtain.obtain(source_of(spec))
+    assert isinstance(conversion, obtain.Conversion)
+    return conversion
+
+
 @pytest.fixture
-def made(monkeypatch):
-    """Return the keys of the conversions that are made, as they are made."""
-    keys, run = [], obtain._run
+def made(monkeypatch, ready):
+    """Return the keys of the conversions that are made: each is a copy of the one that is ready."""
+    keys = []
 
-    def counted(order):
+    def copied(order):
+        assert order.key == ready.folder.name
+        for name in ready.record.sums:
+            shutil.copy(ready.folder / name, order.folder)
         keys.append(order.key)
-        return run(order)
+        return ready.record
 
-    monkeypatch.setattr(obtain, "_run", counted)
+    monkeypatch.setattr(obtain, "_run", copied)
     return keys
+
+
+@pytest.fixture
+def converted(settings, ready):
+    """Return the settings of a model whose conversion is in its cache."""
+    shutil.copytree(ready.folder, Path(settings["cache_dir"], "openvino", ready.folder.name))
+    return settings
+
+
+def source_of(spec):
+    """Return what a conversion is made of."""
+    model = layout.read(Path(spec.path))
+    return obtain.Source(spec, spec.dtype, model, weights.verify(model, None))
 
 
 def load(settings, **changed):
@@ -94,15 +119,22 @@ def test_made_once(settings, made):
     assert first.info.runtime == second.info.runtime == "openvino"
 
 
-def test_made_anew_for_what_moves_a_vector(settings, made):
-    """Other weights, another configuration, pooling or dtype: another conversion."""
-    load(settings)
-    load(settings, pooling="cls")
-    load(settings, dtype="bf16")
-    config = Path(settings["path"], "config.json")
+def test_made_anew_for_what_moves_a_vector(settings):
+    """Another dtype, pooling or normalising, another configuration, other weights: another conversion."""
+
+    def key_of(**changed):
+        return key.of(*source_of(HfSpec(**{**settings, **changed})))
+
+    plain = key_of()
+    keys = [plain, key_of(dtype="bf16"), key_of(pooling="cls"), key_of(normalize=False)]
+    config, weights_file = (Path(settings["path"], name) for name in ("config.json", "model.safetensors"))
     config.write_text(json.dumps({**json.loads(config.read_text()), "layer_norm_eps": 1e-6}))
-    load(settings)
-    assert len(set(made)) == len(made) == 4
+    keys.append(key_of())
+    *others, last = weights_file.read_bytes()
+    weights_file.write_bytes(bytes([*others, last ^ 1]))
+    keys.append(key_of())
+    assert len(set(keys)) == len(keys)
+    assert key_of(threads=2, max_tokens=16) == keys[-1]
 
 
 @pytest.mark.parametrize(
@@ -112,6 +144,7 @@ def test_made_anew_for_what_moves_a_vector(settings, made):
 def test_a_harmed_conversion_is_made_anew(settings, made, file, harm):
     """A kept file that is not what it was is never used."""
     expected = vectors_of(load(settings))
+    assert len(made) == 1
     path = entry(settings) / file
     whole = path.read_bytes()
     if harm == "gone":
@@ -139,9 +172,7 @@ def test_golden_vectors_are_looked_at(settings, made):
 def test_a_conversion_of_anothers_is_not_made_anew(settings, made):
     """Whoever finds a conversion unusable takes the one that somebody else has made in its place."""
     load(settings)
-    spec = HfSpec(**settings)
-    model = layout.read(Path(spec.path))
-    source = obtain.Source(spec, "fp32", model, weights.verify(model, None))
+    source = source_of(HfSpec(**settings))
     fresh = obtain.obtain(source).record
     found = obtain.obtain(source, instead_of=msgspec.structs.replace(fresh, batch_tokens=1))
     assert found.record == fresh
@@ -150,17 +181,16 @@ def test_a_conversion_of_anothers_is_not_made_anew(settings, made):
     assert len(made) == 2
 
 
-def test_the_budget_is_that_of_as_many_threads(settings, monkeypatch):
+def test_the_budget_is_that_of_as_many_threads(converted, monkeypatch):
     """How many tokens make a batch is measured again where another number of threads computes it."""
-    kept = load(settings).info.max_batch_tokens
+    kept = load(converted).info.max_batch_tokens
     monkeypatch.setattr(budget, "measure", lambda *_: kept + 1)
-    assert load(settings).info.max_batch_tokens == kept
-    assert load(settings, threads=2).info.max_batch_tokens == kept + 1
+    assert load(converted).info.max_batch_tokens == kept
+    assert load(converted, threads=2).info.max_batch_tokens == kept + 1
 
 
-def test_what_may_pass_is_no_refusal(settings, monkeypatch):
+def test_what_may_pass_is_no_refusal(converted, made, monkeypatch):
     """Where memory is short while a conversion is loaded, it is neither thrown away nor refused."""
-    load(settings)
 
     def full(*_, **__):
         raise MemoryError
@@ -168,12 +198,20 @@ def test_what_may_pass_is_no_refusal(settings, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(openvino.Core, "compile_model", full)
         with pytest.raises(MemoryError):
-            load(settings)
-    assert entry(settings).is_dir()
-    assert load(settings).info.runtime == "openvino"
+            load(converted)
+    assert load(converted).info.runtime == "openvino"
+    assert made == []
 
 
-def test_two_processes_at_once(settings):
+def test_a_conversion_is_of_private_files(settings, made):
+    """What is kept lies in the directory that is configured, readable by its owner alone."""
+    load(settings)
+    names = sorted(file.name for file in entry(settings).iterdir())
+    assert names == ["model.bin", "model.xml", "record.json", "record.sha256"]
+    assert entry(settings).parent.stat().st_mode & 0o077 == 0
+
+
+def test_processes_at_once(settings):
     """Processes that start at the same time share one conversion, and leave nothing else behind."""
     command = [sys.executable, "-c", START, json.dumps({**settings, "runtime": "openvino"})]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
@@ -183,7 +221,7 @@ def test_two_processes_at_once(settings):
     assert names == ["", ".lock"]
 
 
-def test_what_a_killed_process_left_is_cleared(settings):
+def test_what_a_killed_process_left_is_cleared(settings, made):
     """A conversion that was begun and never finished is neither used nor kept."""
     load(settings)
     folder = entry(settings)
@@ -194,15 +232,15 @@ def test_what_a_killed_process_left_is_cleared(settings):
     assert not left.exists()
 
 
-def test_disagreement_is_refused(settings, made, monkeypatch):
+def test_disagreement_is_refused(settings, monkeypatch):
     """A conversion that does not agree with torch is thrown away; torch serves, says why, and it stays so."""
-    refused = Refused("the lowest cosine to fp32 on probe texts is 0.12345")
-    monkeypatch.setattr(obtain, "_run", lambda order: made.append(order.key) or refused)
+    refusals, refused = [], Refused("the lowest cosine to fp32 on probe texts is 0.12345")
+    monkeypatch.setattr(obtain, "_run", lambda order: refusals.append(order.key) or refused)
     for _ in range(2):
         info = load(settings).info
         assert info.runtime == "torch"
         assert "0.12345" in info.notes[0]
-    assert len(made) == 1
+    assert len(refusals) == 1
     assert not list(entry(settings).glob("model.*"))
     with pytest.raises(LoadError, match=r"0\.12345"):
         load(settings, runtime="openvino")
@@ -216,7 +254,7 @@ def test_judgement(dtype):
     assert "nan" in agreement.Agreement(float("nan"), float("nan")).shortfall(dtype)
 
 
-def test_failure_is_not_kept(settings, monkeypatch):
+def test_failure_is_not_kept(settings, made, monkeypatch):
     """An attempt that failed for once is made again at the next start."""
     with monkeypatch.context() as patch:
         patch.setattr(obtain, "_run", lambda order: Failed("ended by SIGKILL"))
@@ -274,10 +312,9 @@ def test_unservable_model_is_told_once(settings, monkeypatch):
         load(settings)
 
 
-def test_a_conversion_that_cannot_be_written(settings, tmp_path):
+def test_a_conversion_that_cannot_be_written(ready, tmp_path):
     """Where OpenVINO cannot write, as on a full disk, that is told for what it is."""
-    load(settings)
-    graph = openvino.Core().read_model(entry(settings) / "model.xml")
+    graph = openvino.Core().read_model(ready.folder / "model.xml")
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file cannot be written"):
         convert.save(graph, tmp_path / "file" / "model.xml", half=True)
@@ -322,8 +359,7 @@ def test_only_what_lasts_is_refused(settings, tmp_path, monkeypatch, step, endin
 
     monkeypatch.setattr(make, step, broken)
     spec = HfSpec(**settings)
-    model = layout.read(Path(spec.path))
-    name = key.of(spec, "fp32", model, weights.verify(model, None))
+    name = key.of(*source_of(spec))
     outcome = make.make(obtain.Order(spec=spec, dtype="fp32", key=name, folder=str(tmp_path)))
     assert isinstance(outcome, kind)
     assert str(error) in outcome.reason

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -164,19 +163,6 @@ def test_openvino_on_a_gpu_is_refused(tiny):
         load(tiny("bert"), device="cuda")
     with pytest.raises(LoadError, match="int8"):
         load(tiny("bert"), runtime="torch", dtype="int8")
-
-
-def test_conversion_is_of_private_files(tiny, tmp_path):
-    """What is kept lies in the directory that is configured, readable by its owner alone."""
-    load(tiny("bert"), dtype="fp32", cache_dir=str(tmp_path / "kept"))
-    (entry,) = [path for path in (tmp_path / "kept" / "openvino").iterdir() if path.is_dir()]
-    assert sorted(file.name for file in entry.iterdir()) == [
-        "model.bin",
-        "model.xml",
-        "record.json",
-        "record.sha256",
-    ]
-    assert Path(tmp_path / "kept" / "openvino").stat().st_mode & 0o077 == 0
 
 
 @pytest.mark.parametrize("limit", [None, 512, 514, 60])
