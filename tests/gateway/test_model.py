@@ -19,7 +19,7 @@ from embeddings_gateway.errors import (
     SpaceMismatch,
     TooManyTokens,
 )
-from embeddings_gateway.http.health import health
+from embeddings_gateway.api.health import health
 from embeddings_gateway.serving.ask import Ask
 from tests.gateway.fakes import all_quiet, vector_of
 from tests.processes import children_of, freeze
