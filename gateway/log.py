@@ -13,6 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, MutableMapping
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
 import orjson
@@ -59,6 +60,7 @@ def configure(form: Literal["auto", "json", "console"], level: str) -> None:
     )
     _processors[:] = [at_least(level), *shared, render]
     _output.logger = Lines(sys.stderr)
+    _output.json_level = None if console else logging.getLevelNamesMapping()[level.upper()]
     logging.raiseExceptions = False  # nor does what libraries log
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
@@ -68,6 +70,15 @@ def configure(form: Literal["auto", "json", "console"], level: str) -> None:
         )
     )
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+
+
+def log_request(level: Literal["debug", "info"], event: dict[str, Any]) -> None:
+    """Log the event ``request``. It is frequent, so where lines are JSON it is written without a pipeline."""
+    if _output.json_level is None:
+        getattr(_log, level)("request", **event)
+    elif _output.json_level <= (logging.INFO if level == "info" else logging.DEBUG):
+        event |= {"event": "request", "level": level, "timestamp": datetime.now(UTC)}
+        _output.logger.write(orjson.dumps(event, option=orjson.OPT_UTC_Z).decode())
 
 
 class Lines:
@@ -127,10 +138,12 @@ class _Output:
 
     Attributes:
         logger: has a method for each level.
+        json_level: the least severe level, where lines are JSON and written here; else ``None``.
     """
 
     def __init__(self) -> None:
         self.logger: Any = logging.getLogger(NAME)
+        self.json_level: int | None = None
 
     def __getattr__(self, method: str) -> Any:
         return getattr(self.logger, method)
@@ -142,3 +155,4 @@ _processors: list[Processor] = [  # that all loggers of ours share; ``configure`
     without_messages,
     structlog.processors.KeyValueRenderer(key_order=["event"]),
 ]
+_log = get_logger()

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
+from embeddings_gateway.api.embeddings import Embeddings
 from embeddings_gateway.app import create_litestar
 from embeddings_gateway.cli.options import out
 from embeddings_gateway.config_file import read_config
-from embeddings_gateway.http.embeddings import Embeddings
 from embeddings_gateway.metrics import Metrics
 from embeddings_gateway.serving.registry import Registry
 

@@ -17,8 +17,8 @@ from embeddings_gateway.app import create_app
 from embeddings_gateway.cli.options import ConfigPath, echo, fail, read_or_fail
 from embeddings_gateway.config import Config
 from embeddings_gateway.config_file import log_renamed
-from embeddings_gateway.http.server import CannotListen, Server
 from embeddings_gateway.metrics import Metrics
+from embeddings_gateway.server.server import CannotListen, Server
 from embeddings_gateway.serving.registry import Registry
 
 OWN_FILES = 128
@@ -78,26 +78,46 @@ async def run(config: Config) -> bool:
     """
     metrics = Metrics()
     registry = Registry(config, metrics, echo())
-    server = Server(create_app(config, registry, metrics), config.server, registry)
-    announcing = asyncio.create_task(announce(server, registry, config.source))
-    await server.serve()
-    announcing.cancel()
-    if server.hopeless:
-        fail(
-            "no model can be served: "
-            + "; ".join(f"{name} is failed: {why}" for name, why in server.hopeless.items())
-        )
-    return not server.force_exit
+
+    def drain() -> None:
+        registry.draining = True
+
+    server = Server(create_app(config, registry, metrics), config.server, drain)
+    await server.listen()
+    async with registry:
+        announcing = asyncio.create_task(announce(server, registry, config.source))
+        watching = asyncio.create_task(stop_if_all_failed(server, registry))
+        await server.serve()
+        announcing.cancel()
+        watching.cancel()
+    if reasons := failures(registry):
+        fail("no model can be served: " + "; ".join(reasons))
+    return not server.forced
+
+
+async def stop_if_all_failed(server: Server, registry: Registry) -> None:
+    """Stop the server once no model can be served any more."""
+    while not failures(registry):  # noqa: ASYNC110
+        await asyncio.sleep(POLL_S)
+    server.stop()
+
+
+def failures(registry: Registry) -> list[str]:
+    """Return why each model has failed, if all of them have."""
+    if any(model.state != "failed" for model in registry.models):
+        return []
+    return [f"{model.name} is failed: {model.reason}" for model in registry.models]
 
 
 async def announce(server: Server, registry: Registry, source: str) -> None:
     """Say where it listens, what cannot be served yet, and, once something can be, how to call it."""
-    await server.listening.wait()
     names = ", ".join(model.name for model in registry.models)
     say(f"Listening on {server.url}. Loading {names}, as {source} says.")
     await registry.first_attempt()
+    if failures(registry):
+        return
     for model in registry.models:
-        if model.state in ("loading", "failed") and not server.hopeless:
+        if model.state in ("loading", "failed"):
             say(f"{model.name} is {model.state}: {model.reason}", sys.stderr)
     while not (ready := [model.name for model in registry.models if model.state == "ready"]):  # noqa: ASYNC110
         await asyncio.sleep(POLL_S)
@@ -108,7 +128,7 @@ async def announce(server: Server, registry: Registry, source: str) -> None:
     )
 
 
-def say(words: str, to: TextIO = sys.stdout) -> None:
+def say(sentence: str, to: TextIO = sys.stdout) -> None:
     """Print for whoever started the server; if nobody reads any more, it serves all the same."""
     with contextlib.suppress(OSError):
-        print(words, file=to, flush=True)
+        print(sentence, file=to, flush=True)

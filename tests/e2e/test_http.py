@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from embeddings_gateway.http.parsing import HEAD_BYTES_MAX
+from embeddings_gateway.server.parser import MAX_HEAD_BYTES
 from tests.connection import SMALL, START, Connection, sized
 from tests.server import eventually, serving
 
@@ -208,10 +208,10 @@ def test_what_was_answered_is_not_refused_as_well(connect):
 
 
 TOO_LARGE = {
-    "path": b"GET /" + b"a" * HEAD_BYTES_MAX + b" HTTP/1.1\r\nhost: x\r\n\r\n",
-    "one header": START + b"x: " + b"a" * HEAD_BYTES_MAX + b"\r\n\r\n",
-    "many headers": START + b"x: a\r\n" * (HEAD_BYTES_MAX // 6) + b"\r\n",
-    "trailer": START + chunked(SMALL)[:-2] + b"x: " + b"a" * HEAD_BYTES_MAX * 20,
+    "path": b"GET /" + b"a" * MAX_HEAD_BYTES + b" HTTP/1.1\r\nhost: x\r\n\r\n",
+    "one header": START + b"x: " + b"a" * MAX_HEAD_BYTES + b"\r\n\r\n",
+    "many headers": START + b"x: a\r\n" * (MAX_HEAD_BYTES // 6) + b"\r\n",
+    "trailer": START + chunked(SMALL)[:-2] + b"x: " + b"a" * MAX_HEAD_BYTES * 20,
 }
 
 
@@ -227,7 +227,7 @@ def test_too_many_header_bytes(connect, sent):
 def test_headers_within_their_bound(connect):
     """Headers up to the bound are taken."""
     client = connect()
-    client.send(START + b"x: " + b"a" * (HEAD_BYTES_MAX - 500) + b"\r\n" + sized(SMALL))
+    client.send(START + b"x: " + b"a" * (MAX_HEAD_BYTES - 500) + b"\r\n" + sized(SMALL))
     assert_vectors(client.receive())
 
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from embeddings_gateway.config_file import ConfigError, parse
-from embeddings_gateway.http.protocol import PIPELINE_MAX
+from embeddings_gateway.server.connection import MAX_PIPELINED
 from tests.connection import SMALL, START, Connection, sized
 from tests.server import eventually, serving
 
@@ -148,7 +148,7 @@ def test_a_pipeline_that_is_too_long(tmp_path):
         answered = 0
         while (told := connection.receive())[0] == 200:
             answered += 1
-        assert answered >= PIPELINE_MAX
+        assert answered >= MAX_PIPELINED
         assert_overloaded(told)
         assert connection.ended()
         assert is_served(server)

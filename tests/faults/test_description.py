@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from embeddings_gateway.http.deadline import NAME
+from embeddings_gateway.api.schemas import TIMEOUT_HEADER
 from tests.faults.answers import WAIT_S, assert_serves
 from tests.server import serving
 
@@ -40,8 +40,8 @@ def test_what_the_description_makes(server, full_size, mode):
         strategy = operation.as_strategy(generation_mode=schemathesis.GenerationMode(mode))
 
         def attempt(case):
-            if (case.headers or {}).get(NAME, "").isdigit():
-                case.headers[NAME] = "60000"  # a request that has a millisecond may well be 504
+            if (case.headers or {}).get(TIMEOUT_HEADER, "").isdigit():
+                case.headers[TIMEOUT_HEADER] = "60000"  # a request that has a millisecond may well be 504
             answer = case.call(timeout=WAIT_S)
             case.validate_response(answer, checks=told)
 

@@ -14,8 +14,9 @@ import msgspec
 from embeddings_gateway.backends.protocol import FromWorker, ToWorker
 from embeddings_gateway.backends.spec import Spec
 from embeddings_gateway.config import Config
-from embeddings_gateway.http.encode import EmbeddingResponse
-from embeddings_gateway.http.wire import EmbeddingRequest, ErrorBody, StrictEmbeddingRequest
+from embeddings_gateway.api.encode import EmbeddingResponse
+from embeddings_gateway.api.errors import ErrorBody
+from embeddings_gateway.api.schemas import EmbeddingRequest, StrictEmbeddingRequest
 
 types = [ToWorker, FromWorker, Spec, Config, EmbeddingRequest, StrictEmbeddingRequest, ErrorBody]
 decoders = [module.Decoder(one) for one in types for module in (msgspec.json, msgspec.msgpack)]

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from embeddings_gateway.http.encode import encode_response
-from embeddings_gateway.http.wire import ErrorDetail
+from embeddings_gateway.api.encode import encode_response
+from embeddings_gateway.api.errors import ErrorDetail
 from embeddings_gateway.serving.dimensions import cut
 from embeddings_gateway.serving.pace import WORK_MAX
 

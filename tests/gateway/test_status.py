@@ -12,8 +12,8 @@ from litestar.exceptions import (
 )
 
 from embeddings_gateway import errors
+from embeddings_gateway.api.errors import TABLE, error_detail, error_response
 from embeddings_gateway.errors import GatewayError
-from embeddings_gateway.http.status import TABLE, answer, detail
 
 INVALID = "invalid_request_error"
 ROWS = [
@@ -52,13 +52,15 @@ def test_every_error_has_a_status():
 @pytest.mark.parametrize(("error", "http", "kind", "code"), ROWS, ids=lambda value: type(value).__name__)
 def test_rows(error, http, kind, code):
     """Each error has its status, type and code, and a body of just OpenAI's four keys."""
-    told = answer(error)
-    assert told.status == http
+    response = error_response(error)
+    assert response.status == http
     body = {"message": error.message, "type": kind, "param": error.param, "code": code}
-    assert json.loads(told.body) == {"error": body}
-    assert told.headers.get("retry-after") == (None if error.retry_after is None else str(error.retry_after))
-    assert told.headers.get("x-should-retry") == ("false" if code == "input_failed" else None)
-    assert detail(error).code == code
+    assert json.loads(response.body) == {"error": body}
+    assert response.headers.get("retry-after") == (
+        None if error.retry_after is None else str(error.retry_after)
+    )
+    assert response.headers.get("x-should-retry") == ("false" if code == "input_failed" else None)
+    assert error_detail(error).code == code
 
 
 @pytest.mark.parametrize(
@@ -66,22 +68,22 @@ def test_rows(error, http, kind, code):
 )
 def test_framework(error, http):
     """What the framework raises is told in the same shape, without its words."""
-    told = answer(error)
-    assert told.status == http
-    said = json.loads(told.body)["error"]
+    response = error_response(error)
+    assert response.status == http
+    said = json.loads(response.body)["error"]
     assert {**said, "message": ""} == {"message": "", "type": INVALID, "param": None, "code": None}
-    assert b"secret" not in told.body
+    assert b"secret" not in response.body
 
 
 def test_allowed_methods():
     """A wrong method is told which ones there are."""
-    assert answer(MethodNotAllowedException(headers={"Allow": "POST"})).headers == {"allow": "POST"}
+    assert error_response(MethodNotAllowedException(headers={"Allow": "POST"})).headers == {"allow": "POST"}
 
 
 @pytest.mark.parametrize("error", [KeyError("secret"), InternalServerException("secret")])
 def test_unforeseen(error):
     """Whatever was not foreseen is one fixed sentence."""
-    told = answer(error)
-    assert told.status == 500
-    assert told.body == answer(errors.InternalError()).body
-    assert b"secret" not in told.body
+    response = error_response(error)
+    assert response.status == 500
+    assert response.body == error_response(errors.InternalError()).body
+    assert b"secret" not in response.body

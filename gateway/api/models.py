@@ -7,7 +7,7 @@ from litestar import get
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 
-from embeddings_gateway.http.documents import ModelOperation
+from embeddings_gateway.api.openapi import ModelOperation
 from embeddings_gateway.serving.registry import Registry
 from embeddings_gateway.serving.served import Served
 

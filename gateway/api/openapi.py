@@ -1,6 +1,6 @@
 """The API's description: schemas from the wire structs themselves, and pages that need no internet.
 
-Litestar describes the routes; what it cannot know (a body that is decoded by hand) is said here.
+Litestar describes the routes. What it cannot know is here: bodies that handlers decode themselves.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import msgspec
-from litestar import Litestar
+from litestar import Litestar, Response, get
+from litestar.exceptions import NotFoundException
+from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import SwaggerRenderPlugin
 from litestar.openapi.spec import (
@@ -25,18 +27,22 @@ from litestar.openapi.spec import (
     RequestBody,
     Schema,
 )
-from litestar.static_files import create_static_files_router
+from litestar.params import FromPath
 
-from embeddings_gateway.http.deadline import NAME as TIMEOUT
-from embeddings_gateway.http.encode import EmbeddingResponse
-from embeddings_gateway.http.status import TABLE
-from embeddings_gateway.http.wire import EmbeddingRequest, ErrorBody
+from embeddings_gateway.api.encode import EmbeddingResponse
+from embeddings_gateway.api.errors import TABLE, ErrorBody
+from embeddings_gateway.api.schemas import TIMEOUT_HEADER, EmbeddingRequest
 
 DOCS = "/docs"
 ASSETS = "/docs/assets"
+ASSET_TYPES = {
+    "swagger_bundle.js": "text/javascript",
+    "swagger_preset.js": "text/javascript",
+    "swagger_style.css": "text/css",
+}
 STRUCTS = (EmbeddingRequest, EmbeddingResponse, ErrorBody)
 HEADERS = {
-    TIMEOUT: (
+    TIMEOUT_HEADER: (
         "Milliseconds in which it has to be done, from its arrival on; no more than the gateway gives.",
         Schema(type=OpenAPIType.INTEGER, minimum=1),
     ),
@@ -47,7 +53,7 @@ HEADERS = {
     "x-request-id": ("The request's id, if it is a sane one.", Schema(type=OpenAPIType.STRING)),
 }
 
-ANSWER_HEADERS = {
+RESPONSE_HEADERS = {
     "x-request-id": "The request's id: the client's own, or one of the gateway's.",
     "openai-processing-ms": "How long it took, in milliseconds.",
     "server-timing": "How long each phase took: tokenize, queue, infer, encode.",
@@ -59,11 +65,11 @@ ANSWER_HEADERS = {
 
 
 def _errors() -> dict[int, str]:
-    """Return what each status means: what the errors that have it say of themselves."""
+    """Return what each status means: the docstrings of its errors."""
     meanings: dict[int, list[str]] = {}
-    for error, told in TABLE.items():
-        meanings.setdefault(told.http, []).append((error.__doc__ or "").partition("\n")[0])
-    return {http: " ".join(says) for http, says in sorted(meanings.items())}
+    for error, status in TABLE.items():
+        meanings.setdefault(status.http, []).append((error.__doc__ or "").partition("\n")[0])
+    return {http: " ".join(sentences) for http, sentences in sorted(meanings.items())}
 
 
 ERRORS = _errors()
@@ -80,21 +86,21 @@ class EmbeddingsOperation(Operation):
 
     def __post_init__(self) -> None:
         self.parameters = [
-            Parameter(name=name, param_in="header", description=says, required=False, schema=schema)
-            for name, (says, schema) in HEADERS.items()
+            Parameter(name=name, param_in="header", description=description, required=False, schema=schema)
+            for name, (description, schema) in HEADERS.items()
         ]
         self.request_body = RequestBody(required=True, content=_content(EmbeddingRequest))
         success = OpenAPIResponse(
             "One entry for each input, in order.",
             headers={
-                name: OpenAPIHeader(description=says, schema=Schema(type=OpenAPIType.STRING))
-                for name, says in ANSWER_HEADERS.items()
+                name: OpenAPIHeader(description=description, schema=Schema(type=OpenAPIType.STRING))
+                for name, description in RESPONSE_HEADERS.items()
             },
             content=_content(EmbeddingResponse),
         )
         self.responses = {"200": success}
-        for code, says in ERRORS.items():
-            self.responses[str(code)] = OpenAPIResponse(says, content=_content(ErrorBody))
+        for code, meaning in ERRORS.items():
+            self.responses[str(code)] = OpenAPIResponse(meaning, content=_content(ErrorBody))
 
 
 @dataclass
@@ -103,7 +109,9 @@ class ModelOperation(Operation):
 
     def __post_init__(self) -> None:
         unknown = OpenAPIResponse(ERRORS[404], content=_content(ErrorBody))
-        self.responses = {code: told for code, told in (self.responses or {}).items() if code != "400"}
+        self.responses = {
+            code: response for code, response in (self.responses or {}).items() if code != "400"
+        }
         self.responses["404"] = unknown
 
 
@@ -117,10 +125,10 @@ def openapi_config() -> OpenAPIConfig:
         render_plugins=[
             SwaggerRenderPlugin(
                 path="/",
-                js_url=f"{ASSETS}/swagger-ui-bundle.js",
-                css_url=f"{ASSETS}/swagger-ui.css",
-                standalone_preset_js_url=f"{ASSETS}/swagger-ui-standalone-preset.js",
-                favicon=f"<link rel='icon' type='image/png' href='{ASSETS}/favicon-32x32.png'>",
+                js_url=f"{ASSETS}/swagger_bundle.js",
+                css_url=f"{ASSETS}/swagger_style.css",
+                standalone_preset_js_url=f"{ASSETS}/swagger_preset.js",
+                favicon="<link rel='icon' href='data:,'>",
             )
         ],
     )
@@ -133,10 +141,18 @@ def describe(app: Litestar) -> None:
     components.schemas = {**(components.schemas or {}), **cast(Any, schemas)}
 
 
-def assets_route() -> Any:
-    """Serve Swagger UI's own files, from the package that carries them."""
-    package = importlib.util.find_spec("flask_swagger_ui")  # for its files: neither it nor flask is imported
+def assets_route() -> HTTPRouteHandler:
+    """Return the handler for Swagger UI's own files, from the package that carries them."""
+    package = importlib.util.find_spec("offapi")  # for its files: it is not imported
     if package is None or package.origin is None:
-        raise ModuleNotFoundError("flask_swagger_ui", name="flask_swagger_ui")
-    directory = Path(package.origin).parent / "dist"
-    return create_static_files_router(path=ASSETS, directories=[directory], include_in_schema=False)
+        raise ModuleNotFoundError("offapi", name="offapi")
+    directory = Path(package.origin).parent
+
+    @get(f"{ASSETS}/{{name:str}}", include_in_schema=False, sync_to_thread=True)
+    def read_asset(name: FromPath[str]) -> Response[bytes]:
+        """Return one of the files."""
+        if name not in ASSET_TYPES:
+            raise NotFoundException
+        return Response((directory / name).read_bytes(), media_type=ASSET_TYPES[name])
+
+    return read_asset

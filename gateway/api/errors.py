@@ -1,6 +1,6 @@
-"""The one table from an error to what HTTP says of it, and the body that says it.
+"""The one table from an error to HTTP, and the body that tells it.
 
-``litestar`` raises errors of its own (unknown path, wrong method); they are told in the same shape.
+``litestar`` raises errors of its own (unknown path, wrong method); they are answered in the same shape.
 """
 
 from __future__ import annotations
@@ -12,7 +12,21 @@ from litestar.exceptions import HTTPException
 
 from embeddings_gateway import errors
 from embeddings_gateway.errors import GatewayError
-from embeddings_gateway.http.wire import ErrorBody, ErrorDetail
+
+
+class ErrorDetail(msgspec.Struct, frozen=True):
+    """OpenAI's error object. All four keys are always there."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    """The body of every answer that is not a success."""
+
+    error: ErrorDetail
 
 
 class Status(NamedTuple):
@@ -48,42 +62,48 @@ TABLE: dict[type[GatewayError], Status] = {
 }
 
 
-class ErrorAnswer(NamedTuple):
-    """An error as HTTP: status, headers of its own, and the JSON body."""
+class ErrorResponse(NamedTuple):
+    """An error as HTTP: status, headers of its own, the JSON body, and the code for log and metrics."""
 
     status: int
     headers: dict[str, str]
     body: bytes
     code: str
 
+    @property
+    def lines(self) -> bytes:
+        """Its headers as HTTP/1.1 has them."""
+        own = "".join([f"{name}: {value}\r\n" for name, value in self.headers.items()])
+        return f"content-type: application/json\r\n{own}".encode()
 
-def detail(error: GatewayError) -> ErrorDetail:
+
+def error_detail(error: GatewayError) -> ErrorDetail:
     """Return the error object for ``error``."""
     status = TABLE[type(error)]
     return ErrorDetail(error.message, status.type, error.param, status.code)
 
 
-def answer(error: Exception) -> ErrorAnswer:
-    """Return what a client is told when ``error`` ends its request."""
+def error_response(error: Exception) -> ErrorResponse:
+    """Return the answer to a request that ended with ``error``."""
     if isinstance(error, HTTPException) and error.status_code < 500:
-        return _framework_answer(error)
+        return _framework_response(error)
     if not isinstance(error, GatewayError):
         error = errors.InternalError()
     status = TABLE[type(error)]
     headers = {} if error.retry_after is None else {"retry-after": str(error.retry_after)}
     if isinstance(error, errors.InputFailed):
         headers["x-should-retry"] = "false"
-    return ErrorAnswer(status.http, headers, _body(detail(error)), status.code or "invalid_request")
+    return ErrorResponse(status.http, headers, _body(error_detail(error)), status.code or "invalid_request")
 
 
-def _framework_answer(error: HTTPException) -> ErrorAnswer:
-    told = {404: "No such path.", 405: "That path does not take this method."}
-    message = told.get(error.status_code, "The request cannot be answered.")
+def _framework_response(error: HTTPException) -> ErrorResponse:
+    messages = {404: "No such path.", 405: "That path does not take this method."}
+    message = messages.get(error.status_code, "The request cannot be answered.")
     headers = {
         name.lower(): value for name, value in (error.headers or {}).items() if name.lower() == "allow"
     }
     body = _body(ErrorDetail(message, INVALID, None, None))
-    return ErrorAnswer(error.status_code, headers, body, f"http_{error.status_code}")
+    return ErrorResponse(error.status_code, headers, body, f"http_{error.status_code}")
 
 
 def _body(error: ErrorDetail) -> bytes:

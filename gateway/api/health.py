@@ -56,8 +56,8 @@ def health_routes(registry: Registry, metrics: Metrics) -> list[HTTPRouteHandler
         A gateway that is stopping is not ready, whatever its models are.
         """
         healths = await asyncio.gather(*(health(model, registry.draining) for model in registry.models))
-        ready = all(one.ready for one in healths)
-        models = {model.name: one for model, one in zip(registry.models, healths, strict=True)}
+        ready = all(model.ready for model in healths)
+        models = {model.name: health for model, health in zip(registry.models, healths, strict=True)}
         body = Health("ready" if ready else "unavailable", models)
         return Response(body, status_code=200 if ready else 503)
 

@@ -1,0 +1,1 @@
+"""The API: middleware, errors, schemas, and one file for each resource."""

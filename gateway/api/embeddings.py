@@ -1,0 +1,121 @@
+"""``POST /v1/embeddings``: a handler of its own, which litestar describes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from litestar import post
+from litestar.handlers import HTTPRouteHandler
+from litestar.types import ASGIApp, Receive, Scope, Send
+
+from embeddings_gateway.api.encode import encode_response
+from embeddings_gateway.api.errors import error_detail
+from embeddings_gateway.api.middleware import EMBEDDINGS, LOG, RequestLog
+from embeddings_gateway.api.openapi import EmbeddingsOperation
+from embeddings_gateway.api.schemas import (
+    Decoder,
+    EmbeddingRequest,
+    check_content,
+    deadline_of,
+    inputs_of,
+)
+from embeddings_gateway.config import ServerConfig
+from embeddings_gateway.server.asgi import REQUEST
+from embeddings_gateway.server.request import Request
+from embeddings_gateway.serving.registry import Registry
+from embeddings_gateway.serving.served import Call, CallOptions, InputLimits, Result
+
+
+class Embeddings:
+    """Answers requests for embeddings.
+
+    Raises:
+        GatewayError: the request is refused or fails, and nothing has been sent.
+        ClientGone: there is nobody to answer.
+    """
+
+    def __init__(self, registry: Registry, server: ServerConfig) -> None:
+        self._registry = registry
+        self._server = server
+        self._decoder = Decoder(server.strict)
+        self._limits = InputLimits(server.max_input_chars, server.max_input_ids)
+
+    async def __call__(self, request: Request, log: RequestLog) -> Sequence[bytes]:
+        """Return the body of the response.
+
+        While it is sent, for as long as the client takes, no text and no vector of the request is held.
+        """
+        self._registry.refuse_if_draining()
+        fields = request.head.fields
+        deadline = deadline_of(fields, log.arrived, self._server.request_timeout_s)
+        check_content(fields)
+        body = self._decoder.decode(await request.read(self._server.max_body_bytes, deadline))
+        named = self._registry.find(body.model)
+        served = named.served
+        log.model = served.name
+        info = served.info
+        log.space = info.fingerprint if info else ""
+        expected_space = fields.get(b"x-expected-space")
+        options = CallOptions(
+            dimensions=body.dimensions,
+            truncate=body.truncate,
+            input_type=named.resolve_input_type(body.input_type),
+            partial=bool(body.partial),
+            expected_fingerprint=expected_space.decode("latin-1") if expected_space else None,
+        )
+        inputs = inputs_of(body, self._server.max_inputs, self._limits)
+        log.inputs = len(inputs.inputs)
+        call = Call(inputs.inputs, options=options, refused=inputs.errors, deadline=deadline)
+        log.timings = call.timings
+        result = await served.run(call)
+        note_result(log, result)
+        return await encode(result, log, body)
+
+
+async def encode(result: Result, log: RequestLog, body: EmbeddingRequest) -> Sequence[bytes]:
+    """Return the body of the response: one entry for each input that was asked for."""
+    began = time.monotonic()
+    pieces = await encode_response(
+        result.vectors,
+        {index: error_detail(error) for index, error in result.errors.items()},
+        inputs=log.inputs,
+        model=log.model,
+        tokens=result.tokens,
+        encoding_format=body.encoding_format or "float",
+    )
+    log.timings["encode"] = time.monotonic() - began
+    return pieces
+
+
+def note_result(log: RequestLog, result: Result) -> None:
+    """Log what the model says of a request."""
+    log.tokens = result.tokens
+    log.truncated = result.truncated
+    log.averaged = result.averaged
+    log.prompt = result.prompt
+
+
+def embeddings_route(embeddings: Embeddings) -> HTTPRouteHandler:
+    """Return the handler that describes the path, and answers where it is spelled in another way."""
+
+    async def answer(scope: Scope, _receive: Receive, send: Send) -> None:
+        pieces = await embeddings(scope[REQUEST], scope[LOG])  # type: ignore[literal-required]
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % sum(map(len, pieces))),
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for piece in pieces[:-1]:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": pieces[-1], "more_body": False})
+
+    @post(EMBEDDINGS, status_code=200, operation_class=EmbeddingsOperation, sync_to_thread=False)
+    def create_embedding() -> ASGIApp:
+        """Embed one or many inputs.
+
+        The answer has exactly one entry for each input, in the order of the inputs.
+        """
+        return answer
+
+    return create_embedding

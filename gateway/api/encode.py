@@ -1,0 +1,158 @@
+"""From vectors to the bytes of a response, block by block, without a Python float in between."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Literal
+
+import msgspec
+import numpy as np
+import orjson
+import pybase64
+from numpy.typing import NDArray
+
+from embeddings_gateway.api.errors import ErrorDetail
+from embeddings_gateway.backends.base import Vectors
+
+EncodingFormat = Literal["float", "base64"]
+
+VECTOR_SCHEMA = {
+    "anyOf": [
+        {"type": "array", "items": {"type": "number"}},
+        {"type": "string", "contentEncoding": "base64"},
+    ]
+}
+
+BLOCK_NUMBERS: dict[EncodingFormat, int] = {"float": 32_768, "base64": 262_144}
+"""Numbers of a block: it is written in about half a millisecond, and then the event loop turns."""
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """What the request cost, in tokens the model saw, special tokens included."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class Embedding(msgspec.Struct, frozen=True, tag_field="object", tag="embedding"):
+    """One vector: a list of floats, or the base64 of its little-endian float32 bytes."""
+
+    index: int
+    embedding: Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema=VECTOR_SCHEMA)]
+
+
+class EmbeddingError(msgspec.Struct, frozen=True, tag_field="object", tag="embedding_error"):
+    """What stands in the place of an input that failed, where the client asked for partial results."""
+
+    index: int
+    error: ErrorDetail
+
+
+class EmbeddingResponse(msgspec.Struct, frozen=True, tag_field="object", tag="list"):
+    """The body of a success. ``data[i]`` belongs to ``input[i]``, always."""
+
+    data: list[Embedding | EmbeddingError]
+    model: str
+    usage: Usage
+
+
+NOT_FINITE = "a vector is not finite"
+
+_encoder = msgspec.json.Encoder()
+
+
+async def encode_response(
+    vectors: Vectors,
+    errors: Mapping[int, ErrorDetail],
+    *,
+    inputs: int,
+    model: str,
+    tokens: int,
+    encoding_format: EncodingFormat,
+) -> list[bytes]:
+    """Return the response as JSON, in pieces of bounded size; between two of them the event loop turns.
+
+    Args:
+        vectors: float32 ``[inputs, dimensions]``; the rows of failed inputs are not looked at.
+        errors: what stands in the place of a vector, by input.
+        inputs: how many were asked for.
+        model: the name of the served model.
+        tokens: what the model saw of the whole request.
+        encoding_format: how a vector is written.
+
+    Raises:
+        ValueError: there is not one row for each input, or one that is written is not finite.
+    """
+    if len(vectors) != inputs:
+        raise ValueError(f"{len(vectors)} vectors for {inputs} inputs")
+    envelope = _encoder.encode(EmbeddingResponse([], model, Usage(tokens, tokens)))
+    begin, end = envelope.split(b"[]", 1)  # of ``data``, which comes before anything that holds a name
+    encode = _encode_base64 if encoding_format == "base64" else _encode_floats
+    rows = max(1, BLOCK_NUMBERS[encoding_format] // vectors.shape[1])
+    pieces = [b"%b[" % begin]
+    for first in range(0, inputs, rows):
+        if first:
+            await asyncio.sleep(0)
+        pieces.append(_entries(vectors[first : first + rows], first, errors, encode))
+    return _joined(pieces, b"]" + end)
+
+
+def _joined(pieces: list[bytes], end: bytes) -> list[bytes]:
+    """Return the pieces with the first and the last joined to their neighbours, which are much larger."""
+    first, second, *others = pieces
+    whole = [first + second, *others]
+    return [*whole[:-1], whole[-1] + end]
+
+
+def _entries(
+    block: Vectors,
+    first: int,
+    errors: Mapping[int, ErrorDetail],
+    encode: Callable[[Vectors], Sequence[bytes]],
+) -> bytes:
+    """Return the entries of a block of rows, of which the first is that of input ``first``."""
+    if errors:
+        return _entries_with_errors(block, first, errors, encode)
+    _check_finite(block)
+    rows = encode(np.ascontiguousarray(block, dtype="<f4"))
+    entries = [
+        b'{"object":"embedding","index":%d,"embedding":%b}' % entry for entry in enumerate(rows, first)
+    ]
+    return (b"," if first else b"") + b",".join(entries)
+
+
+def _entries_with_errors(
+    block: Vectors,
+    first: int,
+    errors: Mapping[int, ErrorDetail],
+    encode: Callable[[Vectors], Sequence[bytes]],
+) -> bytes:
+    """Return the same where some inputs have an error in the place of a vector."""
+    entries = []
+    for index, row in enumerate(block, first):
+        if index in errors:
+            entries.append(_encoder.encode(EmbeddingError(index, errors[index])))
+        else:
+            entries.append(_entries(row[None], index, {}, encode).lstrip(b","))
+    return (b"," if first else b"") + b",".join(entries)
+
+
+def _check_finite(block: NDArray[np.float32]) -> None:
+    if not np.isfinite(block).all():
+        raise ValueError(NOT_FINITE)
+
+
+def _encode_base64(block: Vectors) -> list[bytes]:
+    """Return the base64 of each row; of the whole block at once, where no character is shared by two rows."""
+    row_bytes = block.shape[1] * 4
+    if row_bytes % 3:
+        return [b'"%b"' % pybase64.b64encode(row.data) for row in block]
+    characters = row_bytes // 3 * 4
+    encoded = pybase64.b64encode(block.data)
+    return [b'"%b"' % encoded[at : at + characters] for at in range(0, len(encoded), characters)]
+
+
+def _encode_floats(block: Vectors) -> list[bytes]:
+    """Return each row as JSON; orjson writes the shortest form that reads back to the same float32."""
+    return [orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY) for row in block]

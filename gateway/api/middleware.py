@@ -1,0 +1,212 @@
+"""What holds for every answer: a request id, headers, one log event, one count, and an error in one shape."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from urllib.parse import quote
+
+from embeddings_gateway.api.errors import error_response
+from embeddings_gateway.errors import ClientGone, GatewayError, InternalError
+from embeddings_gateway.log import get_logger, log_request
+from embeddings_gateway.metrics import PHASES, Metrics
+from embeddings_gateway.server.asgi import ASGIApp, call_asgi
+from embeddings_gateway.server.request import Request
+from embeddings_gateway.serving.registry import stopping
+
+LOG = "embeddings_gateway.api.log"
+"""The key of a scope under which its :class:`RequestLog` is."""
+
+SANE_ID = re.compile(rb"[\w.:-]{1,128}")
+EMBEDDINGS = "/v1/embeddings"
+CLIENT_GONE = 499  # nobody reads it; it is for log and metrics
+QUIET = frozenset({"/livez", "/readyz", "/health", "/metrics"})
+PATHS = QUIET | {EMBEDDINGS, "/v1/models", "/docs"}
+MAX_LIST_BYTES = 1024
+"""Bytes of a list of inputs in a header: a proxy such as nginx takes 4 KiB of all headers together."""
+
+log = get_logger()
+
+
+@dataclass(slots=True)
+class RequestLog:
+    """What is known of one request when it ends: filled on its way, told in headers, logged and counted.
+
+    Attributes:
+        id: the client's, or one of ours.
+        path: without a last slash.
+        arrived: when its head was complete; monotonic seconds.
+        model: the served model; empty where none is known.
+        space: fingerprint of its embedding space.
+        inputs, tokens: how many.
+        truncated: inputs that were cut.
+        averaged: inputs whose vectors are averages of several windows.
+        prompt: the name of the prompt that went before the texts.
+        timings: phase -> how long it took, in seconds.
+        status: of the answer; 0 until there is one.
+        code: of the error, if it is one.
+    """
+
+    id: bytes
+    path: str
+    arrived: float
+    model: str = ""
+    space: str = ""
+    inputs: int = 0
+    tokens: int = 0
+    truncated: Sequence[int] = ()
+    averaged: Sequence[int] = ()
+    prompt: str | None = None
+    timings: dict[str, float] = field(default_factory=dict)
+    status: int = 0
+    code: str | None = None
+
+    def lines(self, status: int) -> bytes:
+        """Note the status of the answer; return the header lines that every answer carries."""
+        self.status = status
+        milliseconds = 1000 * (time.monotonic() - self.arrived)
+        lines = b"x-request-id: %b\r\nopenai-processing-ms: %.0f\r\n" % (self.id, milliseconds)
+        if not self.space:
+            return lines
+        return lines + self._model_lines().encode()
+
+    def _model_lines(self) -> str:
+        """Return what only requests to a model carry."""
+        lines = ""
+        if self.timings:
+            phases = [f"{phase};dur={1000 * seconds:.2f}" for phase, seconds in self.timings.items()]
+            lines = f"server-timing: {', '.join(phases)}\r\n"
+        lines += f"x-embedding-space: {self.space}\r\n"
+        if self.truncated:
+            lines += f"x-truncated-inputs: {input_ranges(self.truncated)}\r\n"
+        if self.averaged:
+            lines += f"x-averaged-inputs: {input_ranges(self.averaged)}\r\n"
+        if self.prompt is not None:
+            lines += f"x-prompt: {quote(self.prompt)}\r\n"
+        return lines
+
+
+Handler = Callable[[Request, RequestLog], Awaitable[Sequence[bytes]]]
+
+
+class Middleware:
+    """The application that the server calls.
+
+    Args:
+        app: answers what no handler does.
+        handlers: answer without ASGI, by method and path, since litestar would cost a small request more than
+            everything else. A handler returns the pieces of a JSON body, and may raise any error.
+        metrics: what is counted.
+        max_body_bytes: bounds the bodies that ``app`` reads.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        handlers: Mapping[tuple[str, str], Handler],
+        metrics: Metrics,
+        max_body_bytes: int,
+    ) -> None:
+        self._app = app
+        self._handlers = handlers
+        self._metrics = metrics
+        self._max_body_bytes = max_body_bytes
+        self._ids = request_ids()
+
+    async def __call__(self, request: Request) -> None:
+        """Answer a request, count it and log it."""
+        head = request.head
+        request_id = head.fields.get(b"x-request-id", b"")
+        if not SANE_ID.fullmatch(request_id):
+            request_id = next(self._ids)
+        request_log = RequestLog(request_id, head.path.rstrip("/"), head.arrived)
+        try:
+            await self._answer(request, request_log)
+        except asyncio.CancelledError:
+            await self._cancelled(request, request_log)
+        except ClientGone:
+            request_log.status = CLIENT_GONE
+        except GatewayError as error:
+            await self._respond_error(request, request_log, error)
+        except Exception:
+            log.exception("request failed", id=request_id.decode())
+            await self._respond_error(request, request_log, InternalError())
+        finally:
+            self._finish(request_log)
+
+    def refusal(self, error: GatewayError) -> tuple[int, bytes, bytes]:
+        """Return status, header lines and body that tell a client of an error below any request."""
+        response = error_response(error)
+        return response.status, response.lines, response.body
+
+    async def _answer(self, request: Request, request_log: RequestLog) -> None:
+        handler = self._handlers.get((request.head.method, request_log.path))
+        if handler is None:
+            scope = {LOG: request_log}
+            await call_asgi(self._app, request, self._max_body_bytes, request_log.lines, scope)
+            return
+        pieces = await handler(request, request_log)
+        lines = b"content-type: application/json\r\n" + request_log.lines(200)
+        await request.respond(200, lines, pieces)
+
+    async def _cancelled(self, request: Request, request_log: RequestLog) -> None:
+        """Handle a cancellation: the client is gone, or the server stops. Nothing else cancels a request."""
+        if request.gone:
+            request_log.status = request_log.status or CLIENT_GONE
+        else:
+            await self._respond_error(request, request_log, stopping())
+
+    async def _respond_error(self, request: Request, request_log: RequestLog, error: GatewayError) -> None:
+        """Answer with an error, unless an answer has begun: then the server cuts it off."""
+        if request.started:
+            return
+        response = error_response(error)
+        request_log.code = response.code
+        lines = response.lines + request_log.lines(response.status)
+        await request.respond(response.status, lines, [response.body])
+
+    def _finish(self, request_log: RequestLog) -> None:
+        """Count and log."""
+        path, timings = request_log.path, request_log.timings
+        if path == EMBEDDINGS:
+            self._metrics.request(request_log.model, request_log.status, request_log.code, timings)
+        log_request(
+            "debug" if path in QUIET else "info",
+            {
+                "id": request_log.id.decode(),
+                "path": path if path in PATHS else "",  # others may hold anything
+                "model": request_log.model,
+                "space": request_log.space,
+                "inputs": request_log.inputs,
+                "tokens": request_log.tokens,
+                "truncated": len(request_log.truncated),
+                **{f"{phase}_ms": round(1000 * timings.get(phase, 0), 2) for phase in PHASES},
+                "ms": round(1000 * (time.monotonic() - request_log.arrived), 2),
+                "status": request_log.status,
+                "code": request_log.code,
+            },
+        )
+
+
+def request_ids() -> Iterator[bytes]:
+    """Return ids that no other process and no other request has."""
+    process = secrets.token_hex(8)
+    for number in itertools.count(1):
+        yield f"req_{process}{number:08x}".encode()
+
+
+def input_ranges(inputs: Sequence[int]) -> str:
+    """Return ascending inputs as ``0,3-5``; those that a header has no room for as ``...``."""
+    ranges = ""
+    for _, run in itertools.groupby(enumerate(inputs), key=lambda pair: pair[1] - pair[0]):
+        places = [place for _, place in run]
+        more = f"{places[0]}-{places[-1]}" if len(places) > 1 else f"{places[0]}"
+        if len(ranges) + len(more) > MAX_LIST_BYTES:
+            return f"{ranges},..."
+        ranges += f",{more}" if ranges else more
+    return ranges

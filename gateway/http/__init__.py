@@ -1,1 +1,0 @@
-"""HTTP: handlers, and the shapes and bytes that they read and write."""

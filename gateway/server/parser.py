@@ -1,0 +1,212 @@
+"""From the bytes of one connection to its requests, with httptools.
+
+It bounds what is not a body, refuses requests whose end is doubtful, and ignores offers of an upgrade, as
+RFC 9110 (7.8) permits. ``connection`` decides when a request is answered.
+"""
+
+from __future__ import annotations
+
+import time
+import urllib.parse
+from typing import Protocol
+
+import httptools
+
+from embeddings_gateway.errors import GatewayError, HeadTooLarge, InternalError, NotHttp
+from embeddings_gateway.log import get_logger
+from embeddings_gateway.server.request import Head, Headers
+
+MAX_HEAD_BYTES = 32 << 10
+"""Bytes of a request line with its headers, and of what stands around the chunks of a body."""
+
+VERSIONS = ("1.1", "1.0")
+
+log = get_logger()
+
+
+class Receiver(Protocol):
+    """What takes the requests of one connection. A method that raises a GatewayError stops the parser."""
+
+    def head_begins(self) -> None:
+        """Take note that a request has begun to arrive."""
+
+    def request_begins(self, head: Head) -> None:
+        """Take the head of a request."""
+
+    def body_received(self, data: bytes) -> None:
+        """Take a part of its body."""
+
+    def request_ends(self) -> None:
+        """Take its end."""
+
+
+class RequestParser:
+    """Parses the requests of one connection.
+
+    httptools keeps an incomplete header to itself. So the bytes are counted that arrived since it last reported
+    something; memory is bounded by ``MAX_HEAD_BYTES`` and one read of the transport.
+    """
+
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+        self._parser = self._new_parser()
+        self._unreported_bytes = 0
+        self._is_offer = False
+        self._url = b""
+        self._headers: Headers = []
+
+    def feed(self, data: bytes) -> None:
+        """Parse what arrived.
+
+        Raises:
+            GatewayError: nothing more can be read from this connection.
+        """
+        self._unreported_bytes += len(data)
+        try:
+            while data:
+                data = self._feed(data)
+        except httptools.HttpParserError as error:
+            raise _refusal(error) from None
+        if self._unreported_bytes > MAX_HEAD_BYTES:
+            raise _head_too_large()
+
+    # The methods that httptools calls.
+
+    def on_message_begin(self) -> None:
+        """Forget the request before."""
+        self._url, self._headers = b"", []
+        self._receiver.head_begins()
+
+    def on_url(self, url: bytes) -> None:
+        """Take a part of the request target."""
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take one header."""
+        self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """Begin a request, unless it offers an upgrade: then it is parsed again without the offer."""
+        self._unreported_bytes = 0
+        headers = self._headers
+        if len(self._url) + sum([len(name) + len(value) + 4 for name, value in headers]) > MAX_HEAD_BYTES:
+            raise _head_too_large()
+        self._is_offer = self._parser.should_upgrade()
+        if not self._is_offer:
+            self._headers = []  # a trailer is no header; it is counted, and nobody reads it
+            self._receiver.request_begins(self._head(headers))
+
+    def on_body(self, data: bytes) -> None:
+        """Take a part of the body."""
+        self._unreported_bytes = 0
+        self._receiver.body_received(data)
+
+    def on_message_complete(self) -> None:
+        """Take the end of a request; an offer ends with its head, and comes again."""
+        self._unreported_bytes = 0
+        if not self._is_offer:
+            self._receiver.request_ends()
+
+    def _head(self, headers: Headers) -> Head:
+        """Check a head.
+
+        Raises:
+            NotHttp: it is none of HTTP/1.1, or the end of its body is doubtful.
+        """
+        version = self._parser.get_http_version()
+        if version not in VERSIONS:
+            raise NotHttp("This is not HTTP/1.1.")
+        fields = dict(headers)
+        repeated = len(fields) < len(headers)
+        if version == "1.1" and (b"host" not in fields or (repeated and _count(headers, b"host") > 1)):
+            raise NotHttp("A request has one Host.")
+        keep_alive = version == "1.1" and self._parser.should_keep_alive()
+        if b"transfer-encoding" in fields:
+            if _count(headers, b"transfer-encoding") > 1 or _coding(fields) != b"chunked":  # RFC 9112, 6.3
+                raise NotHttp("The one transfer coding of a request is chunked.")
+            # Of two lengths the chunks count, but a proxy before us may have believed the other one.
+            keep_alive = keep_alive and b"content-length" not in fields
+        raw_path, query = split_target(self._url)
+        path = raw_path.decode("ascii")
+        return Head(
+            self._parser.get_method().decode("ascii"),
+            urllib.parse.unquote(path) if "%" in path else path,
+            raw_path,
+            query,
+            version,
+            headers,
+            fields,
+            keep_alive,
+            time.monotonic(),
+        )
+
+    def _feed(self, data: bytes) -> bytes:
+        """Parse up to the end, or up to an offer of an upgrade; return what is still to be parsed."""
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._is_offer = False
+            rest = data[upgrade.args[0] :]
+            if self._parser.get_method() == b"CONNECT":  # which is no offer, but a demand
+                raise NotHttp("This is no proxy.") from None
+            head = self._head_without_offer()
+            self._parser = self._new_parser()
+            return head + rest
+        return b""
+
+    def _new_parser(self) -> httptools.HttpRequestParser:
+        """Return a parser that believes chunks before a length, and ignores what follows a last request."""
+        parser = httptools.HttpRequestParser(self)
+        parser.set_dangerous_leniencies(lenient_chunked_length=True, lenient_data_after_close=True)
+        return parser
+
+    def _head_without_offer(self) -> bytes:
+        """Return the head that was just parsed, as a client without an offer would have sent it."""
+        version = self._parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b" % (self._parser.get_method(), self._url, version)]
+        for name, value in self._headers:
+            if name == b"connection":
+                tokens = [token for token in value.split(b",") if token.strip().lower() != b"upgrade"]
+                lines.append(b"connection: " + b",".join(tokens))
+            elif name != b"upgrade":
+                lines.append(b"%b: %b" % (name, value))
+        return b"\r\n".join([*lines, b"", b""])
+
+
+def split_target(target: bytes) -> tuple[bytes, bytes]:
+    """Return path and query of a request target.
+
+    Raises:
+        NotHttp: it names no path.
+    """
+    if target.startswith(b"/") and b"#" not in target:
+        path, _, query = target.partition(b"?")
+        return path, query
+    url = httptools.parse_url(target)
+    if url.path is None:
+        raise NotHttp("A request names a path.")
+    return url.path, url.query or b""
+
+
+def _count(headers: Headers, name: bytes) -> int:
+    return sum([header == name for header, _ in headers])
+
+
+def _coding(fields: dict[bytes, bytes]) -> bytes:
+    return fields[b"transfer-encoding"].strip().lower()
+
+
+def _head_too_large() -> HeadTooLarge:
+    return HeadTooLarge(f"The headers have at most {MAX_HEAD_BYTES} bytes.")
+
+
+def _refusal(error: httptools.HttpParserError) -> GatewayError:
+    """Return the error for a stopped parser: the client's fault, unless one of our callbacks failed."""
+    cause = error.__context__
+    if isinstance(cause, GatewayError):
+        return cause
+    is_ours = isinstance(error, httptools.HttpParserCallbackError)
+    if is_ours and not isinstance(cause, httptools.HttpParserError | UnicodeError):
+        log.error("request failed in the parser", exc_info=cause)
+        return InternalError()
+    return NotHttp("This is not HTTP/1.1.")

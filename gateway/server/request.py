@@ -1,0 +1,215 @@
+"""One request and its response, as an application sees them."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import NamedTuple, Protocol
+
+from embeddings_gateway.errors import BodyTooLarge, ClientGone, DeadlinePassed, GatewayError
+from embeddings_gateway.server.writer import Writer
+
+Headers = list[tuple[bytes, bytes]]
+
+STATUS_LINES = {int(status): f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+
+
+class Head(NamedTuple):
+    """The head of a request.
+
+    Attributes:
+        path: decoded.
+        raw_path: as it was sent.
+        headers: in their order, names in lower case.
+        fields: the same by name; of a repeated one the last.
+        keep_alive: whether the connection may stay after the response.
+        arrived: when the head was complete; monotonic seconds.
+    """
+
+    method: str
+    path: str
+    raw_path: bytes
+    query: bytes
+    version: str
+    headers: Headers
+    fields: dict[bytes, bytes]
+    keep_alive: bool
+    arrived: float
+
+
+class Channel(Protocol):
+    """What a request needs of its connection."""
+
+    writer: Writer
+
+    def body_wanted(self, request: Request) -> None:
+        """Receive the rest of the body: somebody waits for it."""
+
+    def response_begins(self, request: Request, length: int) -> bytes:
+        """Note that a response of so many bytes begins; return more header lines."""
+
+    def response_ends(self, request: Request) -> None:
+        """Go on with the next request."""
+
+
+class Request:
+    """One request on a connection.
+
+    Attributes:
+        head: what came before the body.
+        task: answers it; ``None`` while it waits for its turn.
+        complete: whether its body has arrived as a whole.
+        refusal: why no more of its body is received.
+        gone: whether nobody is left to answer.
+        keep_alive: whether the connection stays after the response.
+        started, ended: whether the response has begun, and is complete.
+        held: bytes of the body, and of the response once it has begun.
+        reading: whether somebody waits for the body, or has taken it.
+    """
+
+    __slots__ = (
+        "_body",
+        "_channel",
+        "_max_bytes",
+        "_response_head",
+        "_waiter",
+        "complete",
+        "ended",
+        "gone",
+        "head",
+        "held",
+        "keep_alive",
+        "reading",
+        "refusal",
+        "started",
+        "task",
+    )
+
+    def __init__(self, channel: Channel, head: Head) -> None:
+        self.head = head
+        self.task: asyncio.Task[None] | None = None
+        self.complete = self.gone = self.started = self.ended = self.reading = False
+        self.refusal: GatewayError | None = None
+        self.keep_alive = head.keep_alive
+        self.held = 0
+        self._channel = channel
+        self._body = bytearray()
+        self._max_bytes = 0
+        self._waiter: asyncio.Future[None] | None = None
+        self._response_head = b""
+
+    async def read(self, max_bytes: int, deadline: float) -> bytearray:
+        """Return the whole body, once.
+
+        Args:
+            max_bytes: how large it may be.
+            deadline: monotonic seconds.
+
+        Raises:
+            BodyTooLarge: it is larger.
+            DeadlinePassed: it is not complete by then.
+            GatewayError: the connection stops receiving it.
+            ClientGone: the client went away before it was complete.
+        """
+        self._max_bytes = max_bytes
+        self.reading = True
+        if int(self.head.fields.get(b"content-length", b"0")) > max_bytes:
+            raise _too_large(max_bytes)
+        if not (self.complete or self.gone or self.refusal or len(self._body) > max_bytes):
+            await self._receive(deadline)
+        if self.refusal is not None:
+            raise self.refusal
+        if self.gone:
+            raise ClientGone
+        if len(self._body) > max_bytes:
+            raise _too_large(max_bytes)
+        body, self._body = self._body, bytearray()
+        return body
+
+    async def respond(self, status: int, lines: bytes, pieces: Sequence[bytes]) -> None:
+        """Send a whole response.
+
+        It waits where the client reads slowly. Between two pieces the event loop turns in any case.
+
+        Args:
+            status: of the response.
+            lines: its headers, each with its line end, without ``content-length``.
+            pieces: its body.
+        """
+        length = sum(map(len, pieces))
+        self.start(status, b"%bcontent-length: %d\r\n" % (lines, length), length)
+        for piece in pieces[:-1]:
+            await self.write(piece)
+            await asyncio.sleep(0)
+        await self.write(pieces[-1], last=True)
+
+    def start(self, status: int, lines: bytes, length: int | None) -> None:
+        """Begin a response; its head leaves with the first bytes of its body.
+
+        Args:
+            status: of the response.
+            lines: its headers.
+            length: of the body, if they state it; else the end of the connection is its end.
+        """
+        self.started = True
+        if length is None:
+            self.keep_alive = False
+        more = self._channel.response_begins(self, length or 0)
+        self._response_head = b"%b%b%b\r\n" % (STATUS_LINES[status], lines, more)
+
+    async def write(self, data: bytes, *, last: bool = False) -> None:
+        """Write a part of the body."""
+        if self.gone:
+            return
+        if self.head.method == "HEAD":
+            data = b""
+        head, self._response_head = self._response_head, b""
+        writer = self._channel.writer
+        writer.write(head, data)
+        await writer.drained()
+        if last:
+            self.ended = True
+            self._channel.response_ends(self)
+
+    # What its connection does with it.
+
+    def receive(self, data: bytes) -> int:
+        """Take a part of the body; return the bytes that wait to be read."""
+        self._body += data
+        if self._waiter is not None and len(self._body) > self._max_bytes:
+            self._wake()
+        return len(self._body)
+
+    def end_body(self) -> None:
+        """Take the end of the body."""
+        self.complete = True
+        self._wake()
+
+    def refuse(self, error: GatewayError) -> None:
+        """Let whoever reads the body fail with an error."""
+        self.refusal = error
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def _receive(self, deadline: float) -> None:
+        """Wait until the body is complete, too large or refused."""
+        self._channel.body_wanted(self)
+        self._waiter = asyncio.get_running_loop().create_future()
+        seconds = None if deadline == math.inf else deadline - time.monotonic()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._waiter
+        except TimeoutError:
+            raise DeadlinePassed from None
+        finally:
+            self._waiter = None
+
+
+def _too_large(max_bytes: int) -> BodyTooLarge:
+    return BodyTooLarge(f"The body has at most {max_bytes} bytes.")
