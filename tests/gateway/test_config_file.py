@@ -23,20 +23,20 @@ def read(tmp_path):
 
 @pytest.fixture
 def refusal(read, tmp_path):
-    """Return a function that tells what is said of a configuration."""
+    """Return a function that returns the error about a configuration."""
 
-    def refused(text):
+    def error_of(text):
         with pytest.raises(ConfigError) as error:
             read(text)
-        source, _, said = str(error.value).partition(": ")
+        source, _, message = str(error.value).partition(": ")
         assert source == str(tmp_path / "gateway.toml")
-        return said
+        return message
 
-    return refused
+    return error_of
 
 
 def test_defaults(read):
-    """A model of which nothing but the backend is said has every default."""
+    """A model with nothing but a backend has every default."""
     config = read('[models.m]\nbackend = "fake"')
     assert config.server == ServerConfig()
     assert config.models["m"].spec == FakeSpec()
@@ -68,7 +68,7 @@ def test_relative_paths(read, tmp_path):
 
 
 @pytest.mark.parametrize("path", ["BAAI/bge-m3", "package:some_package/model"])
-def test_paths_that_are_none(read, path):
+def test_paths_that_are_not_files(read, path):
     """A hub id and the name of a package stay as they are."""
     assert read(f'[models.a]\nbackend = "hf"\npath = "{path}"').models["a"].spec == HfSpec(path=path)
 
