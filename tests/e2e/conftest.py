@@ -7,7 +7,7 @@ import importlib.util
 import openai
 import pytest
 
-from embeddings_gateway.backends.selftest import COMPANY
+from embeddings_gateway.backends.invariance import BATCH_INVARIANCE
 from tests.server import serving
 
 MINILM = """
@@ -79,4 +79,4 @@ def model(request):
 @pytest.fixture
 def alike(client, model):
     """Return the least cosine between a vector of the model alone and in company."""
-    return COMPANY[client.models.retrieve(model).dtype]
+    return BATCH_INVARIANCE[client.models.retrieve(model).dtype]

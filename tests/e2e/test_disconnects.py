@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from embeddings_gateway.app import create_app
-from embeddings_gateway.backends.selftest import COMPANY
+from embeddings_gateway.backends.invariance import BATCH_INVARIANCE
 from embeddings_gateway.config_file import parse
 from embeddings_gateway.http.server import Server
 from embeddings_gateway.metrics import Metrics
@@ -107,7 +107,7 @@ def test_nobody_gets_anothers_vector_while_clients_leave():
                         assert len(vectors) == len(texts)
                 alone = [await ask(client, [text]) for texts in theirs for text in texts]
                 together = np.concatenate(got[:CLIENTS])
-                assert lowest_cosine(together, np.concatenate(alone)) >= COMPANY[at.model.replicas.info.dtype]
+                assert lowest_cosine(together, np.concatenate(alone)) >= BATCH_INVARIANCE[at.model.replicas.info.dtype]
             await drained(at.model)
             assert repr(at.model.batcher) == "<Batcher 0 jobs, 0 tokens, 0 running>"
 
