@@ -258,7 +258,8 @@ class FairOrder:
         ahead = own.ahead_of(tokens) if own else 0
         for flow in self._flows.values():
             if flow is not own:
-                ahead += min(flow.tokens, int((ahead + tokens) * flow.weight / caller.weight))
+                not_overdue = sum(chunk.tokens for chunk in flow.chunks)
+                ahead += min(not_overdue, int((ahead + tokens) * flow.weight / caller.weight))
         return ahead + sum(chunk.tokens for chunk in self._overdue)
 
     def _in_order(self) -> Iterator[Chunk]:

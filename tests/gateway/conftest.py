@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, settings
 from embeddings_gateway.backends.spec import FakeSpec
 from embeddings_gateway.config import ModelConfig, ServingConfig
 from embeddings_gateway.metrics import Metrics
-from embeddings_gateway.serving.cl100k import Cl100k
-from embeddings_gateway.serving.model import Model
+from embeddings_gateway.serving.local import LocalModel
+from embeddings_gateway.serving.prepare.cl100k import Cl100k
+from embeddings_gateway.workers.local.supervisor import local_engines
 from tests.processes import children_of
 
 TEST_SECONDS_MAX = 120
@@ -76,17 +77,19 @@ def config_file(tmp_path):
 
 @pytest.fixture
 async def start(metrics):
-    """Return a function that makes a model, by default on the fake backend, and loads its replicas."""
+    """Return a function that makes a model, by default on the fake backend, and loads it in its workers."""
     started = []
 
     async def ready(spec=None, **serving):
         config = ModelConfig(spec=spec or FakeSpec(), serving=ServingConfig(**serving))
-        model = Model("m", config, metrics.model("m"), cl100k=Cl100k(), max_request_tokens=10_000)
+        model_metrics = metrics.model("m")
+        engines = local_engines("m", config, model_metrics, None)
+        model = LocalModel("m", config, engines, model_metrics, cl100k=Cl100k(), max_request_tokens=10_000)
         started.append(model)
-        model.replicas.start()
-        await model.replicas.attempted()
+        model.start()
+        await model.first_attempt()
         return model
 
     yield ready
     for model in started:
-        await model.replicas.stop()
+        await model.stop()

@@ -1,30 +1,35 @@
-"""Workers in this process that do what a test says, when it says so, and requests for them."""
+"""Engines in this process that do what a test says, when it says so, and requests for them."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import get_args
 
 import msgspec
 import numpy as np
 
-from embeddings_gateway.backends.base import ModelInfo, TokenIds, Vectors
-from embeddings_gateway.backends.fake import BEGIN, END, FakeBackend, fake_vector
+from embeddings_gateway.backends.base import Batch, Column, ModelInfo, Output, TokenIds, Vectors
+from embeddings_gateway.backends.fake import BEGIN, END, FakeBackend, fake_column, fake_vector
 from embeddings_gateway.backends.spec import FakeSpec
-from embeddings_gateway.batching.job import Request
-from embeddings_gateway.workers.worker import Timed
+from embeddings_gateway.batching.request import ANONYMOUS, Caller, Request
+from embeddings_gateway.workers.dispatcher import Dispatcher
+from embeddings_gateway.workers.engine import EngineResult, State
 
 WIDTH = 8
+OUTPUTS: tuple[Output, ...] = get_args(Output)
+SPEC = FakeSpec(width=WIDTH, outputs=OUTPUTS, labels=3)
+"""Of a model that has every output."""
+BACKEND = FakeBackend(SPEC)
 _numbers = itertools.count(1000)
 
 
 def make_info(**facts) -> ModelInfo:
     """Return the facts of a model of ``WIDTH`` dimensions, some of them as given."""
-    plain = {"max_tokens": 100, "batch_tokens": 16, "batch_inputs": 8, "cost": "padded"}
-    return msgspec.structs.replace(FakeBackend(FakeSpec(width=WIDTH)).info, **plain | facts)
+    plain = {"max_tokens": 100, "max_batch_tokens": 16, "max_batch_inputs": 8, "cost": "padded"}
+    return msgspec.structs.replace(BACKEND.info, **plain | facts)
 
 
 def make_ids(tokens: int) -> TokenIds:
@@ -32,14 +37,12 @@ def make_ids(tokens: int) -> TokenIds:
     return np.full(tokens, next(_numbers), dtype=np.int32)
 
 
-def blank(inputs, dimensions):
-    """Return room for the vectors of a request: NaN, which nothing takes for one."""
-    return np.full((inputs, dimensions), np.nan, np.float32)
-
-
-def make_request(*lengths: int, deadline: float = math.inf, partial: bool = False) -> Request:
+def make_request(
+    *lengths: int, caller: Caller = ANONYMOUS, partial: bool = False, outputs: tuple[Output, ...] = ("dense",)
+) -> Request:
     """Return a request with an input of each length."""
-    return Request([make_ids(tokens) for tokens in lengths], blank(len(lengths), WIDTH), deadline, partial)
+    batch = Batch.of([make_ids(tokens) for tokens in lengths])
+    return Request(batch, outputs, caller=caller, partial=partial)
 
 
 def vector_of(text: str) -> Vectors:
@@ -47,14 +50,37 @@ def vector_of(text: str) -> Vectors:
     return fake_vector(np.array([BEGIN, *text.encode(), END], np.int32), WIDTH)
 
 
-def right_vectors(batch: Sequence[TokenIds]) -> Vectors:
+def right(batch: Batch, outputs: Sequence[Output] = ("dense",)) -> dict[Output, Column]:
+    """Return what the fake backend computes."""
+    return {output: fake_column(output, batch, SPEC) for output in outputs}
+
+
+def right_vectors(batch: Batch) -> Vectors:
     """Return the vector of each input."""
-    return np.stack([fake_vector(ids, WIDTH) for ids in batch])
+    return right(batch)["dense"].values
 
 
-def expected(request: Request) -> Vectors:
-    """Return the vectors that the request has to end with."""
-    return right_vectors([job.ids for job in request.jobs])
+def vectors(request: Request) -> Vectors:
+    """Return the vectors that a request ended with."""
+    return request.columns()["dense"].values
+
+
+def is_right(request: Request) -> bool:
+    """Tell whether a request is done and has the vector of each of its inputs."""
+    done = request.done
+    if not done.done() or done.cancelled() or done.exception() is not None:
+        return False
+    return np.array_equal(vectors(request), right_vectors(request.batch))
+
+
+def same(first: Column, second: Column) -> bool:
+    """Tell whether two columns are equal in all their parts."""
+    return all(
+        np.array_equal(getattr(first, part), getattr(second, part))
+        if getattr(first, part) is not None
+        else getattr(second, part) is None
+        for part in ("values", "offsets", "indices")
+    )
 
 
 async def all_quiet() -> None:
@@ -64,98 +90,150 @@ async def all_quiet() -> None:
 
 
 class Running:
-    """A batch inside a :class:`HeldWorker`, until the test ends it."""
+    """A batch inside a :class:`HeldEngine`, until the test ends it."""
 
-    def __init__(self, batch: Sequence[TokenIds]) -> None:
+    def __init__(self, batch: Batch, outputs: Sequence[Output]) -> None:
         self.batch = batch
-        self.answer: asyncio.Future[Timed] = asyncio.get_running_loop().create_future()
+        self.outputs = outputs
+        self.result: asyncio.Future[EngineResult] = asyncio.get_running_loop().create_future()
 
     def finish(self, seconds: float = 1.0) -> None:
-        """Answer with the right vectors."""
-        self.answer.set_result(Timed(right_vectors(self.batch), seconds))
+        """Give the right columns."""
+        self.result.set_result(EngineResult(right(self.batch, self.outputs), seconds))
 
     def fail(self, error: Exception) -> None:
         """Fail."""
-        self.answer.set_exception(error)
+        self.result.set_exception(error)
 
 
-class HeldWorker:
-    """A worker that answers a batch when the test says so.
+class HeldEngine:
+    """A supervised engine that is ready, and ends a batch when the test says so.
 
     Attributes:
-        ready: whether it takes a call.
         running: the batches that were not ended yet, oldest first.
-        wrong: what its self-test says.
+        problem: what its self-test says.
         replaced: why it was replaced, each time.
-        explained_deaths: how many deaths were an input's doing.
+        exonerated: how many crashes were an input's doing.
+        texts: those of each tokenizer call.
+        tokenizer: makes ids of them.
+        gate: what a tokenizer call waits for first.
     """
 
     tokens_per_s = 0.0
 
     def __init__(self, info: ModelInfo | None = None) -> None:
         self.info: ModelInfo | None = info or make_info()
-        self.ready = True
+        self.state: State = "ready"
+        self.reason = ""
+        self.supervised: HeldEngine | None = self
+        self.on_change: Callable[[], None] = lambda: None
         self.running: list[Running] = []
-        self.wrong = ""
+        self.problem = ""
         self.replaced: list[str] = []
-        self.explained_deaths = 0
+        self.exonerated = 0
+        self.texts: list[list[str]] = []
+        self.tokenizer: Callable[..., Batch] = BACKEND.tokenize
+        self.gate = asyncio.Event()
+        self.gate.set()
 
-    @asynccontextmanager
-    async def alone(self) -> AsyncIterator[None]:
-        """See :class:`embeddings_gateway.workers.worker.Worker`."""
-        self.ready = False
-        while self.running:
-            await asyncio.wait([one.answer for one in self.running])
-            await asyncio.sleep(0)
-        yield
-        self.ready = True
+    def make(self, *, accepts: Callable[[ModelInfo], bool], on_change: Callable[[], None]) -> HeldEngine:
+        """See :class:`embeddings_gateway.workers.engine.MakeEngine`."""
+        self.on_change = on_change
+        return self
 
-    async def check(self) -> str:
-        """See :class:`embeddings_gateway.workers.worker.Worker`."""
-        return self.wrong
+    @property
+    def ready(self) -> bool:
+        """See :class:`embeddings_gateway.workers.engine.Engine`."""
+        return self.state == "ready"
 
-    def explained(self, deaths: int) -> None:
-        """See :class:`embeddings_gateway.workers.worker.Worker`."""
-        self.explained_deaths += deaths
+    def to(self, state: State) -> None:
+        """Enter a state."""
+        self.state = state
+        self.on_change()
 
-    async def replace(self, reason: str) -> None:
-        """See :class:`embeddings_gateway.workers.worker.Worker`."""
-        self.replaced.append(reason)
-        self.wrong = ""
+    def start(self) -> None:
+        """See :class:`embeddings_gateway.workers.engine.Engine`. It is ready from the beginning."""
 
-    async def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
-        """See :class:`embeddings_gateway.workers.worker.Worker`."""
-        raise NotImplementedError
+    async def first_attempt(self) -> None:
+        """See :class:`embeddings_gateway.workers.engine.Engine`."""
 
-    async def embed(self, batch: Sequence[TokenIds], seconds_max: float) -> Timed:
-        """See :class:`embeddings_gateway.workers.worker.Worker`."""
-        one = Running(batch)
-        self.running.append(one)
-        try:
-            return await one.answer
-        finally:
-            self.running.remove(one)
+    async def stop(self) -> None:
+        """See :class:`embeddings_gateway.workers.engine.Engine`."""
+        self.to("stopped")
 
     async def ping(self) -> float:
-        """See :class:`embeddings_gateway.workers.worker.Worker`."""
-        raise NotImplementedError
+        """See :class:`embeddings_gateway.workers.engine.Engine`."""
+        return 0.0
+
+    @asynccontextmanager
+    async def exclusive(self) -> AsyncIterator[None]:
+        """See :class:`embeddings_gateway.workers.engine.Supervised`."""
+        self.to("searching")
+        while self.running:
+            await asyncio.wait([running.result for running in self.running])
+            await asyncio.sleep(0)
+        yield
+        if self.state == "searching":
+            self.to("ready")
+
+    async def check(self) -> str:
+        """See :class:`embeddings_gateway.workers.engine.Supervised`."""
+        return self.problem
+
+    async def replace(self, reason: str) -> None:
+        """See :class:`embeddings_gateway.workers.engine.Supervised`."""
+        self.replaced.append(reason)
+        self.problem = ""
+
+    def exonerate(self, crashes: int) -> None:
+        """See :class:`embeddings_gateway.workers.engine.Supervised`."""
+        self.exonerated += crashes
+
+    async def tokenize(self, texts: Sequence[str], text_pairs: Sequence[str] | None = None) -> Batch:
+        """See :class:`embeddings_gateway.workers.engine.Engine`."""
+        self.texts.append(list(texts))
+        await self.gate.wait()
+        return self.tokenizer(texts, text_pairs)
+
+    async def run(self, batch: Batch, outputs: Sequence[Output], timeout_s: float) -> EngineResult:
+        """See :class:`embeddings_gateway.workers.engine.Engine`."""
+        running = Running(batch, outputs)
+        self.running.append(running)
+        try:
+            return await running.result
+        finally:
+            self.running.remove(running)
 
 
-class AnsweringWorker(HeldWorker):
-    """A worker that answers at once with what a function makes of the batch.
+class AnsweringEngine(HeldEngine):
+    """An engine that ends a batch at once, with the columns that a function makes of it.
 
     Attributes:
-        batches: the token ids of every batch it was given.
+        batches: every batch it was given.
+        outputs: what was asked of each.
+        answer: the function.
     """
 
     def __init__(
-        self, answer: Callable[[Sequence[TokenIds]], Vectors], info: ModelInfo | None = None
+        self,
+        answer: Callable[[Batch, Sequence[Output]], dict[Output, Column]] = right,
+        info: ModelInfo | None = None,
     ) -> None:
         super().__init__(info)
-        self.batches: list[Sequence[TokenIds]] = []
-        self._answer = answer
+        self.batches: list[Batch] = []
+        self.outputs: list[Sequence[Output]] = []
+        self.answer = answer
 
-    async def embed(self, batch: Sequence[TokenIds], seconds_max: float) -> Timed:
-        """See :class:`embeddings_gateway.workers.worker.Worker`."""
+    async def run(self, batch: Batch, outputs: Sequence[Output], timeout_s: float) -> EngineResult:
+        """See :class:`embeddings_gateway.workers.engine.Engine`."""
         self.batches.append(batch)
-        return Timed(self._answer(batch), 1.0)
+        self.outputs.append(outputs)
+        return EngineResult(self.answer(batch, outputs), 1.0)
+
+
+def make_dispatcher(*engines: HeldEngine) -> Dispatcher:
+    """Return a dispatcher of these engines."""
+    dispatcher = Dispatcher()
+    for engine in engines:
+        dispatcher.add(engine.make)
+    return dispatcher

@@ -1,0 +1,12 @@
+"""What these tests share with the others of the gateway."""
+
+from __future__ import annotations
+
+from tests.gateway.conftest import (  # noqa: F401 - pytest finds them here
+    anyio_backend,
+    metrics,
+    own_child,
+    pytest_runtest_call,
+    pytest_runtest_teardown,
+    start,
+)
