@@ -40,12 +40,12 @@ class _Collected:
 
     Args:
         texts: how many there are.
+        dimensions: of a vector.
         progress: is called after every part that is done.
     """
 
-    def __init__(self, texts: int, progress: Progress | None) -> None:
-        self._texts = texts
-        self._vectors: np.ndarray | None = None
+    def __init__(self, texts: int, dimensions: int, progress: Progress | None) -> None:
+        self._vectors = np.full((texts, dimensions), np.nan, np.float32)
         self._errors: dict[int, GatewayError] = {}
         self._truncated: list[int] = []
         self._averaged: list[int] = []
@@ -58,8 +58,6 @@ class _Collected:
         """Take the result of so many texts from ``start`` on."""
         rows = np.setdiff1d(np.arange(texts), list(result.errors))
         if len(rows):
-            if self._vectors is None:
-                self._vectors = self._blank(result.vectors.shape[1])
             self._vectors[start + rows] = result.vectors[rows]
         self._errors |= {start + index: numbered(error, start) for index, error in result.errors.items()}
         self._truncated += (start + index for index in result.truncated)
@@ -73,16 +71,16 @@ class _Collected:
         self._errors[text] = error
         self._count(1)
 
-    def embeddings(self, model: str, fingerprint: str, dimensions: int, seconds: float) -> Embeddings:
+    def embeddings(self, model: str, fingerprint: str, seconds: float) -> Embeddings:
         """Return all of it.
 
         Raises:
             InternalError: something is missing.
         """
-        if self._done != self._texts:
+        if self._done != len(self._vectors):
             raise InternalError
         return Embeddings(
-            vectors=self._blank(dimensions) if self._vectors is None else self._vectors,
+            vectors=self._vectors,
             errors=dict(sorted(self._errors.items())),
             model=model,
             space=fingerprint,
@@ -93,13 +91,10 @@ class _Collected:
             seconds=seconds,
         )
 
-    def _blank(self, dimensions: int) -> np.ndarray:
-        return np.full((self._texts, dimensions), np.nan, np.float32)
-
     def _count(self, texts: int) -> None:
         self._done += texts
         if self._progress is not None:
-            self._progress(self._done, self._texts)
+            self._progress(self._done, len(self._vectors))
 
 
 async def embed_many(
@@ -116,13 +111,17 @@ async def embed_many(
     Raises:
         GatewayError: a text cannot be embedded, and ``partial`` is false; or none can now.
     """
+    try:
+        info = served.check(call)
+    except ModelUnavailable as error:
+        raise unavailable(served, error) from None
     began = time.monotonic()
     texts = cast(Texts, call.inputs)
     refused = find_errors(texts, limits)
     if refused and not call.options.partial:
         raise refused[min(refused)]
     call = call.part(texts, refused)
-    collected = _Collected(len(texts), progress)
+    collected = _Collected(len(texts), call.options.dimensions or info.dimensions, progress)
     parts = parts_of(texts)
 
     async def work() -> None:
@@ -135,11 +134,7 @@ async def embed_many(
                 tasks.create_task(work())
     except BaseExceptionGroup as group:
         raise group.exceptions[0] from None
-    info = served.info
-    if info is None:
-        raise unavailable(served, ModelUnavailable("The model is not loaded."))
-    dimensions = call.options.dimensions or info.dimensions
-    return collected.embeddings(served.name, info.fingerprint, dimensions, time.monotonic() - began)
+    return collected.embeddings(served.name, info.fingerprint, time.monotonic() - began)
 
 
 def unavailable(served: Served, error: ModelUnavailable) -> ModelUnavailable:

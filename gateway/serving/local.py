@@ -118,7 +118,7 @@ class LocalModel:
         Raises:
             GatewayError: the call is refused or fails.
         """
-        info = self._info_for(call)
+        info = self.check(call)
         prompt = self._preparer.prompt(call, info)
         expected = self._expected_tokens(call, prompt, info)
         seconds_left = None if call.deadline == math.inf else call.deadline - time.monotonic()
@@ -141,8 +141,8 @@ class LocalModel:
         self._learn(call, prompt, info, prepared)
         return self._result(prompt, info, prepared, assembled)
 
-    def _info_for(self, call: Call) -> ModelInfo:
-        """Return the model's facts, after checking what needs nothing else.
+    def check(self, call: Call) -> ModelInfo:
+        """Return the model's facts, after checking what of a call needs nothing else.
 
         Raises:
             GatewayError: the call is refused.

@@ -167,6 +167,13 @@ class Served(Protocol):
     def reason(self) -> str:
         """Why it is not ready; empty if it is."""
 
+    def check(self, call: Call) -> ModelInfo:
+        """Return the model's facts, after checking what of a call needs nothing else.
+
+        Raises:
+            GatewayError: the call would be refused.
+        """
+
     async def run(self, call: Call) -> Result:
         """Compute the outputs of every input of ``call``.
 
