@@ -44,6 +44,7 @@ class Watched:
             metrics.model("m"),
             accepts=lambda info: bool(self.accepting),
             on_change=self._on_change,
+            backoff=Backoff(0.01),
         )
 
     async def until(self, state):
