@@ -322,7 +322,7 @@ class Supervisor:
         self._to_restarting(f"the worker crashed ({death.how})")
 
     def _on_late(self) -> None:
-        self._to("broken", "the worker is restarting, and loads the model far more slowly than before")
+        self._to("broken", "the worker is restarting, and takes far longer to load the model than before")
 
     def _start_failed(self, problem: str) -> None:
         self._breaker.failed_start(time.monotonic())
