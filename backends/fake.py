@@ -69,7 +69,7 @@ class FakeBackend:
                 }
             ),
             cost=spec.cost,
-            max_batch_tokens=spec.batch_tokens or 512,
+            max_batch_tokens=spec.max_batch_tokens or 512,
             max_batch_inputs=64,
             created=0,
             outputs=spec.outputs,

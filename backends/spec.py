@@ -24,7 +24,7 @@ class BackendSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     Attributes:
         max_tokens: a lower limit than the model's own, in tokens, special tokens included.
-        batch_tokens: the largest cost of one batch, in tokens; ``None`` leaves it to the backend.
+        max_batch_tokens: the largest cost of one batch, in tokens; ``None`` leaves it to the backend.
         dimensions: the Matryoshka sizes offered, where the model's own files do not say.
         threads: processor threads of the engine; ``None`` is this replica's share of the cores.
         prompts: name -> words that go before a text of that kind, instead of the model's own.
@@ -33,7 +33,7 @@ class BackendSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """
 
     max_tokens: Positive | None = None
-    batch_tokens: Positive | None = None
+    max_batch_tokens: Positive | None = None
     dimensions: tuple[Positive, ...] | None = None
     threads: Positive | None = None
     prompts: dict[str, str] | None = None

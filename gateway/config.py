@@ -12,7 +12,7 @@ import msgspec
 from embeddings_gateway.backends.spec import Positive, Spec
 
 Truncate = Literal["error", "right", "left", "mean"]
-Role = Literal["query", "document"]
+InputType = Literal["query", "document"]
 TokenIdPolicy = Literal["auto", "native", "cl100k", "reject"]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
@@ -25,13 +25,13 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         strict: refuse request fields that are not known, instead of ignoring them.
         log_format: ``auto`` is ``console`` on a terminal and ``json`` elsewhere.
         log_level: the least severe event that is logged.
-        inputs_max: inputs of one request.
-        input_ids_max: token ids of one input that is given as such.
-        request_tokens_max: tokens of one request.
-        input_chars_max: characters of one text, before it is tokenized.
-        body_bytes_max: bytes of a request's body.
-        connections_max: connections at once.
-        requests_bytes_max: bytes of the bodies of all requests that have not been answered, and of answers
+        max_inputs: inputs of one request.
+        max_input_ids: token ids of one input that is given as such.
+        max_request_tokens: tokens of one request.
+        max_input_chars: characters of one text, before it is tokenized.
+        max_body_bytes: bytes of a request's body.
+        max_connections: connections at once.
+        max_buffered_bytes: bytes of the bodies of all requests that have not been answered, and of answers
             that have not been taken.
         idle_timeout_s: seconds for which a connection may have nothing to ask.
         head_timeout_s: seconds in which a request's head has to arrive.
@@ -47,14 +47,14 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     strict: bool = False
     log_format: Literal["auto", "json", "console"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    inputs_max: Positive = 2048
-    input_ids_max: Positive = 8192
-    request_tokens_max: Positive = 300_000
-    input_chars_max: Positive = 1_000_000
-    body_bytes_max: Positive = 32 << 20
-    connections_max: Positive = 4096
-    requests_bytes_max: Positive = 256 << 20
-    idle_timeout_s: Seconds = 75
+    max_inputs: Positive = 2048
+    max_input_ids: Positive = 8192
+    max_request_tokens: Positive = 300_000
+    max_input_chars: Positive = 1_000_000
+    max_body_bytes: Positive = 32 << 20
+    max_connections: Positive = 4096
+    max_buffered_bytes: Positive = 256 << 20
+    idle_timeout_s: Seconds = 120
     head_timeout_s: Seconds = 10
     body_timeout_s: Seconds = 30
     send_timeout_s: Seconds = 30
@@ -70,7 +70,8 @@ class ServingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         replicas: worker processes that load it.
         truncate: what happens to an input that is too long, where the request does not say.
         token_ids: what inputs given as token ids mean.
-        queue_tokens: tokens that may wait for the model.
+        max_queue_tokens: tokens that may wait for the model.
+        min_bulk_share: the least share of the model's tokens that bulk calls get while interactive ones wait.
         hang_timeout_s: seconds after which a batch may be taken for hung, at the earliest; how many it takes
             beyond that depends on its size and the measured speed.
         load_timeout_s: seconds after which loading is taken for hung.
@@ -81,7 +82,8 @@ class ServingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     replicas: Positive = 1
     truncate: Truncate = "error"
     token_ids: TokenIdPolicy = "auto"
-    queue_tokens: Positive = 1_000_000
+    max_queue_tokens: Positive = 1_000_000
+    min_bulk_share: Annotated[float, msgspec.Meta(gt=0, le=0.5)] = 0.05
     hang_timeout_s: Seconds = 30
     load_timeout_s: Seconds = 3600
     audit_every: Annotated[int, msgspec.Meta(ge=0)] = 256

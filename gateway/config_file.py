@@ -13,14 +13,14 @@ from typing import Any, TypeVar, get_args
 import msgspec
 
 from embeddings_gateway.backends.spec import FakeSpec, HfSpec, Spec
-from embeddings_gateway.config import Config, ModelConfig, Role, ServerConfig, ServingConfig
+from embeddings_gateway.config import Config, InputType, ModelConfig, ServerConfig, ServingConfig
 
 DEFAULT = Path(__file__).with_name("default.toml")
 VARIABLE = "EMBEDDINGS_GATEWAY_CONFIG"
 IN_WORKING_DIRECTORY = Path("gateway.toml")
 BACKENDS: dict[str, type[Spec]] = {str(spec.__struct_config__.tag): spec for spec in get_args(Spec)}
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
-ROLES = tuple(f"@{role}" for role in get_args(Role))
+ROLES = tuple(f"@{role}" for role in get_args(InputType))
 SHA256 = re.compile(r"^[0-9a-f]{64}$")
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -64,8 +64,8 @@ def parse(document: Mapping[str, Any], directory: Path, source: str) -> Config:
     _refuse_unknown(document, {"server", "models"}, "the top level")
     _refuse_unknown(_table(document, "server"), set(ServerConfig.__struct_fields__), "server")
     server = _convert(_table(document, "server"), ServerConfig, "server")
-    if server.requests_bytes_max < server.body_bytes_max:
-        raise ConfigError("server: requests_bytes_max: less than body_bytes_max: set it to that or more")
+    if server.max_buffered_bytes < server.max_body_bytes:
+        raise ConfigError("server: max_buffered_bytes: less than max_body_bytes: set it to that or more")
     models = {
         name: _model(name, _table(_table(document, "models"), name, f"models.{name}"), directory)
         for name in _table(document, "models")

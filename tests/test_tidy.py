@@ -63,8 +63,7 @@ PURE = (
     "gateway/serving/tokens.py",
     "gateway/serving/dimensions.py",
     "backends/invariance.py",
-    "backends/gguf/sizes.py",
-    "backends/gguf/pack.py",
+    "backends/gguf/packing.py",
 )
 IMPURE = {"asyncio", "time", "logging", "random", "os"}
 NOTHING_OF_OURS = (

@@ -40,8 +40,8 @@ def serve(
     log.configure(server.log_format, server.log_level)
     forbid_core_files()
     files = allow_many_files()
-    connections_max = max(1, min(server.connections_max, files - OWN_FILES))
-    server = msgspec.structs.replace(server, connections_max=connections_max)
+    max_connections = max(1, min(server.max_connections, files - OWN_FILES))
+    server = msgspec.structs.replace(server, max_connections=max_connections)
     settings = msgspec.structs.replace(settings, server=server)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, get_args
 
-from embeddings_gateway.config import Config, Role, Truncate
+from embeddings_gateway.config import Config, InputType, Truncate
 from embeddings_gateway.config_file import find_config, parse, read_config
 from embeddings_gateway.errors import ModelUnavailable
 from embeddings_gateway.library.embeddings import Embeddings
@@ -45,7 +45,7 @@ class AsyncEmbedder:
     def __init__(self, config: Source = None) -> None:
         self.config = config_of(config)
         server = self.config.server
-        self._limits = InputLimits(server.input_chars_max, server.input_ids_max)
+        self._limits = InputLimits(server.max_input_chars, server.max_input_ids)
         self._registry = Registry(self.config, Metrics())
         self._open = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -87,7 +87,7 @@ class AsyncEmbedder:
         model: str | None = None,
         dimensions: int | None = None,
         truncate: Truncate | None = None,
-        input_type: Role | None = None,
+        input_type: InputType | None = None,
         partial: bool = False,
         progress: Progress | None = None,
     ) -> Embeddings:
@@ -114,7 +114,7 @@ class AsyncEmbedder:
         """
         inputs = list_of(texts)
         refuse_unknown(truncate, Truncate, "truncate")
-        refuse_unknown(input_type, Role, "input_type")
+        refuse_unknown(input_type, InputType, "input_type")
         named = self._named(model)
         role = named.role_of(input_type)
         if progress is not None:

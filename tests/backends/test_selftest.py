@@ -47,8 +47,8 @@ ALL = ("dense", "sparse", "multi_vector", "score")
     [
         FakeSpec(),
         FakeSpec(max_tokens=3),
-        FakeSpec(batch_tokens=1),
-        FakeSpec(batch_tokens=100, cost="packed"),
+        FakeSpec(max_batch_tokens=1),
+        FakeSpec(max_batch_tokens=100, cost="packed"),
         FaultSpec(),
         FakeSpec(outputs=ALL, labels=2),
         FakeSpec(outputs=ALL, max_tokens=3),

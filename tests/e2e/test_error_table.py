@@ -175,7 +175,7 @@ request_timeout_s = 2
 
 [models.fake]
 backend = "fake"
-queue_tokens = 1000
+max_queue_tokens = 1000
 """
 
 
@@ -277,7 +277,7 @@ NARROW = """
 [models.fake]
 backend = "fake"
 token_ids = "native"
-queue_tokens = 1000
+max_queue_tokens = 1000
 """
 
 

@@ -93,7 +93,7 @@ WRONG = {
     "key of two backends": (FAKE + "sha256 = 'a'", ["model 'm'", "'sha256'", "hf and gguf"]),
     "unheard-of key": (FAKE + "zzzzzzzz = 2", ["model 'm'", "'zzzzzzzz'", "known are aliases, audit_every"]),
     "serving type": (FAKE + "replicas = 'two'", ["model 'm'", "replicas", "Expected `int`"]),
-    "serving range": (FAKE + "queue_tokens = 0", ["model 'm'", "queue_tokens", ">= 1"]),
+    "serving range": (FAKE + "max_queue_tokens = 0", ["model 'm'", "max_queue_tokens", ">= 1"]),
     "alias type": (FAKE + "aliases = ['a', 1]", ["model 'm'", "aliases[1]", "Expected `str`"]),
     "backend type": (FAKE + "width = 1.5", ["model 'm'", "width", "Expected `int`"]),
     "policy": (FAKE + "truncate = 'both'", ["model 'm'", "truncate", "both"]),
