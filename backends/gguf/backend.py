@@ -19,12 +19,11 @@ from embeddings_gateway.backends.base import (
     Vectors,
     refuse_pairs,
 )
-from embeddings_gateway.backends.gguf import header
-from embeddings_gateway.backends.gguf.context import probe
-from embeddings_gateway.backends.gguf.engine import Engine
-from embeddings_gateway.backends.gguf.model import Model
-from embeddings_gateway.backends.gguf.sizes import SEQUENCES_MAX, Sizes, fit
-from embeddings_gateway.backends.gguf.vocabulary import Vocabulary
+from embeddings_gateway.backends.gguf import guard
+from embeddings_gateway.backends.gguf.context import Contexts, read_traits
+from embeddings_gateway.backends.gguf.model import LlamaModel
+from embeddings_gateway.backends.gguf.packing import SEQUENCES_MAX, Sizes, choose_sizes
+from embeddings_gateway.backends.gguf.tokenizer import LlamaTokenizer
 from embeddings_gateway.backends.spec import GgufSpec
 
 POOLINGS = ("cls", "mean", "last")
@@ -45,9 +44,9 @@ class GgufBackend:
             LoadError: the file or an option cannot be used; the message says which and what to do.
         """
         path = Path(spec.path)
-        header.check(path)
+        guard.check_file(path)
         weights = checksum.verify(path.parent, [path.name], spec.sha256)
-        self._model = Model(path, spec.n_gpu_layers)
+        self._model = LlamaModel(path, spec.n_gpu_layers)
         try:
             self._start(spec, weights[path.name])
         except LoadError as error:
@@ -57,18 +56,18 @@ class GgufBackend:
     def _start(self, spec: GgufSpec, sha256: str) -> None:
         facts = self._model.facts
         pooling = _pooling(spec, facts.pooling)
-        sizes = fit(
+        sizes = choose_sizes(
             facts,
-            probe(self._model),
+            read_traits(self._model),
             pooling,
             spec,
             on_gpu=self._model.on_gpu,
             memory_bytes=_memory_bytes(),
         )
-        self._vocabulary = Vocabulary(self._model, pooling)
+        self._tokenizer = LlamaTokenizer(self._model, pooling)
         self._normalize = spec.normalize is not False
         self.info = self._describe(spec, sizes, pooling, sha256)
-        self._engine = Engine(self._model, sizes, pooling, spec.threads or _cores())
+        self._contexts = Contexts(self._model, sizes, pooling, spec.threads or _cores())
 
     def __repr__(self) -> str:
         return f"<GgufBackend {self._model!r} {self.info.pooling} {self.info.dimensions}>"
@@ -83,7 +82,7 @@ class GgufBackend:
         inputs = []
         for i, text in enumerate(texts):
             try:
-                inputs.append(self._vocabulary.encode(text))
+                inputs.append(self._tokenizer.encode(text))
             except EmbedError as error:
                 raise EmbedError(f"text {i} of {len(texts)}: {error}") from None
         return Batch.of(inputs)
@@ -96,24 +95,24 @@ class GgufBackend:
         Raises:
             EmbedError: the batch breaks a limit, or the engine failed; the backend can be used again.
         """
-        vectors = self._engine.embed(batch.split())
+        vectors = self._contexts.embed(batch)
         return {"dense": Column(_unit(vectors) if self._normalize else vectors)}
 
     def close(self) -> None:
         """Give the memory back: the contexts first, for they point into the model."""
-        self._engine.close()
+        self._contexts.close()
         self._model.close()
 
     def _describe(self, spec: GgufSpec, sizes: Sizes, pooling: str, sha256: str) -> ModelInfo:
-        facts, vocabulary = self._model.facts, self._vocabulary
+        facts, tokenizer = self._model.facts, self._tokenizer
         words, default = prompts.choose(spec)  # the format has no place for a model's own
         return ModelInfo(
-            dimensions=facts.width,
-            supported_dimensions=_dimensions(spec, facts.width),
+            dimensions=facts.dimensions,
+            supported_dimensions=_dimensions(spec, facts.dimensions),
             max_tokens=sizes.max_tokens,
-            vocabulary_size=facts.n_vocab,
-            prefix=vocabulary.prefix,
-            suffix=vocabulary.suffix,
+            vocabulary_size=facts.vocabulary_size,
+            prefix=tokenizer.prefix,
+            suffix=tokenizer.suffix,
             prompts=dict(words),
             default_prompt=default,
             pooling=pooling,
@@ -127,12 +126,12 @@ class GgufBackend:
                     "weights": sha256,
                     "pooling": pooling,
                     "normalize": self._normalize,
-                    "appended_token": vocabulary.appended,
+                    "appended_token": tokenizer.appended,
                     **({"prompts": words, "default_prompt": default} if words else {}),
                 }
             ),
             cost="packed",
-            max_batch_tokens=sizes.batch_tokens,
+            max_batch_tokens=sizes.max_batch_tokens,
             max_batch_inputs=SEQUENCES_MAX,
             created=int(self._model.path.stat().st_mtime),
         )

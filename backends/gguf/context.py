@@ -1,43 +1,70 @@
-"""The engine's context: where tokens become vectors, on the one thread that made it.
+"""The contexts of one model, where tokens become vectors, on the one thread that made them.
 
-llama.cpp ends the process on a wrong argument: ``guard`` has checked every batch before it
-comes here. What it returns is checked here.
+llama.cpp ends the process on a wrong argument: ``guard`` checks every batch first. What llama.cpp returns is
+checked here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ctypes
 from typing import Any
 
 import numpy as np
 from llama_cpp import llama_cpp as llama
 
-from embeddings_gateway.backends.base import EmbedError, LoadError, OutOfMemory, TokenIds, Vectors
-from embeddings_gateway.backends.gguf import library
-from embeddings_gateway.backends.gguf.batch import TokenBatch
-from embeddings_gateway.backends.gguf.facts import POOLINGS
-from embeddings_gateway.backends.gguf.model import Model
-from embeddings_gateway.backends.gguf.pack import Pack
-from embeddings_gateway.backends.gguf.sizes import SEQUENCES_MAX, TILE_TOKENS, Sizes, Traits
+from embeddings_gateway.backends.base import Batch, EmbedError, LoadError, OutOfMemory, Vectors
+from embeddings_gateway.backends.gguf.guard import check_batch
+from embeddings_gateway.backends.gguf.model import POOLINGS, LlamaModel, start_llama
+from embeddings_gateway.backends.gguf.packing import (
+    SEQUENCES_MAX,
+    TILE_TOKENS,
+    ContextTraits,
+    PackedTokens,
+    Sizes,
+    short_sizes,
+)
 
 ALLOCATION_FAILED = -2
 POOLING_TYPES = {name: value for value, name in POOLINGS.items()}
 
 
-def probe(model: Model) -> Traits:
-    """Ask a context of the smallest size for what the model itself does not tell.
+class Contexts:
+    """The contexts of one model: one for batches of any size, and on a processor a second for short batches.
 
-    Raises:
-        LoadError: the engine cannot make a context for this model.
+    Used by one thread. Must be closed before its model.
     """
-    params = _params(pooling="none", threads=1, on_gpu=False, flash=False)
-    params.n_ctx = params.n_batch = params.n_ubatch = params.n_seq_max = 1
-    pointer = _open(model, params)
-    traits = Traits(
-        has_memory=bool(llama.llama_get_memory(pointer)), causal=llama.llama_get_causal_attn(pointer)
-    )
-    llama.llama_free(pointer)
-    return traits
+
+    def __init__(self, model: LlamaModel, sizes: Sizes, pooling: str, threads: int) -> None:
+        """Make the contexts.
+
+        Raises:
+            LoadError: they do not fit into memory, or llama.cpp refuses them.
+        """
+        self._sizes = sizes
+        self._vocabulary_size = model.facts.vocabulary_size
+        self._any = Context(model, sizes, pooling, threads, flash=True)
+        self._short = (
+            None if model.on_gpu else Context(model, short_sizes(sizes), pooling, threads, flash=False)
+        )
+
+    def __repr__(self) -> str:
+        return f"<Contexts {self._any!r}>"
+
+    def embed(self, batch: Batch) -> Vectors:
+        """Return the pooled vectors of ``batch``, not normalised; row ``i`` belongs to input ``i``.
+
+        Raises:
+            EmbedError: the batch breaks a limit, or llama.cpp fails. The contexts can be used again.
+        """
+        check_batch(batch, self._sizes, self._vocabulary_size)
+        is_short = batch.tokens < TILE_TOKENS
+        return (self._short if self._short and is_short else self._any).embed(batch)
+
+    def close(self) -> None:
+        """Give the contexts' memory back. A second call does nothing."""
+        self._any.close()
+        if self._short:
+            self._short.close()
 
 
 class Context:
@@ -46,13 +73,13 @@ class Context:
     Used by one thread. Must be closed before its model.
     """
 
-    def __init__(self, model: Model, sizes: Sizes, pooling: str, threads: int, *, flash: bool) -> None:
+    def __init__(self, model: LlamaModel, sizes: Sizes, pooling: str, threads: int, *, flash: bool) -> None:
         """Make the context, with flash attention where the device has it, or without.
 
         Raises:
             LoadError: it does not fit into memory, or the engine refuses it.
         """
-        self._facts = model.facts
+        self._dimensions = model.facts.dimensions
         self._sizes = sizes
         self._batch = TokenBatch(sizes.call_tokens)
         params = _params(pooling, threads, on_gpu=model.on_gpu, flash=flash)
@@ -68,17 +95,17 @@ class Context:
     def __repr__(self) -> str:
         return f"<Context {'open' if self._pointer else 'closed'} {self._sizes}>"
 
-    def embed(self, batch: Sequence[TokenIds]) -> Vectors:
-        """Return the pooled vectors of a checked batch, not normalised; row ``i`` belongs to ``batch[i]``.
+    def embed(self, batch: Batch) -> Vectors:
+        """Return the pooled vectors of a checked batch, not normalised; row ``i`` belongs to input ``i``.
 
         Raises:
             EmbedError: the engine fails. The context can be used again.
         """
-        self._forget()
-        pack = Pack.of(batch)
-        if len(pack) > self._sizes.call_outputs:
-            pack = self._prefill(pack)
-        self._compute(pack, outputs=True)
+        self._reset_memory()
+        packed = PackedTokens.of(batch)
+        if len(packed) > self._sizes.call_outputs:
+            packed = self._prefill(packed)
+        self._compute(packed, outputs=True)
         return self._collect(len(batch))
 
     def close(self) -> None:
@@ -87,13 +114,13 @@ class Context:
             llama.llama_free(self._pointer)
             self._pointer = None
 
-    def _prefill(self, pack: Pack) -> Pack:
+    def _prefill(self, packed: PackedTokens) -> PackedTokens:
         """Put all but the last few tokens of each input into the memory, and return those.
 
         Beside bounding a call, this keeps the engine from multiplying every token by the whole vocabulary,
         which it does for each token that is output.
         """
-        before, tails = pack.split_tails(TILE_TOKENS)
+        before, tails = packed.split_tails(TILE_TOKENS)
         llama.llama_set_embeddings(self._pointer, False)
         try:
             for chunk in before.chunks(self._sizes.call_tokens):
@@ -102,29 +129,45 @@ class Context:
             llama.llama_set_embeddings(self._pointer, True)
         return tails
 
-    def _compute(self, pack: Pack, *, outputs: bool) -> None:
-        code = self._call(self._pointer, self._batch.fill(pack, outputs=outputs))
+    def _compute(self, packed: PackedTokens, *, outputs: bool) -> None:
+        code = self._call(self._pointer, self._batch.fill(packed, outputs=outputs))
         if code != 0:
             self._tainted = True
             kind = OutOfMemory if code == ALLOCATION_FAILED else EmbedError
-            raise kind(f"llama.cpp failed with code {code} on {len(pack)} tokens")
+            raise kind(f"llama.cpp failed with code {code} on {len(packed)} tokens")
 
     def _collect(self, inputs: int) -> Vectors:
-        vectors = np.empty((inputs, self._facts.width), dtype=np.float32)
+        vectors = np.empty((inputs, self._dimensions), dtype=np.float32)
         for i in range(inputs):
             row = llama.llama_get_embeddings_seq(self._pointer, i)
             if not row:
                 self._tainted = True
                 raise EmbedError(f"llama.cpp has no vector for input {i} of {inputs}")
-            vectors[i] = np.ctypeslib.as_array(row, shape=(self._facts.width,))
+            vectors[i] = np.ctypeslib.as_array(row, shape=(self._dimensions,))
         self._tainted = not np.isfinite(vectors).all()
         return vectors
 
-    def _forget(self) -> None:
+    def _reset_memory(self) -> None:
         """Empty the memory; after a failure also its numbers, for a NaN times a mask of zero is a NaN."""
         if self._memory:
             llama.llama_memory_clear(self._memory, self._tainted)
         self._tainted = False
+
+
+def read_traits(model: LlamaModel) -> ContextTraits:
+    """Ask a context of the smallest size for what the model itself does not tell.
+
+    Raises:
+        LoadError: the engine cannot make a context for this model.
+    """
+    params = _params(pooling="none", threads=1, on_gpu=False, flash=False)
+    params.n_ctx = params.n_batch = params.n_ubatch = params.n_seq_max = 1
+    pointer = _open(model, params)
+    traits = ContextTraits(
+        has_memory=bool(llama.llama_get_memory(pointer)), causal=llama.llama_get_causal_attn(pointer)
+    )
+    llama.llama_free(pointer)
+    return traits
 
 
 def _params(pooling: str, threads: int, *, on_gpu: bool, flash: bool) -> Any:
@@ -142,10 +185,63 @@ def _params(pooling: str, threads: int, *, on_gpu: bool, flash: bool) -> Any:
     return params
 
 
-def _open(model: Model, params: Any) -> Any:
-    log = library.start()
+def _open(model: LlamaModel, params: Any) -> Any:
+    log = start_llama()
     log.clear()
     pointer = llama.llama_init_from_model(model.pointer, params)
     if not pointer:
         raise LoadError(f"llama.cpp cannot make a context: {log.reason()}")
     return pointer
+
+
+class TokenBatch:
+    """A ``llama_batch`` over numpy arrays that are made once and filled for every call.
+
+    It has room for ``capacity`` tokens, each of one sequence. A Python loop over tokens would cost more than
+    a small model does.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self._ids = np.zeros(capacity, dtype=np.int32)
+        self._position_ids = np.zeros(capacity, dtype=np.int32)
+        self._sequence_ids = np.zeros(capacity, dtype=np.int32)
+        self._sequence_id_counts = np.ones(capacity, dtype=np.int32)
+        # The engine wants one pointer per token to that token's list of sequences: here, of length one.
+        addresses = np.arange(capacity, dtype=np.uintp) * self._sequence_ids.itemsize
+        self._sequence_id_pointers = addresses + self._sequence_ids.ctypes.data
+        self._outputs = np.zeros(capacity, dtype=np.int8)
+        self._struct = self._bind()
+
+    def __repr__(self) -> str:
+        return f"<TokenBatch {self._struct.n_tokens} of {self.capacity} tokens>"
+
+    def fill(self, packed: PackedTokens, *, outputs: bool) -> Any:
+        """Copy ``packed`` in and return the ``llama_batch``, valid until the next call.
+
+        Args:
+            packed: ``capacity`` tokens at most.
+            outputs: whether the tokens' results are wanted, or only what they leave in the memory.
+        """
+        n = len(packed)
+        self._ids[:n] = packed.ids
+        self._position_ids[:n] = packed.position_ids
+        self._sequence_ids[:n] = packed.sequence_ids
+        self._outputs[:n] = outputs
+        self._struct.n_tokens = n
+        return self._struct
+
+    def _bind(self) -> Any:
+        return llama.llama_batch(
+            n_tokens=0,
+            token=_pointer(self._ids, ctypes.POINTER(llama.llama_token)),
+            embd=None,
+            pos=_pointer(self._position_ids, ctypes.POINTER(llama.llama_pos)),
+            n_seq_id=_pointer(self._sequence_id_counts, ctypes.POINTER(ctypes.c_int32)),
+            seq_id=_pointer(self._sequence_id_pointers, ctypes.POINTER(ctypes.POINTER(llama.llama_seq_id))),
+            logits=_pointer(self._outputs, ctypes.POINTER(ctypes.c_int8)),
+        )
+
+
+def _pointer(array: np.ndarray[Any, Any], kind: Any) -> Any:
+    return ctypes.cast(array.ctypes.data, kind)

@@ -1,18 +1,45 @@
-"""The loaded weights: opened, asked for their facts, freed. Contexts and tokens are left to others."""
+"""llama.cpp as a library, and the weights that it has loaded: opened, asked for their facts, freed.
+
+llama.cpp is started once per process, and silent. What it logs goes nowhere, except for the errors it reports
+while a model loads: they tell an operator why. Contexts and tokens are left to others.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import os
+from collections import deque
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 from llama_cpp import llama_cpp as llama
 
 from embeddings_gateway.backends.base import LoadError
-from embeddings_gateway.backends.gguf import facts, library
+
+Route = Literal["encode", "decode"]
+"""Which of the engine's two calls computes the model."""
+
+POOLINGS = {
+    llama.LLAMA_POOLING_TYPE_NONE: "none",
+    llama.LLAMA_POOLING_TYPE_MEAN: "mean",
+    llama.LLAMA_POOLING_TYPE_CLS: "cls",
+    llama.LLAMA_POOLING_TYPE_LAST: "last",
+    llama.LLAMA_POOLING_TYPE_RANK: "rank",
+}
+FTYPE_GUESSED = 1024  # LLAMA_FTYPE_GUESSED: the file names no type, so the engine took the commonest
+FTYPES = {
+    value: name.removeprefix("LLAMA_FTYPE_").removeprefix("ALL_").removeprefix("MOSTLY_").lower()
+    for name, value in vars(llama).items()
+    if name.startswith("LLAMA_FTYPE_")
+}
+VALUE_BYTES = 256  # the engine cuts a longer value; only short ones are asked for
+ERROR = 4  # GGML_LOG_LEVEL_ERROR in ggml.h; the binding has no name for it
+LINES_MAX = 16
 
 
-class Model:
+class LlamaModel:
     """A ``llama_model``, mapped into memory. Must outlive the contexts made from it.
 
     Attributes:
@@ -26,13 +53,13 @@ class Model:
         """Load the file.
 
         Args:
-            path: a file that passed :func:`embeddings_gateway.backends.gguf.header.check`.
+            path: a file that passed :func:`embeddings_gateway.backends.gguf.guard.check_file`.
             n_gpu_layers: layers put on the GPU; -1 is all of them.
 
         Raises:
             LoadError: llama.cpp refuses the file, or was built without GPU support and is asked for it.
         """
-        log = library.start()
+        log = start_llama()
         if n_gpu_layers and not llama.llama_supports_gpu_offload():
             raise LoadError(
                 f"n_gpu_layers is {n_gpu_layers}, but this llama-cpp-python is built for processors only: "
@@ -41,17 +68,19 @@ class Model:
         self.path = path
         self.on_gpu = n_gpu_layers != 0
         log.clear()
-        self.pointer: Any = llama.llama_model_load_from_file(os.fsencode(path), _params(n_gpu_layers))
+        params = llama.llama_model_default_params()
+        params.n_gpu_layers = n_gpu_layers
+        self.pointer: Any = llama.llama_model_load_from_file(os.fsencode(path), params)
         if not self.pointer:
             raise LoadError(f"{path}: llama.cpp cannot load it: {log.reason()}")
         if llama.llama_vocab_type(self.vocabulary) == llama.LLAMA_VOCAB_TYPE_NONE:
             self.close()
             raise LoadError(f"{path}: has no tokenizer; convert the model again, with its tokenizer files")
-        self.facts = facts.read(self.pointer)
+        self.facts = read_facts(self.pointer)
 
     def __repr__(self) -> str:
         state = f"{self.facts.architecture} {self.facts.dtype}" if self.pointer else "closed"
-        return f"<Model {self.path.name} {state}>"
+        return f"<LlamaModel {self.path.name} {state}>"
 
     @property
     def vocabulary(self) -> Any:
@@ -65,7 +94,94 @@ class Model:
             self.pointer = None
 
 
-def _params(n_gpu_layers: int) -> Any:
-    params = llama.llama_model_default_params()
-    params.n_gpu_layers = n_gpu_layers
-    return params
+class GgufFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a GGUF file says of its model, read once after loading, whatever the configuration says.
+
+    Attributes:
+        architecture: ``bert``, ``qwen3``, ``t5encoder``, ...
+        dimensions: of a vector: the output width, which may differ from the inner one.
+        max_tokens_trained: the longest input the model was trained for, in tokens.
+        vocabulary_size: token ids are in ``range(vocabulary_size)``.
+        pooling: what the file says, or ``None`` where it says nothing.
+        dtype: of the weights: ``f32``, ``bf16``, ``q8_0``, ``q4_k_m``, ...
+        route: the call that computes it.
+        adds_end: whether the tokenizer ends a text with its end token, or ``None`` where the file is silent.
+    """
+
+    architecture: str
+    dimensions: int
+    max_tokens_trained: int
+    vocabulary_size: int
+    pooling: str | None
+    dtype: str
+    route: Route
+    adds_end: bool | None
+
+
+def read_facts(model: Any) -> GgufFacts:
+    """Ask the engine for the facts of ``model``, a ``llama_model`` pointer."""
+    architecture = metadata(model, "general.architecture") or "unknown"
+    pooling = metadata(model, f"{architecture}.pooling_type")
+    adds_end = metadata(model, "tokenizer.ggml.add_eos_token")
+    return GgufFacts(
+        architecture=architecture,
+        dimensions=llama.llama_model_n_embd_out(model),
+        max_tokens_trained=llama.llama_model_n_ctx_train(model),
+        vocabulary_size=llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(model)),
+        pooling=None if pooling is None else POOLINGS.get(int(pooling), pooling),
+        dtype=FTYPES.get(llama.llama_model_ftype(model) & ~FTYPE_GUESSED, "unknown"),
+        route=_route(model),
+        adds_end=None if adds_end is None else adds_end == "true",
+    )
+
+
+def metadata(model: Any, key: str) -> str | None:
+    """Return a metadata value as text, cut at ``VALUE_BYTES``, or ``None`` where the file has no such key."""
+    buffer = ctypes.create_string_buffer(VALUE_BYTES)
+    length = llama.llama_model_meta_val_str(model, key.encode(), buffer, VALUE_BYTES)
+    return None if length < 0 else buffer.value.decode("utf-8", "replace")
+
+
+def _route(model: Any) -> Route:
+    """Choose the call: only T5-like models "have an encoder", and of those the encoder makes the vectors.
+
+    ``llama_decode`` is right for all others: it calls the encoder itself for models without memory (BERT).
+    """
+    return "encode" if llama.llama_model_has_encoder(model) else "decode"
+
+
+class ErrorLog:
+    """The engine's error lines since the last :meth:`clear`, the oldest first, ``LINES_MAX`` at most."""
+
+    def __init__(self) -> None:
+        self._lines: deque[str] = deque(maxlen=LINES_MAX)
+        # The engine keeps a bare pointer to the callback: it must live for as long as the process.
+        self._callback = llama.llama_log_callback(self._keep)
+        llama.llama_log_set(self._callback, None)
+
+    def __repr__(self) -> str:
+        return f"<ErrorLog {len(self._lines)} lines>"
+
+    def clear(self) -> None:
+        """Forget what was said so far."""
+        self._lines.clear()
+
+    def reason(self) -> str:
+        """Return the first error since :meth:`clear`, the one nearest to the cause, or a fixed sentence."""
+        if not self._lines:
+            return "llama.cpp gives no reason"
+        line = self._lines[0]
+        _function, separator, message = line.partition(": ")
+        return message if separator else line
+
+    def _keep(self, level: int, text: bytes, _user_data: int | None) -> None:
+        if level == ERROR and text.strip():
+            self._lines.append(text.decode("utf-8", "replace").strip())
+
+
+@functools.cache
+def start_llama() -> ErrorLog:
+    """Start llama.cpp, the first time only, and return the log of its errors."""
+    log = ErrorLog()
+    llama.llama_backend_init()
+    return log

@@ -82,7 +82,7 @@ def test_a_failed_call_leaves_a_usable_backend(qwen3_file, open_backend, monkeyp
     backend = open_backend(qwen3_file("last"))
     batch = [np.arange(300, dtype=np.int32) % 250]
     before = embed(backend, batch)
-    monkeypatch.setattr(backend._engine._any, "_call", lambda *_: -3)
+    monkeypatch.setattr(backend._contexts._any, "_call", lambda *_: -3)
     with pytest.raises(EmbedError, match="code -3"):
         embed(backend, batch)
     monkeypatch.undo()
@@ -92,6 +92,6 @@ def test_a_failed_call_leaves_a_usable_backend(qwen3_file, open_backend, monkeyp
 def test_a_vector_that_is_not_there_is_an_error(bert_file, open_backend, monkeypatch):
     """A null pointer where the engine should have a vector is an EmbedError."""
     backend = open_backend(bert_file("cls"))
-    monkeypatch.setattr(backend._engine._short, "_call", lambda *_: 0)  # says yes, computes nothing
+    monkeypatch.setattr(backend._contexts._short, "_call", lambda *_: 0)  # says yes, computes nothing
     with pytest.raises(EmbedError, match="no vector for input 0"):
         embed(backend, [ids(2, 7, 3)])

@@ -8,17 +8,17 @@ import pytest
 pytest.importorskip("llama_cpp", reason="the gguf extra is not installed")
 
 from embeddings_gateway.backends.base import LoadError
-from embeddings_gateway.backends.gguf.facts import Facts
-from embeddings_gateway.backends.gguf.sizes import Traits, fit
+from embeddings_gateway.backends.gguf.model import GgufFacts
+from embeddings_gateway.backends.gguf.packing import ContextTraits, choose_sizes
 from embeddings_gateway.backends.spec import GgufSpec
 
 GIB = 2**30
-BERT, DECODER = Traits(has_memory=False, causal=False), Traits(has_memory=True, causal=True)
-FACTS = Facts(
+BERT, DECODER = ContextTraits(has_memory=False, causal=False), ContextTraits(has_memory=True, causal=True)
+FACTS = GgufFacts(
     architecture="any",
-    width=1024,
-    n_ctx_train=32768,
-    n_vocab=150_000,
+    dimensions=1024,
+    max_tokens_trained=32768,
+    vocabulary_size=150_000,
     pooling=None,
     dtype="f16",
     route="decode",
@@ -29,7 +29,7 @@ FACTS = Facts(
 def sizes(traits=DECODER, pooling="last", *, memory=64 * GIB, on_gpu=False, facts=FACTS, **options):
     """Return the sizes for a large decoder, unless told otherwise."""
     spec = GgufSpec(path="/model.gguf", **options)
-    return fit(facts, traits, pooling, spec, on_gpu=on_gpu, memory_bytes=memory)
+    return choose_sizes(facts, traits, pooling, spec, on_gpu=on_gpu, memory_bytes=memory)
 
 
 def test_a_decoder_s_long_context_is_bounded():
@@ -46,7 +46,7 @@ def test_a_decoder_s_long_context_is_bounded():
         (DECODER, "mean", "decode"),
         (DECODER, "cls", "decode"),
         (BERT, "last", "decode"),
-        (Traits(has_memory=True, causal=False), "last", "decode"),
+        (ContextTraits(has_memory=True, causal=False), "last", "decode"),
         (DECODER, "last", "encode"),
     ],
 )
@@ -77,8 +77,8 @@ def test_a_small_model_has_room_for_all_its_sequences():
 
 def test_packs_are_larger_on_a_gpu():
     """A GPU gets larger packs, in calls as large, and a configured size wins."""
-    assert sizes(on_gpu=True).batch_tokens == sizes(on_gpu=True).call_tokens == 2048
-    assert sizes(on_gpu=True, max_batch_tokens=700).batch_tokens == 700
+    assert sizes(on_gpu=True).max_batch_tokens == sizes(on_gpu=True).call_tokens == 2048
+    assert sizes(on_gpu=True, max_batch_tokens=700).max_batch_tokens == 700
 
 
 def test_a_batch_larger_than_the_longest_input_has_room():
@@ -92,4 +92,4 @@ def test_a_limit_above_the_model_s_is_refused():
     with pytest.raises(LoadError, match="the model takes 32768 tokens"):
         sizes(max_tokens=32769)
     with pytest.raises(LoadError, match="no context length"):
-        sizes(facts=msgspec.structs.replace(FACTS, n_ctx_train=0))
+        sizes(facts=msgspec.structs.replace(FACTS, max_tokens_trained=0))

@@ -1,4 +1,4 @@
-"""What these tests share: an event loop, metrics of their own, a bound for each test, the test's own process."""
+"""What these tests share: an event loop, metrics, a time limit for each test, the test's own process."""
 
 from __future__ import annotations
 

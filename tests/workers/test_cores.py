@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from embeddings_gateway.backends.spec import FakeSpec
 from embeddings_gateway.config import ModelConfig, ServingConfig
-from embeddings_gateway.serving.cl100k import Cl100k
-from embeddings_gateway.serving.model import Model
-from embeddings_gateway.workers.cores import Cores, Share, divide, usable
+from embeddings_gateway.workers.dispatcher import Dispatcher
+from embeddings_gateway.workers.local.cores import Cores, Share, divide, usable
+from embeddings_gateway.workers.local.supervisor import local_engines
 from tests.processes import children_of
 
 EIGHT = Cores(tuple(range(8)), 8)
@@ -66,7 +66,7 @@ def test_not_pinned(cores, replicas, threads, expected):
 
 
 def machine(root, cores=(), **groups):
-    """Write what Linux says of its cores, (number, package, core) each, and of the limits of groups."""
+    """Write Linux's files about its cores, (number, package, core) each, and about the limits of groups."""
     for number, package, core in cores:
         topology = root / f"sys/devices/system/cpu/cpu{number}/topology"
         topology.mkdir(parents=True)
@@ -119,21 +119,23 @@ def test_quota(tmp_path, monkeypatch, own, groups, total):
 
 @pytest.fixture
 async def start(metrics):
-    """Return a function that makes a model, loads its replicas, and returns it with its workers' ids."""
+    """Return a function that loads the replicas of a model; it returns their dispatcher and process ids."""
     started = []
 
     async def ready(replicas, threads=None):
         before = set(children_of(os.getpid()))
         config = ModelConfig(spec=FakeSpec(threads=threads), serving=ServingConfig(replicas=replicas))
-        model = Model("m", config, metrics.model("m"), cl100k=Cl100k(), max_request_tokens=1000)
-        started.append(model)
-        model.replicas.start()
-        await model.replicas.attempted()
-        return model, set(children_of(os.getpid())) - before
+        dispatcher = Dispatcher()
+        started.append(dispatcher)
+        for make in local_engines("m", config, metrics.model("m"), None):
+            dispatcher.add(make)
+        dispatcher.start()
+        await dispatcher.first_attempt()
+        return dispatcher, set(children_of(os.getpid())) - before
 
     yield ready
-    for model in started:
-        await model.replicas.stop()
+    for dispatcher in started:
+        await dispatcher.stop()
 
 
 @pytest.mark.anyio
@@ -149,12 +151,14 @@ async def test_workers_are_pinned(start):
 @two_cores
 async def test_pinned_again(start):
     """A replica that is started again has the same cores as before."""
-    model, pids = await start(replicas=2)
+    dispatcher, pids = await start(replicas=2)
     victim, other = pids
     cores = os.sched_getaffinity(victim)
     known = set(children_of(os.getpid()))
     os.kill(victim, signal.SIGKILL)
-    while not (new := set(children_of(os.getpid())) - known) or len(model.replicas.ready) < 2:
+    while not (new := set(children_of(os.getpid())) - known) or not all(
+        engine.ready for engine in dispatcher.engines
+    ):
         await asyncio.sleep(0)
     assert os.sched_getaffinity(new.pop()) == cores
     assert os.sched_getaffinity(other) != cores

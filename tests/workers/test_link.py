@@ -1,4 +1,4 @@
-"""Calls to a worker whose other end the test plays: each answer to its call, and nothing hostile believed."""
+"""Calls to a worker that the test plays: each gets its reply, and no hostile reply is believed."""
 
 from __future__ import annotations
 
@@ -7,171 +7,201 @@ import asyncio
 import numpy as np
 import pytest
 
-from embeddings_gateway.backends.protocol import (
-    Embed,
-    Embedded,
+from embeddings_gateway.backends.base import Column
+from embeddings_gateway.backends.messages import (
     Failed,
-    PackedIds,
+    PackedBatch,
+    PackedColumn,
     Ping,
     Pong,
     ProtocolError,
+    Ran,
     Ready,
+    Run,
     Tokenize,
     Tokens,
 )
-from embeddings_gateway.workers.connection import Connection
-from embeddings_gateway.workers.process import Death
-from embeddings_gateway.workers.vigil import Patience
-from embeddings_gateway.workers.worker import CallFailed, DiedOutOfMemory, WorkerDied, WorkerLost
-from tests.gateway.fakes import all_quiet, make_ids, make_info, right_vectors
+from embeddings_gateway.workers.engine import CallFailed, CrashedOutOfMemory, WorkerCrashed, WorkerGone
+from embeddings_gateway.workers.local.hang_detector import WorkerTimeouts
+from embeddings_gateway.workers.local.link import Link
+from embeddings_gateway.workers.local.process import Death
+from tests.workers.fakes import all_quiet, make_batch, make_info, right_vectors
 
 pytestmark = pytest.mark.anyio
 
 
-class Wire:
-    """A worker process of which the test plays the other end.
+class ScriptedProcess:
+    """A worker process that the test plays.
 
     Attributes:
         sent: what the gateway sent.
-        coming: what it will receive: messages, or an exception to end with.
-        verdict: why it was condemned.
+        on_message: what the link does with a message.
+        verdict: why it was killed.
     """
 
     def __init__(self):
         self.sent = []
-        self.coming = asyncio.Queue()
+        self.on_message = None
         self.verdict = None
+        self._closed = asyncio.get_running_loop().create_future()
 
     def send(self, message):
-        """See :class:`embeddings_gateway.workers.process.WorkerProcess`."""
+        """See :class:`embeddings_gateway.workers.local.process.WorkerProcess`."""
         self.sent.append(message)
 
-    def look_round(self):
-        """See :class:`embeddings_gateway.workers.process.WorkerProcess`."""
+    def listen(self, on_message):
+        """See :class:`embeddings_gateway.workers.local.process.WorkerProcess`."""
+        self.on_message = on_message
 
-    async def receive(self):
-        """See :class:`embeddings_gateway.workers.process.WorkerProcess`."""
-        message = await self.coming.get()
-        if isinstance(message, Exception):
-            raise message
-        return message
+    def reply(self, message):
+        """Send a message to the gateway, as the reader of frames does."""
+        try:
+            self.on_message(message)
+        except ProtocolError as error:
+            self.close(error)
 
-    def condemn(self, cause, why):
-        """See :class:`embeddings_gateway.workers.process.WorkerProcess`."""
+    def close(self, error=None):
+        """Close the socket."""
+        if not self._closed.done():
+            self._closed.set_result(error)
+
+    async def closed(self):
+        """See :class:`embeddings_gateway.workers.local.process.WorkerProcess`."""
+        return await self._closed
+
+    def sample_oom(self):
+        """See :class:`embeddings_gateway.workers.local.process.WorkerProcess`."""
+
+    def kill(self, cause, why):
+        """See :class:`embeddings_gateway.workers.local.process.WorkerProcess`."""
         self.verdict = self.verdict or Death(cause, why)
-        self.coming.put_nowait(WorkerLost())
+        self.close()
 
     async def end(self):
-        """See :class:`embeddings_gateway.workers.process.WorkerProcess`."""
+        """See :class:`embeddings_gateway.workers.local.process.WorkerProcess`."""
         return self.verdict or Death("exit", "exit status 0")
 
 
 @pytest.fixture
-async def wire():
-    """Return a wire, and the connection over it."""
-    one = Wire()
-    made = Connection(one, Ready(make_info(), 0.1, 1e4), Patience())
-    yield one, made
+async def process():
+    """Return a process that the test plays."""
+    return ScriptedProcess()
+
+
+@pytest.fixture
+async def link(process):
+    """Return the link to it."""
+    made = Link(process, Ready(make_info(), 0.1, 1e4), WorkerTimeouts())
+    yield made
     await made.close()
 
 
-async def test_answers_in_any_order(wire):
-    """Each answer goes to the call that has its id, in whatever order they come."""
-    channel, connection = wire
-    batches = [[make_ids(3)], [make_ids(4), make_ids(5)]]
-    calls = [asyncio.ensure_future(connection.embed(batch)) for batch in batches]
-    ping = asyncio.ensure_future(connection.ping())
+def run(link, *lengths):
+    """Start running a batch of inputs of these lengths."""
+    return asyncio.ensure_future(link.run(make_batch(*lengths), ("dense",)))
+
+
+async def test_replies_in_any_order(process, link):
+    """Each reply goes to the call with its id, in whatever order they come."""
+    batches = [make_batch(3), make_batch(4, 5)]
+    calls = [asyncio.ensure_future(link.run(batch, ("dense",))) for batch in batches]
+    ping = asyncio.ensure_future(link.ping())
     await all_quiet()
-    assert [type(message) for message in channel.sent] == [Embed, Embed, Ping]
-    for place in (2, 1, 0):
-        asked = channel.sent[place]
-        answer = Pong(asked.id, 2.5)
-        if isinstance(asked, Embed):
-            answer = Embedded.of(asked.id, right_vectors(asked.inputs.unpack()), 0.1)
-        channel.coming.put_nowait(answer)
+    assert [type(message) for message in process.sent] == [Run, Run, Ping]
+    for sent in reversed(process.sent):
+        reply = Pong(sent.id, 2.5)
+        if isinstance(sent, Run):
+            reply = Ran.of(sent.id, {"dense": Column(right_vectors(sent.batch.unpack()))}, 0.1)
+        process.reply(reply)
     for call, batch in zip(calls, batches, strict=True):
-        assert np.array_equal((await call).vectors, right_vectors(batch))
+        result = await call
+        assert np.array_equal(result.columns["dense"].values, right_vectors(batch))
+        assert result.seconds == 0.1
     assert await ping == 2.5
+    assert link.batches == 2
 
 
-async def test_answer_that_nobody_waits_for(wire):
-    """An answer to a call that was given up, or never made, is passed over."""
-    channel, connection = wire
-    left = asyncio.ensure_future(connection.ping())
+async def test_pairs(process, link):
+    """The second texts of pairs are sent beside the first ones."""
+    call = asyncio.ensure_future(link.tokenize(("a", "b"), ("c", "d")))
     await all_quiet()
-    left.cancel()
-    await all_quiet()
-    channel.coming.put_nowait(Pong(channel.sent[0].id, 1.0))
-    channel.coming.put_nowait(Pong(999, 1.0))
-    stays = asyncio.ensure_future(connection.ping())
-    await all_quiet()
-    channel.coming.put_nowait(Pong(channel.sent[1].id, 2.0))
-    assert await stays == 2.0
+    assert process.sent == [Tokenize(0, ["a", "b"], ["c", "d"])]
+    batch = make_batch(3, 4)
+    process.reply(Tokens(0, PackedBatch.of(batch), 0.1))
+    assert np.array_equal((await call).ids, batch.ids)
 
 
-@pytest.mark.parametrize(("cause", "kind"), [("memory", DiedOutOfMemory), ("signal", WorkerDied)])
-async def test_death(wire, cause, kind):
-    """The batch that was computed has perhaps ended the worker, or its memory; the one behind it has not."""
-    channel, connection = wire
-    calls = [asyncio.ensure_future(connection.embed([make_ids(3)])) for _ in range(2)]
+async def test_reply_that_nobody_waits_for(process, link):
+    """A reply to a call that was cancelled, or never made, is dropped."""
+    cancelled = asyncio.ensure_future(link.ping())
     await all_quiet()
-    channel.condemn(cause, "it was ended")
+    cancelled.cancel()
+    await all_quiet()
+    process.reply(Pong(process.sent[0].id, 1.0))
+    process.reply(Pong(999, 1.0))
+    waiting = asyncio.ensure_future(link.ping())
+    await all_quiet()
+    process.reply(Pong(process.sent[1].id, 2.0))
+    assert await waiting == 2.0
+
+
+@pytest.mark.parametrize(("cause", "kind"), [("memory", CrashedOutOfMemory), ("signal", WorkerCrashed)])
+async def test_crash(process, link, cause, kind):
+    """The running batch may have caused a crash, or used up the memory; the one behind it has not."""
+    calls = [run(link, 3), run(link, 3)]
+    await all_quiet()
+    process.kill(cause, "it was ended")
     failures = await asyncio.gather(*calls, return_exceptions=True)
-    assert [type(failure) for failure in failures] == [kind, WorkerLost]
+    assert [type(failure) for failure in failures] == [kind, WorkerGone]
 
 
-async def test_failed_call(wire):
-    """A call that failed, or was answered with the wrong kind, is that; the next one goes on."""
-    channel, connection = wire
-    for answer in (Failed(0, "ValueError"), Pong(1, 0.0)):
-        call = asyncio.ensure_future(connection.tokenize(["a"]))
+async def test_failed_call(process, link):
+    """A call that failed, or got the wrong kind of reply, fails; the next one goes on."""
+    for reply in (Failed(0, "ValueError"), Pong(1, 0.0)):
+        call = asyncio.ensure_future(link.tokenize(["a"]))
         await all_quiet()
-        assert isinstance(channel.sent[-1], Tokenize)
-        channel.coming.put_nowait(answer)
+        process.reply(reply)
         with pytest.raises(CallFailed, match=r"ValueError|Pong"):
             await call
 
 
 @pytest.mark.parametrize(
-    "end",
-    [WorkerLost(), ProtocolError("a frame"), Ready(make_info(), 0.1, 1e4)],
-    ids=["lost", "hostile", "no answer"],
+    ("end", "cause"),
+    [
+        (lambda process: process.close(), "exit"),
+        (lambda process: process.close(ProtocolError("a frame")), "protocol"),
+        (lambda process: process.reply(Ready(make_info(), 0.1, 1e4)), "protocol"),
+    ],
+    ids=["gone", "hostile", "no reply"],
 )
-async def test_end_of_the_wire(wire, end):
-    """When nothing more can be received every open call is lost, once, and so is every later one."""
-    channel, connection = wire
-    calls = [asyncio.ensure_future(connection.ping()) for _ in range(3)]
+async def test_end_of_the_socket(process, link, end, cause):
+    """When the socket closes, every open call is gone, once, and so is every later one."""
+    calls = [asyncio.ensure_future(link.ping()) for _ in range(3)]
     await all_quiet()
-    channel.coming.put_nowait(end)
+    end(process)
     for call in calls:
-        with pytest.raises(WorkerLost):
+        with pytest.raises(WorkerGone):
             await call
-    with pytest.raises(WorkerLost):
-        await connection.ping()
-    assert len(channel.sent) == 3
-    assert (await connection.ended()).cause == ("exit" if isinstance(end, WorkerLost) else "protocol")
+    with pytest.raises(WorkerGone):
+        await link.ping()
+    assert len(process.sent) == 3
+    assert (await link.ended()).cause == cause
 
 
-@pytest.mark.parametrize(
-    "lie",
-    [Embedded(0, 2, 8, bytes(32), 0.1), Embedded(0, 1, 8, bytes(31), 0.1)],
-    ids=["shape", "bytes"],
-)
-async def test_lying_answer(wire, lie):
-    """An answer whose shape does not fit its bytes is a failed call."""
-    channel, connection = wire
-    call = asyncio.ensure_future(connection.embed([make_ids(3)]))
+@pytest.mark.parametrize("width", [5, 0])
+async def test_inconsistent_vectors(process, link, width):
+    """A reply whose width does not fit its bytes is a failed call."""
+    call = run(link, 3)
     await all_quiet()
-    channel.coming.put_nowait(lie)
+    process.reply(Ran(0, {"dense": PackedColumn(width, bytes(32))}, 0.1))
     with pytest.raises(CallFailed):
         await call
 
 
-async def test_lying_lengths(wire):
-    """So are ids whose lengths do not add up."""
-    channel, connection = wire
-    call = asyncio.ensure_future(connection.tokenize(["a"]))
+async def test_inconsistent_lengths(process, link):
+    """A reply whose lengths do not add up to its ids is a failed call."""
+    call = asyncio.ensure_future(link.tokenize(["a"]))
     await all_quiet()
-    channel.coming.put_nowait(Tokens(0, PackedIds(b"\x02\x00\x00\x00", bytes(4)), 0.1))
+    process.reply(Tokens(0, PackedBatch(b"\x02\x00\x00\x00", bytes(4)), 0.1))
     with pytest.raises(CallFailed):
         await call

@@ -1,4 +1,4 @@
-"""A worker process is kept alive, and what cannot be kept alive says why."""
+"""A worker process is kept alive, and if that is impossible, the reason is known."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ import sys
 import numpy as np
 import pytest
 
-from embeddings_gateway.backends.fake import fake_vector
+from embeddings_gateway.backends.base import Batch
 from embeddings_gateway.backends.spec import FakeSpec, FaultSpec
-from embeddings_gateway.workers.supervisor import Supervisor
-from embeddings_gateway.workers.worker import WorkerDied, WorkerLost
-from tests.gateway.fakes import all_quiet, make_ids
+from embeddings_gateway.workers.engine import WorkerCrashed, WorkerGone
+from embeddings_gateway.workers.local.breaker import Backoff
+from embeddings_gateway.workers.local.supervisor import Supervisor
 from tests.processes import Watch, freeze
+from tests.workers.fakes import all_quiet, make_batch, right_vectors
 
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
-def anyio_backend(request):
-    """Run on the event loop of the command line, and on the server's."""
-    return "asyncio", {"use_uvloop": request.param}
+@pytest.fixture
+def anyio_backend():
+    """Run on the server's event loop; the tests of the launcher run on the command line's too."""
+    return "asyncio", {"use_uvloop": True}
 
 
 class Watched:
-    """A supervisor whose changes of state are seen one by one.
+    """A supervisor, with each change of its state.
 
     Attributes:
         states: each state as it is entered.
@@ -37,8 +38,13 @@ class Watched:
     def __init__(self, metrics, spec):
         self.states = asyncio.Queue()
         self.accepting = True
-        self.one = Supervisor(
-            "m", spec, metrics.model("m"), accepts=lambda info: bool(self.accepting), changed=self._changed
+        self.engine = Supervisor(
+            "m",
+            spec,
+            metrics.model("m"),
+            accepts=lambda info: bool(self.accepting),
+            on_change=self._on_change,
+            backoff=Backoff(0.01),
         )
 
     async def until(self, state):
@@ -47,12 +53,12 @@ class Watched:
             pass
 
     def forget(self):
-        """Forget what was seen so far."""
+        """Forget the changes so far."""
         while not self.states.empty():
             self.states.get_nowait()
 
-    def _changed(self):
-        self.states.put_nowait(self.one.state)
+    def _on_change(self):
+        self.states.put_nowait(self.engine.state)
 
 
 @pytest.fixture
@@ -62,12 +68,12 @@ async def watched(metrics):
 
     def start(spec=None):
         started.append(Watched(metrics, spec or FakeSpec(width=4)))
-        started[-1].one.start()
+        started[-1].engine.start()
         return started[-1]
 
     yield start
-    for one in started:
-        await one.one.stop()
+    for watching in started:
+        await watching.engine.stop()
 
 
 def restarts(metrics):
@@ -76,97 +82,100 @@ def restarts(metrics):
 
 
 async def test_loading_and_ready(watched):
-    """A supervisor is loading until its worker is ready, and then hands calls to it."""
-    supervisor = watched().one
+    """A supervisor is loading until its worker is ready, and then passes calls to it."""
+    supervisor = watched().engine
     assert (supervisor.state, supervisor.info) == ("loading", None)
     assert supervisor.reason
-    with pytest.raises(WorkerLost):
+    with pytest.raises(WorkerGone):
         await supervisor.ping()
-    await supervisor.attempted()
+    await supervisor.first_attempt()
     assert (supervisor.state, supervisor.reason) == ("ready", "")
     assert supervisor.info.dimensions == 4
     assert repr(supervisor) == "<Supervisor m ready>"
-    ids = make_ids(3)
-    assert np.array_equal((await supervisor.embed([ids], 0)).vectors, [fake_vector(ids, 4)])
+    batch = make_batch(3)
+    result = await supervisor.run(batch, ("dense",), 0)
+    assert np.array_equal(result.columns["dense"].values, right_vectors(batch, 4))
+    assert (await supervisor.tokenize(["a"])).lengths.tolist() == [3]
+    assert supervisor.supervised is supervisor
 
 
 async def test_killed_worker(watched, metrics, own_child):
-    """A worker that is killed leaves no call open, and is started again with the same fingerprint."""
+    """A worker that is killed leaves no call open, and is restarted with the same fingerprint."""
     watching = watched()
     await watching.until("ready")
-    before, pid = watching.one.info, own_child()
+    before, pid = watching.engine.info, own_child()
     freeze(pid)
-    calls = [asyncio.ensure_future(watching.one.embed([make_ids(3)], 0)) for _ in range(2)]
+    calls = [asyncio.ensure_future(watching.engine.run(make_batch(3), ("dense",), 0)) for _ in range(2)]
     await all_quiet()
     os.kill(pid, signal.SIGKILL)
     failures = await asyncio.gather(*calls, return_exceptions=True)
-    assert [type(failure) for failure in failures] == [WorkerDied, WorkerLost]
+    assert [type(failure) for failure in failures] == [WorkerCrashed, WorkerGone]
     await watching.until("restarting")
-    assert not watching.one.ready
+    assert not watching.engine.ready
     await watching.until("ready")
-    assert watching.one.info.fingerprint == before.fingerprint
+    assert watching.engine.info.fingerprint == before.fingerprint
     assert own_child() != pid
-    assert await watching.one.ping() == 0.0
+    assert await watching.engine.ping() == 0.0
     assert restarts(metrics) == 1
 
 
-KILLER = np.frombuffer(b"<abort>", np.uint8).astype(np.int32)
+KILLER = Batch.of([np.frombuffer(b"<abort>", np.uint8).astype(np.int32)])
 
 
-async def died(supervisor, times):
-    """Have its worker end so many times, and wait until that is known."""
+async def crash(supervisor, times):
+    """Crash its worker so many times, and wait each time until that is known."""
     for _ in range(times):
-        with pytest.raises(WorkerDied):
-            await supervisor.embed([KILLER], 0)
+        with pytest.raises(WorkerCrashed):
+            await supervisor.run(KILLER, ("dense",), 0)
 
 
-@pytest.mark.parametrize(("deaths", "before", "explained"), [(5, 0, 0), (5, 2, 0), (6, 1, 1)])
-async def test_deaths_of_a_search_that_nobody_explains(watched, deaths, before, explained):
-    """Deaths of a search that nobody explains count when it is over, beside those that came before it."""
+@pytest.mark.parametrize(("crashes", "before", "exonerated"), [(5, 0, 0), (5, 2, 0), (6, 1, 1)])
+async def test_crashes_of_a_search_that_count(watched, crashes, before, exonerated):
+    """Crashes of a search count when it ends, beside those before it, if no input caused them."""
     watching = watched(FaultSpec())
     await watching.until("ready")
     for _ in range(before):
-        await died(watching.one, 1)
+        await crash(watching.engine, 1)
         await watching.until("ready")
-    async with watching.one.alone():
-        await died(watching.one, deaths - before)
-        watching.one.explained(explained)
+    async with watching.engine.exclusive():
+        await crash(watching.engine, crashes - before)
+        watching.engine.exonerate(exonerated)
         watching.forget()
     await watching.until("broken")
     await watching.until("ready")
 
 
-async def test_deaths_of_a_search_that_are_explained(watched):
-    """Deaths that an input explains do not count, however many; of those before only the one that it did."""
+async def test_crashes_of_a_search_that_do_not_count(watched):
+    """Crashes that an input caused do not count, however many; earlier ones do, except the first of these."""
     watching = watched(FaultSpec())
     await watching.until("ready")
     for _ in range(4):
-        await died(watching.one, 1)
+        await crash(watching.engine, 1)
         await watching.until("ready")
-    async with watching.one.alone():
-        await died(watching.one, 6)
-        watching.one.explained(7)
-    assert watching.one.state == "restarting"
+    async with watching.engine.exclusive():
+        await crash(watching.engine, 6)
+        watching.engine.exonerate(7)
+    assert watching.engine.state == "restarting"
     watching.forget()
     await watching.until("ready")
-    await died(watching.one, 1)
+    await crash(watching.engine, 1)
     await watching.until("restarting")
     await watching.until("ready")
-    await died(watching.one, 1)
+    await crash(watching.engine, 1)
     await watching.until("broken")
 
 
-async def test_mistake_of_ours(watched):
-    """A supervisor that fails itself tries again, tells so after the first attempt, and is not waited for."""
+async def test_bug(watched):
+    """A supervisor that fails itself tries again; calls do not wait for it after the first attempt."""
     watching = watched()
-    watching.accepting = Mistake()
-    await watching.one.attempted()
+    watching.accepting = Bug()
+    await watching.engine.first_attempt()
     await watching.until("broken")
     watching.accepting = True
     await watching.until("ready")
 
 
-class Mistake:
+class Bug:
     """Neither true nor false."""
 
     def __bool__(self):
@@ -185,76 +194,76 @@ fake.FakeBackend.__init__ = refuse
 
 async def test_refused_model(watched, metrics, own_child):
     """A model that cannot be served has failed, says why, and is not tried again."""
-    supervisor = watched(FakeSpec(dimensions=(16,))).one
-    await supervisor.attempted()
+    supervisor = watched(FakeSpec(dimensions=(16,))).engine
+    await supervisor.first_attempt()
     assert supervisor.state == "failed"
     assert "the model has 8" in supervisor.reason
     assert own_child() is None
     assert restarts(metrics) == 0
 
 
-async def test_refused_when_started_again(watched, own_child, monkeypatch, tmp_path):
-    """A model that was served, and is refused when its worker is started again, is tried until it loads."""
+async def test_refused_at_a_restart(watched, own_child, monkeypatch, tmp_path):
+    """A model that was served, and is refused at a restart, is tried until it loads."""
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     watching = watched()
     await watching.until("ready")
     (tmp_path / "sitecustomize.py").write_text(REFUSING)
     os.kill(own_child(), signal.SIGKILL)
     await watching.until("broken")
-    assert "no room on the device" in watching.one.reason
+    assert "no room on the device" in watching.engine.reason
     (tmp_path / "sitecustomize.py").unlink()
     await watching.until("ready")
 
 
-async def test_death_while_loading(watched, metrics, monkeypatch, tmp_path):
-    """A worker that dies while it loads is started again; that it did not load is known before it does."""
+async def test_crash_while_loading(watched, metrics, monkeypatch, tmp_path):
+    """A worker that crashes while it loads is restarted; the first attempt ends with the crash."""
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (tmp_path / "sitecustomize.py").write_text("import os; os._exit(3)")
     watching = watched()
-    await watching.one.attempted()
-    assert watching.one.state == "loading"
-    assert "died" in watching.one.reason
+    await watching.engine.first_attempt()
+    assert watching.engine.state == "loading"
+    assert "crashed" in watching.engine.reason
     (tmp_path / "sitecustomize.py").unlink()
     await watching.until("ready")
     assert restarts(metrics) >= 1
 
 
 async def test_no_process_to_be_had(watched, monkeypatch):
-    """While the system starts no process it is tried again, and goes well when the system does."""
+    """While the system starts no process, the supervisor tries again, until one starts."""
     with monkeypatch.context() as patched:
         patched.setattr(sys, "executable", "/nowhere/python")
         watching = watched()
-        await watching.one.attempted()
-        assert watching.one.state == "loading"
+        await watching.engine.first_attempt()
+        assert watching.engine.state == "loading"
     await watching.until("ready")
 
 
 async def test_model_that_is_not_accepted(watched, own_child):
-    """A worker that comes back with a model that is not accepted has failed, and is ended."""
+    """A worker that comes back with a model that is not accepted has failed, and is killed."""
     watching = watched()
     await watching.until("ready")
     watching.accepting = False
     os.kill(own_child(), signal.SIGKILL)
     await watching.until("failed")
-    assert "changed" in watching.one.reason
-    assert not watching.one.ready
+    assert "changed" in watching.engine.reason
+    assert not watching.engine.ready
     assert own_child() is None
 
 
 async def test_stop(watched, own_child):
-    """A supervisor that is stopped ends its worker, loses its open calls and takes no more."""
+    """A supervisor that is stopped kills its worker, fails its open calls and takes no more."""
     watching = watched()
     await watching.until("ready")
     freeze(own_child())
-    call = asyncio.ensure_future(watching.one.ping())
+    call = asyncio.ensure_future(watching.engine.ping())
     await all_quiet()
-    await watching.one.stop()
-    assert (watching.one.state, watching.one.ready) == ("stopped", False)
+    await watching.engine.stop()
+    assert (watching.engine.state, watching.engine.ready) == ("stopped", False)
     assert own_child() is None
-    with pytest.raises(WorkerLost):
+    with pytest.raises(WorkerGone):
         await call
-    with pytest.raises(WorkerLost):
-        await watching.one.embed([make_ids(3)], 0)
+    with pytest.raises(WorkerGone):
+        await watching.engine.run(make_batch(3), ("dense",), 0)
 
 
 async def test_stop_while_loading(watched, own_child):
@@ -263,6 +272,6 @@ async def test_stop_while_loading(watched, own_child):
     while own_child() is None:
         await asyncio.sleep(0)
     watch = Watch(own_child())
-    await watching.one.stop()
-    assert watching.one.state == "stopped"
+    await watching.engine.stop()
+    assert watching.engine.state == "stopped"
     assert watch.ended()

@@ -13,12 +13,12 @@ BACKOFF_S_MAX = 30.0
 class Backoff:
     """The pause before a restart. It doubles each time; its jitter lets the replicas start apart."""
 
-    def __init__(self) -> None:
-        self._seconds = BACKOFF_S_MIN
+    def __init__(self, shortest_s: float = BACKOFF_S_MIN) -> None:
+        self._shortest_s = self._seconds = shortest_s
 
     def reset(self) -> None:
         """Begin with the shortest pause again: the worker has done some work."""
-        self._seconds = BACKOFF_S_MIN
+        self._seconds = self._shortest_s
 
     def next_s(self, jitter: float) -> float:
         """Return how many seconds to wait; ``jitter``, from 0 to 1, takes off up to half of them."""

@@ -30,6 +30,7 @@ from embeddings_gateway.workers.engine import CallFailed, WorkerGone
 
 STDERR_BYTES_KEPT = 4096
 READ_BYTES = 1 << 18
+BUFFER_BYTES_KEPT = 1 << 22
 EXIT_S = 0.2
 STDERR_S = 1.0
 KILL_S = 10.0
@@ -267,9 +268,10 @@ class FrameReader(asyncio.BufferedProtocol):
             self.on_message(decode_from_worker(view[payload:end]))
             begin = end
         rest = bytes(view[begin : self._end])
-        size = max(READ_BYTES, frame_bytes)
-        if len(self._buffer) != size:
-            self._buffer = bytearray(size)
+        if frame_bytes > len(self._buffer):
+            self._buffer = bytearray(frame_bytes)
+        elif frame_bytes <= READ_BYTES and len(self._buffer) > BUFFER_BYTES_KEPT:
+            self._buffer = bytearray(READ_BYTES)
         self._buffer[: len(rest)] = rest
         self._end = len(rest)
 

@@ -76,6 +76,7 @@ class Supervisor:
         timeouts: how long the worker may take.
         cores: numbers of the cores that the worker is pinned to; empty if it is not pinned.
         forward_stderr: gets the worker's standard error while it loads.
+        backoff: the pauses before restarts.
 
     Attributes:
         info: the model's facts, ``None`` until it was loaded for the first time.
@@ -92,6 +93,7 @@ class Supervisor:
         timeouts: WorkerTimeouts = WorkerTimeouts(),  # noqa: B008 - frozen
         cores: Collection[int] = (),
         forward_stderr: Callable[[bytes], object] | None = None,
+        backoff: Backoff | None = None,
     ) -> None:
         self.info: ModelInfo | None = None
         self._state: State = "loading"
@@ -107,7 +109,7 @@ class Supervisor:
         self._task: asyncio.Task[None] | None = None
         self._attempted = asyncio.Event()
         self._change = asyncio.Event()
-        self._backoff = Backoff()
+        self._backoff = backoff or Backoff()
         self._breaker = Breaker()
         self._chars = 0  # of all texts in open tokenizer calls: they wait for one another
         self._exclusive_lock = asyncio.Lock()
@@ -320,7 +322,7 @@ class Supervisor:
         self._to_restarting(f"the worker crashed ({death.how})")
 
     def _on_late(self) -> None:
-        self._to("broken", "the worker is restarting, and loads the model far more slowly than before")
+        self._to("broken", "the worker is restarting, and takes far longer to load the model than before")
 
     def _start_failed(self, problem: str) -> None:
         self._breaker.failed_start(time.monotonic())

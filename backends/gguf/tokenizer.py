@@ -18,9 +18,8 @@ import numpy as np
 from llama_cpp import llama_cpp as llama
 
 from embeddings_gateway.backends.base import EmbedError, LoadError, TokenIds
-from embeddings_gateway.backends.gguf import hazard
-from embeddings_gateway.backends.gguf.facts import Facts, metadata
-from embeddings_gateway.backends.gguf.model import Model
+from embeddings_gateway.backends.gguf import guard
+from embeddings_gateway.backends.gguf.model import GgufFacts, LlamaModel, metadata
 
 TEXT_BYTES_MAX = 2**30  # the engine counts bytes and tokens in 32 bits
 SPARE = 16  # special tokens, and what a tokenizer adds before a text
@@ -28,7 +27,7 @@ PROBE = "a"
 QWEN3_END = "<|endoftext|>"
 
 
-class Vocabulary:
+class LlamaTokenizer:
     """The tokenizer of one model.
 
     Attributes:
@@ -36,15 +35,15 @@ class Vocabulary:
         appended: the end token's id where the file forgets it and we add it, else ``None``.
     """
 
-    def __init__(self, model: Model, pooling: str) -> None:
+    def __init__(self, model: LlamaModel, pooling: str) -> None:
         """Learn what the tokenizer adds to a text.
 
         Raises:
             LoadError: the file adds a special token that it does not name.
         """
         self._pointer: Any = model.vocabulary
-        hazard.check_special_ids(self._pointer)
-        self._splits_by_regex = hazard.splits_by_regex(model)
+        guard.check_special_ids(self._pointer)
+        self._splits_by_regex = guard.splits_by_regex(model)
         self._strips_accents = _strips_accents(model)
         inner = self._tokenize(PROBE.encode(), add_special=False)
         full = self._tokenize(PROBE.encode(), add_special=True)
@@ -54,7 +53,7 @@ class Vocabulary:
         self.suffix = suffix or tuple(self._end.tolist())
 
     def __repr__(self) -> str:
-        return f"<Vocabulary {self.prefix} ... {self.suffix}>"
+        return f"<LlamaTokenizer {self.prefix} ... {self.suffix}>"
 
     def encode(self, text: str) -> TokenIds:
         """Return the ids of ``text``, special tokens included, never cut.
@@ -66,7 +65,7 @@ class Vocabulary:
                 would overflow the engine's stack.
         """
         if self._splits_by_regex:
-            hazard.check_runs(text)
+            guard.check_runs(text)
         if self._strips_accents and not text.isascii():
             # The engine keeps the first character of a decomposition only, and so drops Hangul's vowels.
             text = unicodedata.normalize("NFD", text)
@@ -103,7 +102,7 @@ class Vocabulary:
         )
         return ids, int(count)
 
-    def _forgotten_end(self, facts: Facts, pooling: str) -> int | None:
+    def _forgotten_end(self, facts: GgufFacts, pooling: str) -> int | None:
         """Return the end token that Qwen3-Embedding was trained with, where its older files lack it.
 
         They pool the last token and say nothing of an end token. A file that says no is taken at its word.
@@ -114,7 +113,7 @@ class Vocabulary:
         return int(ids[0]) if len(ids) == 1 else None
 
 
-def _strips_accents(model: Model) -> bool:
+def _strips_accents(model: LlamaModel) -> bool:
     """Return whether the engine decomposes characters, as it does for an uncased WordPiece vocabulary."""
     if llama.llama_vocab_type(model.vocabulary) != llama.LLAMA_VOCAB_TYPE_WPM:
         return False
