@@ -88,6 +88,10 @@ class Batch:
         ends = np.cumsum(self.lengths).tolist()
         return [self.ids[end - length : end] for end, length in zip(ends, self.lengths.tolist(), strict=True)]
 
+    def singles(self) -> list[Batch]:
+        """Return each input as a batch of its own."""
+        return [self.select(np.array([i])) for i in range(len(self))]
+
     def select(self, rows: NDArray[np.int64]) -> Batch:
         """Return the inputs of these indices, in this order; an index may occur several times."""
         tokens = _ranges(self.offsets(), rows)

@@ -1,7 +1,7 @@
-"""How a backend is configured: one frozen, data-only struct per kind, told apart by ``backend``.
+"""How a backend is configured: one frozen, data-only struct per kind, chosen by the key ``backend``.
 
-Defaults live here and nowhere else. Reading the files, and judging whether a value fits the model, is
-the backend's own work.
+Defaults live here and nowhere else. The backend itself reads the files, and judges whether a value fits the
+model.
 
 No ``str`` inside a union carries a pattern: with msgspec 0.22.0 a decoder of such a type crashes the
 process, now and then, when garbage is collected.
@@ -20,7 +20,7 @@ Positive = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class BackendSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="backend"):
-    """What every kind of backend can be told.
+    """The keys of every kind of backend.
 
     Attributes:
         max_tokens: a lower limit than the model's own, in tokens, special tokens included.
@@ -56,7 +56,7 @@ class HfSpec(BackendSpec, frozen=True, kw_only=True, tag="hf"):
         runtime: what computes the network; ``auto`` is OpenVINO on a processor and torch on a GPU.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         dtype: of the arithmetic; ``auto`` is bf16 where the processor or GPU has it, else fp32, and fp32 for
-            torch on a processor. ``int8`` is quantised with NNCF, by OpenVINO alone.
+            torch on a processor. ``fp16`` needs a GPU. ``int8`` is quantised with NNCF, by OpenVINO alone.
         calibration: a file of texts, one a line, that ``int8`` is calibrated with instead of our own.
         cache_dir: where converted models are kept; ``None`` is ``embeddings-gateway`` in the user's cache
             directory (``XDG_CACHE_HOME``).
@@ -70,7 +70,7 @@ class HfSpec(BackendSpec, frozen=True, kw_only=True, tag="hf"):
     sha256: str | dict[str, str] | None = None
     runtime: Literal["auto", "torch", "openvino"] = "auto"
     device: Annotated[str, msgspec.Meta(pattern=r"^(auto|cpu|cuda|cuda:\d+)$")] = "auto"
-    dtype: Literal["auto", "fp32", "bf16", "int8"] = "auto"
+    dtype: Literal["auto", "fp32", "fp16", "bf16", "int8"] = "auto"
     calibration: str | None = None
     cache_dir: str | None = None
     pooling: Pooling | None = None
@@ -112,7 +112,7 @@ class FakeSpec(BackendSpec, frozen=True, kw_only=True, tag="fake"):
 
 
 class FaultSpec(FakeSpec, frozen=True, kw_only=True, tag="fault"):
-    """The fake backend with faults, for tests of what becomes of everybody else. Never a default.
+    """The fake backend with faults, for tests of what happens to all other requests. Never a default.
 
     Attributes:
         loading: how loading goes: ``wrong`` loads a model that mixes up the inputs of a batch.
