@@ -95,6 +95,10 @@ class Batch:
         segments = None if self.segments is None else self.segments[first:last]
         return Batch(self.ids[first:last], self.lengths[begin:end], segments)
 
+    def singles(self) -> list[Batch]:
+        """Return each input as a batch of its own."""
+        return [self.select(np.array([i])) for i in range(len(self))]
+
     def select(self, rows: NDArray[np.int64]) -> Batch:
         """Return the inputs of these indices, in this order; an index may occur several times."""
         if len(rows) == len(self) == 1:

@@ -1,6 +1,6 @@
 """A backend without a model: deterministic numbers from the token ids, for tests of the machinery.
 
-Real in every other respect, and configured only by its own name. Its outputs mean nothing.
+It is real in every other respect, and configured by its own name only. Its outputs mean nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from embeddings_gateway.backends import prompts
 from embeddings_gateway.backends.base import (
     Batch,
     Column,
@@ -23,6 +22,7 @@ from embeddings_gateway.backends.base import (
     refuse_pairs,
 )
 from embeddings_gateway.backends.fingerprint import fingerprint
+from embeddings_gateway.backends.model_prompts import resolve_prompts
 from embeddings_gateway.backends.spec import FakeSpec
 
 BEGIN, END = 256, 257
@@ -42,7 +42,7 @@ class FakeBackend:
             raise LoadError(f"dimensions offers {offered[-1]}, the model has {spec.width}: offer less")
         if spec.max_tokens is not None and spec.max_tokens < 3:
             raise LoadError("max_tokens has to leave room beside two special tokens: set 3 or more")
-        words, default = prompts.choose(spec)
+        prompts, default_prompt = resolve_prompts(spec)
         beyond_dense = {"outputs": spec.outputs, "labels": spec.labels} if spec.outputs != ("dense",) else {}
         self._spec = spec
         self.info = ModelInfo(
@@ -52,8 +52,8 @@ class FakeBackend:
             vocabulary_size=VOCABULARY,
             prefix=(BEGIN,),
             suffix=(END,),
-            prompts=dict(words),
-            default_prompt=default,
+            prompts=dict(prompts),
+            default_prompt=default_prompt,
             pooling="none",
             normalized=True,
             dtype="fp32",
@@ -63,8 +63,8 @@ class FakeBackend:
                 {
                     "runtime": "fake",
                     "width": spec.width,
-                    "prompts": words,
-                    "default_prompt": default,
+                    "prompts": prompts,
+                    "default_prompt": default_prompt,
                     **beyond_dense,
                 }
             ),

@@ -1,8 +1,8 @@
-"""The fake backend with faults: it fails on marked texts, in every way that a real engine has been seen to.
+"""The fake backend with faults: it fails on marked texts, in every way that real engines fail.
 
-For tests of what becomes of everybody else, and to rehearse operations. A text that holds ``<abort>`` ends
-the process, and so on: the names of :data:`ENGINE`, :data:`TOKENIZER` and :data:`ANSWERS` are the marks.
-Configured only by its own name, and never a default.
+For tests of what happens to other requests, and to rehearse operations. A text that holds ``<abort>`` ends
+the process, and so on: the names of :data:`ENGINE`, :data:`TOKENIZER` and :data:`COLUMNS` are the marks.
+It is configured by its own name only, and never a default.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MARK = re.compile(r"<([a-z-]+)>")
 class FaultBackend(FakeBackend):
     """The fake backend, failing on texts with a mark.
 
-    Like careless libraries do, it quotes the text that it fails on, in exceptions and on standard error.
+    It quotes the text that it fails on, in exceptions and on standard error, as careless libraries do.
     """
 
     def __init__(self, spec: FaultSpec) -> None:
@@ -37,7 +37,7 @@ class FaultBackend(FakeBackend):
         self._faults = spec
         match spec.loading:
             case "refuse":
-                raise LoadError("the fault backend was told to refuse its model")
+                raise LoadError("the fault backend is configured to refuse its model")
             case "abort":
                 os.abort()
             case "hang":
@@ -70,8 +70,8 @@ class FaultBackend(FakeBackend):
             for mark in MARK.findall(text):
                 if mark in ENGINE:
                     ENGINE[mark](text)
-                elif mark in ANSWERS:
-                    columns = {output: ANSWERS[mark](column, i) for output, column in columns.items()}
+                elif mark in COLUMNS:
+                    columns = {output: COLUMNS[mark](column, i) for output, column in columns.items()}
         return columns
 
 
@@ -128,14 +128,14 @@ ENGINE: dict[str, Callable[[str], None]] = {
     "raise": fail,
     "decline": decline,
 }
-"""What happens instead of an answer to a batch with a text of this mark."""
+"""What happens instead of a result for a batch with a text of this mark."""
 
 TOKENIZER: dict[str, Callable[[str], None]] = {f"tokenizer-{mark}": act for mark, act in ENGINE.items()}
 """The same in the tokenizer; ``tokenizer-short`` gives ids of one text too few."""
 
 
 def fill(value: float) -> Callable[[Column, int], Column]:
-    """Return what puts ``value`` into every number of one input."""
+    """Return a function that puts ``value`` into every number of one input."""
 
     def filled(column: Column, i: int) -> Column:
         start, stop = (i, i + 1) if column.offsets is None else column.offsets[i : i + 2]
@@ -162,14 +162,14 @@ def reverse(column: Column, _i: int) -> Column:
 
 
 def narrow(column: Column, _i: int) -> Column:
-    """Give a number less in each row, or one more where there is only one."""
+    """Give rows of one number less, or of one more where they have only one."""
     values = column.values
     return dataclasses.replace(
         column, values=values[:, :-1] if values.shape[1] > 1 else values.repeat(2, axis=1)
     )
 
 
-ANSWERS: dict[str, Callable[[Column, int], Column]] = {
+COLUMNS: dict[str, Callable[[Column, int], Column]] = {
     "nan": fill(np.nan),
     "infinite": fill(np.inf),
     "zero": fill(0.0),
@@ -178,4 +178,4 @@ ANSWERS: dict[str, Callable[[Column, int], Column]] = {
     "narrow": narrow,
     "order": reverse,
 }
-"""What happens to every right column of a batch whose input ``i`` has a text of this mark."""
+"""What happens to every right column of a batch whose input ``i`` has this mark."""

@@ -53,7 +53,7 @@ class SelfTest:
             return f"max_tokens is {info.max_tokens}, but {special} special tokens stand around every text"
         try:
             batch = self._probes()
-            alone = [self._run(batch.select(np.array([i]))) for i in range(len(batch))]
+            alone = [self._run(single) for single in batch.singles()]
             together = self._run(batch)
         except OutOfMemory:
             raise

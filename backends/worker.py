@@ -1,9 +1,8 @@
 """The child process that one model replica lives in: frames in, tokenizing, one compute thread, frames out.
 
-The main thread loads the model, tests it, and is the only one that computes. A reader thread receives calls,
-answers pings, tokenizes what is short and hands what is longer to a small pool, so that all of it goes on
-while a batch is computed.
-The process ends when the socket does: it never outlives its gateway.
+The main thread loads the model, tests it, and is the only one that computes. A reader thread receives
+requests, answers pings, tokenizes short texts and hands longer ones to a small pool. All of that goes on
+while a batch is computed. The process ends when its socket closes: it never outlives its gateway.
 """
 
 from __future__ import annotations
@@ -96,7 +95,7 @@ class WorkerMain:
         try:
             while (message := receive(frames)) is not None:
                 self._answer(message, backend)
-        except Exception as error:  # a frame that is none, or a socket closed on answers that nobody read
+        except Exception as error:  # a malformed frame, or a socket closed on replies that nobody read
             reason(error)
             os._exit(1)
         os._exit(0)
@@ -119,7 +118,7 @@ class WorkerMain:
         try:
             columns = backend.run(call.batch.unpack(), call.outputs)
             self._send(Ran.of(call.id, columns, time.perf_counter() - began))
-        except BaseException as error:  # native code may raise what is no Exception
+        except BaseException as error:  # native code may raise other things than an Exception
             self._send(failed(call.id, error))
         finally:
             self._busy_since = None
@@ -135,7 +134,7 @@ class WorkerMain:
         try:
             batch = PackedBatch.of(backend.tokenize(call.texts, call.text_pairs))
             self._send(Tokens(call.id, batch, time.perf_counter() - began))
-        except BaseException as error:  # a panic of Rust is none either
+        except BaseException as error:  # such as a panic of Rust
             self._send(failed(call.id, error))
 
     def _send(self, message: FromWorker) -> None:
@@ -163,7 +162,7 @@ def characters(call: Tokenize) -> int:
 
 
 def failed(call_id: int, error: BaseException) -> Failed:
-    """Return the answer to a call that ended with ``error``."""
+    """Return the reply to a call that ended with ``error``."""
     return Failed(call_id, reason(error), isinstance(error, MemoryError | OutOfMemory))
 
 

@@ -81,10 +81,10 @@ NOTHING_OF_OURS = (
 )
 LAZY = (
     "backends/load.py",
-    "backends/hf/opening.py",
-    "backends/hf/runtimes/choice.py",
-    "backends/hf/text/vocabulary.py",
-    "backends/hf/conversion/make.py",
+    "backends/hf/runtimes/load_runtime.py",
+    "backends/hf/runtimes/select_runtime.py",
+    "backends/hf/tokenizer.py",
+    "backends/hf/conversion/convert.py",
     "gateway/serving/cl100k.py",
 )
 

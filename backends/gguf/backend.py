@@ -1,4 +1,4 @@
-"""A GGUF file as a backend: the parts put together, and the facts stated."""
+"""A GGUF file as a backend: puts the parts together and states the facts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from embeddings_gateway.backends import checksum, fingerprint, prompts
+from embeddings_gateway.backends import checksum, fingerprint
 from embeddings_gateway.backends.base import (
     Batch,
     Column,
@@ -24,6 +24,7 @@ from embeddings_gateway.backends.gguf.context import Contexts, read_traits
 from embeddings_gateway.backends.gguf.model import LlamaModel
 from embeddings_gateway.backends.gguf.packing import SEQUENCES_MAX, Sizes, choose_sizes
 from embeddings_gateway.backends.gguf.tokenizer import LlamaTokenizer
+from embeddings_gateway.backends.model_prompts import resolve_prompts
 from embeddings_gateway.backends.spec import GgufSpec
 
 POOLINGS = ("cls", "mean", "last")
@@ -105,7 +106,7 @@ class GgufBackend:
 
     def _describe(self, spec: GgufSpec, sizes: Sizes, pooling: str, sha256: str) -> ModelInfo:
         facts, tokenizer = self._model.facts, self._tokenizer
-        words, default = prompts.choose(spec)  # the format has no place for a model's own
+        prompts, default_prompt = resolve_prompts(spec)  # the format cannot hold a model's own
         return ModelInfo(
             dimensions=facts.dimensions,
             supported_dimensions=_dimensions(spec, facts.dimensions),
@@ -113,8 +114,8 @@ class GgufBackend:
             vocabulary_size=facts.vocabulary_size,
             prefix=tokenizer.prefix,
             suffix=tokenizer.suffix,
-            prompts=dict(words),
-            default_prompt=default,
+            prompts=dict(prompts),
+            default_prompt=default_prompt,
             pooling=pooling,
             normalized=self._normalize,
             dtype=facts.dtype,
@@ -127,7 +128,7 @@ class GgufBackend:
                     "pooling": pooling,
                     "normalize": self._normalize,
                     "appended_token": tokenizer.appended,
-                    **({"prompts": words, "default_prompt": default} if words else {}),
+                    **({"prompts": prompts, "default_prompt": default_prompt} if prompts else {}),
                 }
             ),
             cost="packed",
@@ -150,11 +151,11 @@ def _pooling(spec: GgufSpec, stated: str | None) -> str:
     raise LoadError(f'{problem}; set pooling = "mean", "cls" or "last", as the model was trained')
 
 
-def _dimensions(spec: GgufSpec, width: int) -> tuple[int, ...]:
+def _dimensions(spec: GgufSpec, full: int) -> tuple[int, ...]:
     """Return the widths offered, ascending, the full one last."""
-    offered = {*(spec.dimensions or ()), width}
-    if max(offered) > width:
-        raise LoadError(f"dimensions names {max(offered)}, but the model's vectors have {width}: remove it")
+    offered = {*(spec.dimensions or ()), full}
+    if max(offered) > full:
+        raise LoadError(f"dimensions names {max(offered)}, but the model's vectors have {full}: remove it")
     return tuple(sorted(offered))
 
 

@@ -1,4 +1,4 @@
-"""llama.cpp as a library, and the weights that it has loaded: opened, asked for their facts, freed.
+"""llama.cpp as a library, and the weights that it loads.
 
 llama.cpp is started once per process, and silent. What it logs goes nowhere, except for the errors it reports
 while a model loads: they tell an operator why. Contexts and tokens are left to others.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 
 from embeddings_gateway.backends.base import (
@@ -15,20 +16,31 @@ from embeddings_gateway.backends.base import (
     Output,
     refuse_pairs,
 )
-from embeddings_gateway.backends.hf import identity, limits
-from embeddings_gateway.backends.hf.conversion.texts import calibration_sum
-from embeddings_gateway.backends.hf.files import layout, location, weights
-from embeddings_gateway.backends.hf.files.layout import Layout, settle
-from embeddings_gateway.backends.hf.files.weights import Weights
-from embeddings_gateway.backends.hf.opening import Opened, open_model
-from embeddings_gateway.backends.hf.runtimes import budget
-from embeddings_gateway.backends.hf.runtimes.choice import choose
-from embeddings_gateway.backends.hf.text.tokenizer import open_tokenizer
+from embeddings_gateway.backends.fingerprint import fingerprint
+from embeddings_gateway.backends.hf import hardware
+from embeddings_gateway.backends.hf.conversion.probes import calibration_sum
+from embeddings_gateway.backends.hf.files.layout import Layout, read_layout, resolve, with_prompts
+from embeddings_gateway.backends.hf.files.location import locate
+from embeddings_gateway.backends.hf.files.weights import Weights, verify_weights, vocabulary_sums
+from embeddings_gateway.backends.hf.runtimes.load_runtime import LoadedModel, load_runtime
+from embeddings_gateway.backends.hf.runtimes.runtime import Runtime, best_batch_tokens
+from embeddings_gateway.backends.hf.runtimes.select_runtime import select_runtime
+from embeddings_gateway.backends.hf.tokenizer import HfTokenizer, open_tokenizer
 from embeddings_gateway.backends.spec import HfSpec
 
 # Bounds beside the budget in tokens, for batches of inputs of next to nothing.
 BATCH_INPUTS_CPU = 256
 BATCH_INPUTS_GPU = 2048
+# Keys of config.json that say who saved the model, when and how, not what it computes.
+VOLATILE = {
+    "_commit_hash",
+    "_name_or_path",
+    "architectures",
+    "dtype",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+}
 
 
 class HfBackend:
@@ -41,14 +53,14 @@ class HfBackend:
     info: ModelInfo
 
     def __init__(self, spec: HfSpec) -> None:
-        choice = choose(spec)
-        model = layout.prompted(layout.read(location.locate(spec.path, spec.revision)), spec)
+        choice = select_runtime(spec)
+        layout = with_prompts(read_layout(locate(spec.path, spec.revision)), spec)
         # Before any library parses a file: a file that is not the pinned one may be hostile.
-        files = weights.verify(model, spec.sha256)
-        opened = open_model(spec, choice, model, files)
-        self._tokenizer = open_tokenizer(model, opened.kept)
-        self._runtime = opened.runtime
-        self.info = self._describe(spec, settle(model, spec, opened.facts.causal), files, opened)
+        weights = verify_weights(layout, spec.sha256)
+        loaded = load_runtime(spec, choice, layout, weights)
+        self._tokenizer = open_tokenizer(layout, loaded.converted)
+        self._runtime = loaded.runtime
+        self.info = self._describe(spec, resolve(layout, spec, loaded.facts.causal), weights, loaded)
 
     def __repr__(self) -> str:
         info = self.info
@@ -64,47 +76,47 @@ class HfBackend:
         # Not every runtime refuses these: some look a row of zeros up for them, and make a vector of it.
         if batch.ids.max() >= self.info.vocabulary_size or batch.lengths.max() > self.info.max_tokens:
             raise EmbedError("an input is too long, or has an id outside the vocabulary")
-        return {"dense": Column(self._runtime.run(batch.split()))}
+        return {"dense": Column(self._runtime.run(batch))}
 
     def close(self) -> None:
         """Give the memory back. Nothing is called afterwards."""
         self._runtime.close()
 
-    def _describe(self, spec: HfSpec, model: Layout, files: Weights, opened: Opened) -> ModelInfo:
-        tokenizer, runtime, facts = self._tokenizer, self._runtime, opened.facts
+    def _describe(self, spec: HfSpec, layout: Layout, weights: Weights, loaded: LoadedModel) -> ModelInfo:
+        tokenizer, runtime, facts = self._tokenizer, self._runtime, loaded.facts
         special = len(tokenizer.prefix) + len(tokenizer.suffix)
-        tokens_max = limits.longest_input(spec.max_tokens, model.max_tokens, facts.positions, special)
-        width = self._try_out()
-        batch_tokens = spec.max_batch_tokens or opened.batch_tokens
+        max_tokens = longest_input(spec.max_tokens, layout.max_tokens, facts.positions, special)
+        dimensions = self._try_out()
+        batch_tokens = spec.max_batch_tokens or loaded.batch_tokens
         calibration = calibration_sum(spec.calibration) if runtime.dtype == "int8" else None
         return ModelInfo(
-            dimensions=width,
-            supported_dimensions=limits.widths(spec.dimensions, model.dimensions, width),
-            max_tokens=tokens_max,
+            dimensions=dimensions,
+            supported_dimensions=offered_dimensions(spec.dimensions, layout.dimensions, dimensions),
+            max_tokens=max_tokens,
             # An id that only one of the two knows is no token of this model.
-            vocabulary_size=min(tokenizer.size, facts.vocabulary),
+            vocabulary_size=min(tokenizer.size, facts.vocabulary_size),
             prefix=tokenizer.prefix,
             suffix=tokenizer.suffix,
-            prompts=model.prompts,
-            default_prompt=model.default_prompt,
-            pooling="+".join(model.pooling),
-            normalized=model.normalize,
+            prompts=layout.prompts,
+            default_prompt=layout.default_prompt,
+            pooling="+".join(layout.pooling),
+            normalized=layout.normalize,
             dtype=runtime.dtype,
             device=runtime.device,
             runtime=runtime.name,
-            fingerprint=identity.identify(model, files, tokenizer, runtime, calibration),
+            fingerprint=space_fingerprint(layout, weights, tokenizer, runtime, calibration),
             cost=runtime.cost,
             max_batch_tokens=batch_tokens
-            or budget.measure(runtime.run, runtime.device, facts.pad_id, tokens_max),
+            or best_batch_tokens(runtime.run, runtime.device, facts.pad_id, max_tokens),
             max_batch_inputs=BATCH_INPUTS_CPU if runtime.device == "cpu" else BATCH_INPUTS_GPU,
-            created=files.changed,
-            notes=opened.notes,
+            created=weights.changed,
+            notes=loaded.notes,
         )
 
     def _try_out(self) -> int:
         """Embed one word, so that a model that cannot work is found before it is served; return the width."""
         try:
-            vector = self._runtime.run(self.tokenize(["a"]).split())
+            vector = self._runtime.run(self.tokenize(["a"]))
         except EmbedError as error:
             raise LoadError(
                 f"the model fails on its first input ({error}): do its modules and pooling fit together?"
@@ -112,3 +124,83 @@ class HfBackend:
         if not np.isfinite(vector).all():
             raise LoadError("the model's first vector is not finite: its weights or dtype are wrong")
         return int(vector.shape[1])
+
+
+def space_fingerprint(
+    layout: Layout,
+    weights: Weights,
+    tokenizer: HfTokenizer,
+    runtime: Runtime,
+    calibration: str | None,
+) -> str:
+    """Return the fingerprint of everything that the vectors depend on.
+
+    Limits on length and dimensions are left out: they do not change a vector.
+
+    Args:
+        layout: resolved: with pooling and normalising as they are computed.
+        weights, tokenizer, runtime: of the same model.
+        calibration: the sum of the texts that int8 was calibrated with, where it is in int8.
+    """
+    # What is not in int8 is in bf16 where the processor has it.
+    int8 = {} if calibration is None else {"calibration": calibration, "has_bf16": hardware.has_bf16()}
+    return fingerprint(
+        {
+            **int8,
+            "weights": weights.sums,
+            "vocabulary": vocabulary_sums(layout),
+            "special_tokens": [tokenizer.prefix, tokenizer.suffix],
+            "lower_case": layout.lower_case,
+            "config": {key: value for key, value in layout.config.items() if key not in VOLATILE},
+            "pooling": layout.pooling,
+            "dense": [msgspec.to_builtins(module) for module in layout.dense],
+            "normalize": layout.normalize,
+            "prompts": layout.prompts,
+            "default_prompt": layout.default_prompt,
+            "dtype": runtime.dtype,
+            "runtime": runtime.name,
+        }
+    )
+
+
+def longest_input(configured: int | None, author: int | None, positions: int | None, special: int) -> int:
+    """Return the longest input in tokens, special tokens included.
+
+    Args:
+        configured: ``max_tokens`` of the configuration.
+        author: what the model's files say.
+        positions: what the architecture can number.
+        special: the special tokens around every text.
+
+    Raises:
+        LoadError: the configured limit is above the model's or leaves no room for text, or there is none.
+    """
+    known = [limit for limit in (author, positions) if limit is not None]
+    if configured is None and not known:
+        raise LoadError("max_tokens is not set, and the model's files name no limit: set it")
+    if configured is not None and known and configured > min(known):
+        raise LoadError(f"max_tokens is {configured}, but the model takes {min(known)}: lower or remove it")
+    limit = min(known) if configured is None else configured
+    if limit <= special:
+        raise LoadError(
+            f"max_tokens is {limit}, but {special} special tokens stand around every text: raise it"
+        )
+    return limit
+
+
+def offered_dimensions(configured: Sequence[int] | None, author: Sequence[int], full: int) -> tuple[int, ...]:
+    """Return the dimensions that a client may ask for, ascending, the full width last.
+
+    Args:
+        configured: ``dimensions`` of the configuration; it replaces what the author says.
+        author: the Matryoshka widths in the model's files.
+        full: the width of the model's vectors.
+
+    Raises:
+        LoadError: a configured width is larger than the model's.
+    """
+    for width in configured or ():
+        if width > full:
+            raise LoadError(f"dimensions has {width}, but the model's vectors have {full}: remove it")
+    offered = author if configured is None else configured
+    return (*sorted({width for width in offered if 0 < width < full}), full)

@@ -1,4 +1,4 @@
-"""What this machine can compute with, found without importing a model library."""
+"""What this machine can compute with, detected without importing a model library."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def may_have_gpu() -> bool:
 
 
 def processor() -> str:
-    """Return what tells one kind of processor from another, as far as arithmetic is concerned."""
+    """Return the features of the processor, which identify its kind as far as arithmetic is concerned."""
     return " ".join(sorted(_flags()))
 
 

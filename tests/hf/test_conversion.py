@@ -18,15 +18,27 @@ pytest.importorskip("openvino", reason="the openvino extra is not installed")
 
 from embeddings_gateway.backends import checksum
 from embeddings_gateway.backends.base import LoadError
-from embeddings_gateway.backends.hf import opening
+from embeddings_gateway.backends.hf import backend as hf_backend
 from embeddings_gateway.backends.hf.backend import HfBackend
-from embeddings_gateway.backends.hf.conversion import agreement, convert, key, make, obtain
-from embeddings_gateway.backends.hf.conversion.cache import Cache
+from embeddings_gateway.backends.hf.conversion import conversion_cache, convert
+from embeddings_gateway.backends.hf.conversion.conversion_cache import (
+    Conversion,
+    ConversionCache,
+    ConversionSource,
+    find_or_convert,
+)
 from embeddings_gateway.backends.hf.conversion.convert import UnconvertibleError
-from embeddings_gateway.backends.hf.conversion.record import Failed, Refused
-from embeddings_gateway.backends.hf.files import layout, weights
-from embeddings_gateway.backends.hf.runtimes import budget
-from embeddings_gateway.backends.hf.runtimes.openvino_library import openvino
+from embeddings_gateway.backends.hf.conversion.probes import SAME_RUNTIME, Agreement
+from embeddings_gateway.backends.hf.conversion.record import (
+    ConversionFailed,
+    ConversionOrder,
+    ConversionRefused,
+    conversion_key,
+)
+from embeddings_gateway.backends.hf.files.layout import read_layout
+from embeddings_gateway.backends.hf.files.weights import verify_weights
+from embeddings_gateway.backends.hf.runtimes import load_runtime
+from embeddings_gateway.backends.hf.runtimes.openvino_runtime import openvino
 from embeddings_gateway.backends.spec import HfSpec
 from tests.cosine import lowest_cosine
 from tests.processes import Watch
@@ -43,7 +55,7 @@ print(json.dumps(backend.run(backend.tokenize(["a river"]), ("dense",))["dense"]
 
 CONVERT = """
 import os, subprocess
-from embeddings_gateway.backends.hf.conversion.obtain import COMMAND
+from embeddings_gateway.backends.hf.conversion.conversion_cache import COMMAND
 converting = subprocess.Popen([*COMMAND, str(os.getpid())])
 print(converting.pid, flush=True)
 converting.wait()
@@ -61,8 +73,8 @@ def settings(own, tmp_path):
 def ready(tiny):
     """Return the directory of a real conversion of the tiny BERT, which nobody may change, and its record."""
     spec = HfSpec(path=str(tiny("bert")), dtype="fp32", device="cpu", threads=1)
-    conversion = obtain.obtain(source_of(spec))
-    assert isinstance(conversion, obtain.Conversion)
+    conversion = find_or_convert(source_of(spec))
+    assert isinstance(conversion, Conversion)
     return conversion
 
 
@@ -78,7 +90,7 @@ def made(monkeypatch, ready):
         keys.append(order.key)
         return ready.record
 
-    monkeypatch.setattr(obtain, "_run", copied)
+    monkeypatch.setattr(conversion_cache, "_run", copied)
     return keys
 
 
@@ -91,8 +103,8 @@ def converted(settings, ready):
 
 def source_of(spec):
     """Return what a conversion is made of."""
-    model = layout.read(Path(spec.path))
-    return obtain.Source(spec, spec.dtype, model, weights.verify(model, None))
+    model = read_layout(Path(spec.path))
+    return ConversionSource(spec, spec.dtype, model, verify_weights(model, None))
 
 
 def load(settings, **changed):
@@ -115,7 +127,7 @@ def test_made_once(settings, made):
     """A model is converted once, and from then on the conversion is taken."""
     first, second = load(settings), load(settings, threads=2, max_tokens=16)
     assert len(made) == 1
-    assert lowest_cosine(vectors_of(first), vectors_of(second)) >= agreement.SAME["fp32"]
+    assert lowest_cosine(vectors_of(first), vectors_of(second)) >= SAME_RUNTIME["fp32"]
     assert first.info.runtime == second.info.runtime == "openvino"
 
 
@@ -123,7 +135,7 @@ def test_made_anew_for_what_moves_a_vector(settings):
     """Another dtype, pooling or normalising, another configuration, other weights: another conversion."""
 
     def key_of(**changed):
-        return key.of(*source_of(HfSpec(**{**settings, **changed})))
+        return conversion_key(*source_of(HfSpec(**{**settings, **changed})))
 
     plain = key_of()
     keys = [plain, key_of(dtype="bf16"), key_of(pooling="cls"), key_of(normalize=False)]
@@ -153,16 +165,16 @@ def test_a_harmed_conversion_is_made_anew(settings, made, file, harm):
         path.write_bytes(
             whole[: len(whole) // 2] + (b"" if harm == "cut" else b"x" + whole[len(whole) // 2 + 1 :])
         )
-    assert lowest_cosine(vectors_of(load(settings)), expected) >= agreement.SAME["fp32"]
+    assert lowest_cosine(vectors_of(load(settings)), expected) >= SAME_RUNTIME["fp32"]
     assert len(made) == 2
 
 
-def test_golden_vectors_are_looked_at(settings, made):
+def test_reference_vectors_are_compared(settings, made):
     """A conversion that no longer gives the vectors it gave when it was made is made anew."""
     load(settings)
     record = entry(settings) / "record.json"
     kept = json.loads(record.read_text())
-    kept["golden"]["inputs"].reverse()
+    kept["reference_vectors"]["inputs"].reverse()
     record.write_text(json.dumps(kept))
     record.with_name("record.sha256").write_text(checksum.sha256(record))
     assert load(settings).info.runtime == "openvino"
@@ -173,18 +185,18 @@ def test_a_conversion_of_anothers_is_not_made_anew(settings, made):
     """Whoever finds a conversion unusable takes the one that somebody else has made in its place."""
     load(settings)
     source = source_of(HfSpec(**settings))
-    fresh = obtain.obtain(source).record
-    found = obtain.obtain(source, instead_of=msgspec.structs.replace(fresh, batch_tokens=1))
+    fresh = find_or_convert(source).record
+    found = find_or_convert(source, replacing=msgspec.structs.replace(fresh, batch_tokens=1))
     assert found.record == fresh
     assert len(made) == 1
-    obtain.obtain(source, instead_of=fresh)
+    find_or_convert(source, replacing=fresh)
     assert len(made) == 2
 
 
 def test_the_budget_is_that_of_as_many_threads(converted, monkeypatch):
     """How many tokens make a batch is measured again where another number of threads computes it."""
     kept = load(converted).info.max_batch_tokens
-    monkeypatch.setattr(budget, "measure", lambda *_: kept + 1)
+    monkeypatch.setattr(hf_backend, "best_batch_tokens", lambda *_: kept + 1)
     assert load(converted).info.max_batch_tokens == kept
     assert load(converted, threads=2).info.max_batch_tokens == kept + 1
 
@@ -216,7 +228,7 @@ def test_processes_at_once(settings):
     command = [sys.executable, "-c", START, json.dumps({**settings, "runtime": "openvino"})]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     vectors = [np.array(json.loads(process.communicate()[0])) for process in running]
-    assert all(lowest_cosine(each, vectors[0]) >= agreement.SAME["fp32"] for each in vectors)
+    assert all(lowest_cosine(each, vectors[0]) >= SAME_RUNTIME["fp32"] for each in vectors)
     names = sorted(path.suffix for path in entry(settings).parent.iterdir())
     assert names == ["", ".lock"]
 
@@ -249,15 +261,15 @@ def test_disagreement_is_refused(settings, monkeypatch):
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "int8"])
 def test_judgement(dtype):
     """What is not near enough, or not a number, falls short, with the figure."""
-    assert agreement.Agreement(1.0, 1.0).shortfall(dtype) == ""
-    assert "0.50000" in agreement.Agreement(0.5, 0.5).shortfall(dtype)
-    assert "nan" in agreement.Agreement(float("nan"), float("nan")).shortfall(dtype)
+    assert Agreement(1.0, 1.0).shortfall(dtype) == ""
+    assert "0.50000" in Agreement(0.5, 0.5).shortfall(dtype)
+    assert "nan" in Agreement(float("nan"), float("nan")).shortfall(dtype)
 
 
 def test_failure_is_not_kept(settings, made, monkeypatch):
     """An attempt that failed for once is made again at the next start."""
     with monkeypatch.context() as patch:
-        patch.setattr(obtain, "_run", lambda order: Failed("ended by SIGKILL"))
+        patch.setattr(conversion_cache, "_run", lambda order: ConversionFailed("ended by SIGKILL"))
         assert "SIGKILL" in load(settings).info.notes[0]
     assert load(settings).info.runtime == "openvino"
 
@@ -279,14 +291,14 @@ def test_cache_that_is_a_file(settings, tmp_path):
 
 def test_a_process_that_dies_is_told_from_one_that_refuses(settings, monkeypatch):
     """The end of the converting process is named: its signal, or its status."""
-    order = obtain.Order(spec=HfSpec(path="/nowhere"), dtype="fp32", key="k", folder="/nowhere")
+    order = ConversionOrder(spec=HfSpec(path="/nowhere"), dtype="fp32", key="k", folder="/nowhere")
     for program, told in (
         ("import os; os.kill(os.getpid(), 9)", "SIGKILL"),
         ("raise SystemExit(3)", "status 3"),
     ):
-        monkeypatch.setattr(obtain, "COMMAND", (sys.executable, "-c", program))
-        outcome = obtain._run(order)
-        assert isinstance(outcome, Failed)
+        monkeypatch.setattr(conversion_cache, "COMMAND", (sys.executable, "-c", program))
+        outcome = conversion_cache._run(order)
+        assert isinstance(outcome, ConversionFailed)
         assert told in outcome.reason
 
 
@@ -306,7 +318,7 @@ def test_unservable_model_is_told_once(settings, monkeypatch):
     def again(*_):
         raise AssertionError
 
-    monkeypatch.setattr(opening, "_in_torch", again)
+    monkeypatch.setattr(load_runtime, "_load_torch", again)
     Path(settings["path"], "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(LoadError, match=r"model\.safetensors|cannot be loaded"):
         load(settings)
@@ -333,7 +345,7 @@ def test_what_lies_in_the_way_is_replaced(settings, made):
 
 def test_cache_reads_only_what_is_whole(tmp_path):
     """A directory without a record, or with a foreign one, is no conversion."""
-    cache = Cache(str(tmp_path))
+    cache = ConversionCache(str(tmp_path))
     cache.folder("a").mkdir(parents=True)
     assert cache.read("a") is None
     record = cache.folder("a") / "record.json"
@@ -345,9 +357,9 @@ def test_cache_reads_only_what_is_whole(tmp_path):
 @pytest.mark.parametrize(
     ("step", "ending"),
     [
-        ("save", (OSError("no space left"), Failed)),
-        ("trace", (UnconvertibleError("an operation is missing"), Refused)),
-        ("_judge", (LoadError("OpenVINO cannot take it"), Refused)),
+        ("save", (OSError("no space left"), ConversionFailed)),
+        ("trace", (UnconvertibleError("an operation is missing"), ConversionRefused)),
+        ("_judge", (LoadError("OpenVINO cannot take it"), ConversionRefused)),
     ],
 )
 def test_only_what_lasts_is_refused(settings, tmp_path, monkeypatch, step, ending):
@@ -357,9 +369,9 @@ def test_only_what_lasts_is_refused(settings, tmp_path, monkeypatch, step, endin
     def broken(*_, **__):
         raise error
 
-    monkeypatch.setattr(make, step, broken)
+    monkeypatch.setattr(convert, step, broken)
     spec = HfSpec(**settings)
-    name = key.of(*source_of(spec))
+    name = conversion_key(*source_of(spec))
     outcome = make.make(obtain.Order(spec=spec, dtype="fp32", key=name, folder=str(tmp_path)))
     assert isinstance(outcome, kind)
     assert str(error) in outcome.reason

@@ -13,8 +13,13 @@ pytest.importorskip("nncf", reason="the int8 extra is not installed")
 
 from embeddings_gateway.backends.base import LoadError
 from embeddings_gateway.backends.hf.backend import HfBackend
-from embeddings_gateway.backends.hf.conversion.obtain import CONVERTING
-from embeddings_gateway.backends.hf.conversion.texts import CALIBRATION, CALIBRATION_MAX, PROBES, calibration
+from embeddings_gateway.backends.hf.conversion.conversion_cache import CONVERTING
+from embeddings_gateway.backends.hf.conversion.probes import (
+    CALIBRATION,
+    CALIBRATION_MAX,
+    PROBES,
+    calibration_texts,
+)
 from embeddings_gateway.backends.spec import HfSpec
 from tests.cosine import lowest_cosine, unit
 from tests.hf.torch_settings import TORCH
@@ -81,12 +86,12 @@ def test_calibration_is_bounded(tmp_path):
     """Of a large file some texts are taken, from its beginning to its end; of a small one all."""
     path = tmp_path / "texts.txt"
     path.write_text("".join(f"text {number}\n" for number in range(100_000)))
-    texts = calibration(str(path))
+    texts = calibration_texts(str(path))
     assert CALIBRATION_MAX // 2 < len(texts) <= CALIBRATION_MAX
     assert texts[0] == "text 0"
     assert int(texts[-1].split()[1]) > 99_000
     path.write_text("one\n\ntwo\n")
-    assert calibration(str(path)) == ["one", "two"]
+    assert calibration_texts(str(path)) == ["one", "two"]
 
 
 def test_other_calibration_is_another_space(tiny, tmp_path):

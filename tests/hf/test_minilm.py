@@ -89,6 +89,11 @@ def test_facts(backend):
     assert (info.dtype, info.device, info.runtime, info.cost) == ("fp32", "cpu", "torch", "padded")
 
 
+def test_fingerprint_is_pinned(backend):
+    """A release does not change the embedding space of a configuration that was there before it."""
+    assert backend.info.fingerprint == "b8a9c9326cfacbb0"
+
+
 def test_ids_are_the_same(backend, peer, texts):
     """Text becomes the same ids as in sentence-transformers, also where it looks like a special token."""
     theirs = peer.tokenizer(texts, truncation=False)["input_ids"]

@@ -1,4 +1,4 @@
-"""Inputs that lie end to end: for every family, against transformers and each input alone."""
+"""Packed batches: for every family, against transformers and each input alone."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ pytest.importorskip("torch", reason="the hf extra is not installed")
 import torch
 from transformers import Lfm2Config, Lfm2Model, MobileBertConfig, MobileBertModel, Qwen3Config, Qwen3Model
 
-from embeddings_gateway.backends.base import EmbedError
+from embeddings_gateway.backends.base import Batch, EmbedError
 from embeddings_gateway.backends.hf.backend import HfBackend
-from embeddings_gateway.backends.hf.files import layout
+from embeddings_gateway.backends.hf.files.layout import read_layout
 from embeddings_gateway.backends.hf.network.network import Network
-from embeddings_gateway.backends.hf.runtimes.batch import join
-from embeddings_gateway.backends.hf.runtimes.choice import Choice
-from embeddings_gateway.backends.hf.runtimes.torch_runtime import TorchRuntime, load
+from embeddings_gateway.backends.hf.runtimes.select_runtime import RuntimeChoice
+from embeddings_gateway.backends.hf.runtimes.torch_runtime import TorchRuntime, load_torch
 from embeddings_gateway.backends.spec import HfSpec
 from tests.cosine import lowest_cosine
 from tests.hf.reference import reference
@@ -30,13 +29,13 @@ NEAR = {"fp32": 0.99999, "bf16": 0.999}
 LENGTHS = (3, 1, 40, 17, 1, 2, 55, 9, 30, 62)
 ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 GPU = pytest.param("cuda:0", "bf16", marks=ON_GPU)
-PLACES = pytest.mark.parametrize(("device", "dtype"), [("cpu", "fp32"), ("cpu", "bf16"), GPU])
+DEVICES = pytest.mark.parametrize(("device", "dtype"), [("cpu", "fp32"), ("cpu", "bf16"), GPU])
 
 
-def loaded(directory, device="cpu", dtype="fp32", pack=True):
+def loaded(directory, device="cpu", dtype="fp32", packed=True):
     """Load a directory in torch."""
     spec = HfSpec(path=str(directory), threads=1)
-    return load(spec, Choice("torch", device, dtype), layout.read(directory), pack=pack)
+    return load_torch(spec, RuntimeChoice("torch", device, dtype), read_layout(directory), packed=packed)
 
 
 def inputs_of(lengths=LENGTHS, seed=0):
@@ -45,40 +44,40 @@ def inputs_of(lengths=LENGTHS, seed=0):
     return [source.integers(0, VOCABULARY, length, np.int32) for length in lengths]
 
 
-@PLACES
+@DEVICES
 @pytest.mark.parametrize("family", PACKED)
 def test_vectors_are_those_of_padding(tiny, family, device, dtype):
-    """Laid end to end, each input has the vector that the padded network gives it alone."""
-    packed, padded = (loaded(tiny(family), device, dtype, pack=pack).runtime for pack in (True, False))
+    """In a packed batch each input has the vector that the padded network gives it alone."""
+    packed, padded = (loaded(tiny(family), device, dtype, packed=choice).runtime for choice in (True, False))
     inputs = inputs_of()
     assert (packed.cost, padded.cost) == ("packed", "padded")
-    alone = np.concatenate([padded.run([ids]) for ids in inputs])
-    assert lowest_cosine(packed.run(inputs), alone) >= NEAR[dtype]
+    alone = np.concatenate([padded.run(Batch.of([ids])) for ids in inputs])
+    assert lowest_cosine(packed.run(Batch.of(inputs)), alone) >= NEAR[dtype]
 
 
 @pytest.mark.parametrize("family", PACKED)
 def test_vectors_are_those_of_transformers(tiny, family):
-    """Laid end to end, each input has the vector that transformers itself gives it alone."""
+    """In a packed batch each input has the vector that transformers itself gives it alone."""
     inputs = inputs_of()
     expected = reference(tiny(family), inputs, POOLING.get(family, "mean"))
-    assert lowest_cosine(loaded(tiny(family)).runtime.run(inputs), expected) >= SAME["fp32"]
+    assert lowest_cosine(loaded(tiny(family)).runtime.run(Batch.of(inputs)), expected) >= SAME["fp32"]
 
 
-@PLACES
+@DEVICES
 @pytest.mark.parametrize("family", PACKED)
-def test_company_does_not_matter(tiny, family, device, dtype):
+def test_batch_invariance(tiny, family, device, dtype):
     """An input has the same vector alone, beside one other, before or after it, and in a shuffled batch."""
     runtime = loaded(tiny(family), device, dtype).runtime
     inputs = inputs_of()
     other = inputs_of([23], seed=1)[0]
-    alone = np.concatenate([runtime.run([ids]) for ids in inputs])
+    alone = np.concatenate([runtime.run(Batch.of([ids])) for ids in inputs])
     order = np.random.default_rng(2).permutation(len(inputs))
-    for company in (
-        np.concatenate([runtime.run([ids, other])[:1] for ids in inputs]),
-        np.concatenate([runtime.run([other, ids])[1:] for ids in inputs]),
-        runtime.run([inputs[i] for i in order])[np.argsort(order)],
+    for batched in (
+        np.concatenate([runtime.run(Batch.of([ids, other]))[:1] for ids in inputs]),
+        np.concatenate([runtime.run(Batch.of([other, ids]))[1:] for ids in inputs]),
+        runtime.run(Batch.of([inputs[i] for i in order]))[np.argsort(order)],
     ):
-        assert lowest_cosine(alone, company) >= SAME[dtype]
+        assert lowest_cosine(alone, batched) >= SAME[dtype]
 
 
 @pytest.mark.parametrize("family", PACKED)
@@ -86,18 +85,18 @@ def test_neighbours_are_not_seen(tiny, family):
     """Other tokens in the neighbours, and the very bits of an input's vector stay."""
     runtime = loaded(tiny(family)).runtime
     (one, two, three), (four, _, five) = inputs_of([9, 20, 7]), inputs_of([9, 20, 7], seed=1)
-    assert (runtime.run([one, two, three])[1] == runtime.run([four, two, five])[1]).all()
+    assert (runtime.run(Batch.of([one, two, three]))[1] == runtime.run(Batch.of([four, two, five]))[1]).all()
 
 
 @pytest.mark.parametrize("family", sorted(PADDED))
 def test_what_cannot_be_packed_is_padded(tiny, family):
     """A model whose attention is of another kind is found out when it is loaded, told, and left as it was."""
-    tried, plain = loaded(tiny(family)), loaded(tiny(family), pack=False)
+    tried, plain = loaded(tiny(family)), loaded(tiny(family), packed=False)
     inputs = inputs_of()
     assert tried.runtime.cost == "padded"
     assert len(tried.notes) == 1
     assert PADDED[family] in tried.notes[0]
-    assert (tried.runtime.run(inputs) == plain.runtime.run(inputs)).all()
+    assert (tried.runtime.run(Batch.of(inputs)) == plain.runtime.run(Batch.of(inputs))).all()
 
 
 @pytest.mark.parametrize("kind", ["convolution", "neighbours"])
@@ -113,15 +112,15 @@ def test_what_mixes_tokens_elsewhere_is_padded(kind):
         model = MobileBertModel(MobileBertConfig(**sizes, **small))
     runtime = TorchRuntime(Network(model, ["mean"], [], True), torch.device("cpu"), "fp32", 0)
     inputs = inputs_of()
-    before = runtime.run(inputs)
-    assert "cosine" in runtime.pack(POSITIONS, VOCABULARY)
+    before = runtime.run(Batch.of(inputs))
+    assert "cosine" in runtime.use_packing(POSITIONS, VOCABULARY)
     assert runtime.cost == "padded"
-    assert (runtime.run(inputs) == before).all()
+    assert (runtime.run(Batch.of(inputs)) == before).all()
 
 
 def test_processors_pad(tiny):
     """On a processor, where there is no kernel for it, nothing is tried and nothing told."""
-    found = loaded(tiny("bert"), pack=None)
+    found = loaded(tiny("bert"), packed=None)
     assert (found.runtime.cost, found.notes) == ("padded", ())
 
 
@@ -137,27 +136,31 @@ def test_backend_states_the_cost(tiny, family, cost):
 def test_pooling(tiny, pooling):
     """Every pooling that can be configured gives the vectors that transformers gives each input alone."""
     spec = HfSpec(path=str(tiny("bert")), threads=1, pooling=pooling)
-    runtime = load(spec, Choice("torch", "cpu", "fp32"), layout.read(tiny("bert")), pack=True).runtime
+    runtime = load_torch(
+        spec, RuntimeChoice("torch", "cpu", "fp32"), read_layout(tiny("bert")), packed=True
+    ).runtime
     inputs = inputs_of()
     assert runtime.cost == "packed"
-    assert lowest_cosine(runtime.run(inputs), reference(tiny("bert"), inputs, pooling)) >= SAME["fp32"]
+    assert (
+        lowest_cosine(runtime.run(Batch.of(inputs)), reference(tiny("bert"), inputs, pooling)) >= SAME["fp32"]
+    )
 
 
 def test_padding_id_inside_a_text(tiny):
-    """Where positions leave out tokens that are the padding id, they do so too when inputs lie end to end."""
+    """Where positions leave out tokens that are the padding id, they do so too in a packed batch."""
     runtime = loaded(tiny("xlm-roberta")).runtime
     pad = FAMILIES["xlm-roberta"].tokens.index("<pad>")
     inputs = [np.array(ids, np.int32) for ids in ([0, pad, 9, pad, pad, 8, 2], [pad, 7], [pad], [5, 6, pad])]
     expected = reference(tiny("xlm-roberta"), inputs, "mean")
-    assert lowest_cosine(runtime.run(inputs), expected) >= SAME["fp32"]
+    assert lowest_cosine(runtime.run(Batch.of(inputs)), expected) >= SAME["fp32"]
 
 
 def test_longest_inputs(tiny):
-    """Several inputs of the stated limit lie end to end, beyond the model's table of positions."""
+    """Several inputs of the stated limit are packed, beyond the model's table of positions."""
     for family, longest in ("bert", POSITIONS), ("xlm-roberta", POSITIONS - 2):
         inputs = inputs_of([longest] * 3)
         expected = reference(tiny(family), inputs, "mean")
-        assert lowest_cosine(loaded(tiny(family)).runtime.run(inputs), expected) >= SAME["fp32"]
+        assert lowest_cosine(loaded(tiny(family)).runtime.run(Batch.of(inputs)), expected) >= SAME["fp32"]
 
 
 def test_causal_window():
@@ -169,35 +172,25 @@ def test_causal_window():
     assert model.config.layer_types == ["full_attention", "sliding_attention"]
     runtime = TorchRuntime(Network(model, ["last"], [], True), torch.device("cpu"), "fp32", 0)
     inputs = inputs_of()
-    alone = np.concatenate([runtime.run([ids]) for ids in inputs])
-    assert runtime.pack(POSITIONS, VOCABULARY) == ""
-    assert lowest_cosine(runtime.run(inputs), alone) >= SAME["fp32"]
+    alone = np.concatenate([runtime.run(Batch.of([ids])) for ids in inputs])
+    assert runtime.use_packing(POSITIONS, VOCABULARY) == ""
+    assert lowest_cosine(runtime.run(Batch.of(inputs)), alone) >= SAME["fp32"]
 
 
 def test_failure_is_an_embed_error(tiny):
     """A failure is an EmbedError without the input, and the runtime goes on working until it is closed."""
     runtime = loaded(tiny("bert")).runtime
     with pytest.raises(EmbedError) as caught:
-        runtime.run([np.array([123456], np.int32)])
+        runtime.run(Batch.of([np.array([123456], np.int32)]))
     assert "123456" not in str(caught.value)
-    assert runtime.run(inputs_of()).shape == (len(LENGTHS), 32)
+    assert runtime.run(Batch.of(inputs_of())).shape == (len(LENGTHS), 32)
     runtime.close()
     with pytest.raises(EmbedError, match="closed"):
-        runtime.run(inputs_of())
+        runtime.run(Batch.of(inputs_of()))
 
 
 def test_rows_are_plain_arrays(tiny):
     """Vectors are float32, contiguous, writable, and no torch object."""
-    vectors = loaded(tiny("bert"), dtype="bf16").runtime.run(inputs_of())
+    vectors = loaded(tiny("bert"), dtype="bf16").runtime.run(Batch.of(inputs_of()))
     assert type(vectors) is np.ndarray
     assert (vectors.dtype, vectors.flags.c_contiguous, vectors.flags.writeable) == (np.float32, True, True)
-
-
-def test_join():
-    """Inputs are laid end to end in their order, and the bounds say where each begins and ends."""
-    batch = [np.array([5, 6], np.int32), np.array([7], np.int32)]
-    ids, bounds = join(batch)
-    assert (ids.tolist(), bounds.tolist()) == ([5, 6, 7], [0, 2, 3])
-    assert ids.dtype == bounds.dtype == np.int32
-    ids[0] = 0
-    assert batch[0][0] == 5

@@ -9,12 +9,12 @@ pytest.importorskip("torch", reason="the hf extra is not installed")
 
 import torch
 
+from embeddings_gateway.backends.base import Batch
 from embeddings_gateway.backends.hf.network.encoder import load_encoder
 from embeddings_gateway.backends.hf.network.network import Network
 from embeddings_gateway.backends.hf.network.pooling import MODES, pool
-from embeddings_gateway.backends.hf.runtimes.batch import pad
-from embeddings_gateway.backends.hf.text.tokenizer import HfTokenizer
-from embeddings_gateway.backends.hf.text.vocabulary import EndTokens, open_vocabulary
+from embeddings_gateway.backends.hf.runtimes.runtime import pad
+from embeddings_gateway.backends.hf.tokenizer import EndTokens, HfTokenizer, open_vocabulary
 from tests.cosine import lowest_cosine
 from tests.hf.reference import POOLING
 from tests.texts import varied_texts
@@ -67,7 +67,7 @@ def test_padding_on_the_left(tiny, family, mode):
     network = Network(encoder.model, [mode], [], normalize=True)
     tokenizer = HfTokenizer(open_vocabulary(tiny(family), lower_case=False), EndTokens())
     batch = [ids for ids in tokenizer.tokenize(varied_texts(40)) if len(ids) < 60]
-    ids, mask = (torch.from_numpy(array) for array in pad(batch, encoder.facts.pad_id))
+    ids, mask = (torch.from_numpy(array) for array in pad(Batch.of(batch), encoder.facts.pad_id))
     shifts = mask.shape[1] - mask.sum(1)
     left = [torch.stack([row.roll(int(n)) for row, n in zip(t, shifts, strict=True)]) for t in (ids, mask)]
     with torch.inference_mode():
@@ -76,7 +76,7 @@ def test_padding_on_the_left(tiny, family, mode):
 
 def test_pad():
     """Inputs are filled up on the right with the padding id, and the mask says where."""
-    ids, mask = pad([np.array([5, 6], np.int32), np.array([7], np.int32)], pad_id=1)
+    ids, mask = pad(Batch.of([np.array([5, 6], np.int32), np.array([7], np.int32)]), pad_id=1)
     assert ids.tolist() == [[5, 6], [7, 1]]
     assert mask.tolist() == [[1, 1], [1, 0]]
     assert ids.dtype == mask.dtype == np.int64

@@ -13,8 +13,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from embeddings_gateway.backends.base import EmbedError, LoadError
-from embeddings_gateway.backends.hf.text.tokenizer import HfTokenizer
-from embeddings_gateway.backends.hf.text.vocabulary import end_tokens, open_vocabulary
+from embeddings_gateway.backends.hf.tokenizer import HfTokenizer, end_tokens, open_vocabulary
 from tests.make_hf import FAMILIES, write_json
 from tests.texts import varied_texts
 

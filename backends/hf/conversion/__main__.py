@@ -14,9 +14,9 @@ import sys
 import msgspec
 
 from embeddings_gateway.backends.base import LoadError
-from embeddings_gateway.backends.hf.conversion.make import make
-from embeddings_gateway.backends.hf.conversion.record import Order, Outcome, Unservable
-from embeddings_gateway.backends.hf.network.quiet import quiet
+from embeddings_gateway.backends.hf.conversion.convert import convert
+from embeddings_gateway.backends.hf.conversion.record import ConversionOrder, ConversionOutcome, Unservable
+from embeddings_gateway.backends.hf.silence_transformers import silence_transformers
 from embeddings_gateway.backends.parent import end_with_parent
 
 
@@ -25,10 +25,10 @@ def main() -> None:
     end_with_parent(int(sys.argv[1]))
     answer = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is no part of the answer
-    order = msgspec.json.decode(sys.stdin.buffer.read(), type=Order)
+    order = msgspec.json.decode(sys.stdin.buffer.read(), type=ConversionOrder)
     try:
-        with quiet():
-            outcome: Outcome = make(order)
+        with silence_transformers():
+            outcome: ConversionOutcome = convert(order)
     except LoadError as error:
         outcome = Unservable(str(error))
     with answer:

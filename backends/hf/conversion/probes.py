@@ -1,50 +1,146 @@
-"""Inputs that a conversion is made and judged with, and the vectors that torch gives them."""
+"""What a conversion is calibrated with and judged by.
+
+Texts of the kinds that people embed, in many languages; the inputs that are made of them; and how near to
+torch the vectors of a conversion have to be.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-import torch
 
-from embeddings_gateway.backends.base import TokenIds, Vectors
-from embeddings_gateway.backends.hf.network.network import Network
-from embeddings_gateway.backends.hf.text.tokenizer import HfTokenizer
+from embeddings_gateway.backends import checksum
+from embeddings_gateway.backends.base import Batch, LoadError, Vectors
+from embeddings_gateway.backends.hf.runtimes.runtime import Dtype, Runtime
+from embeddings_gateway.backends.hf.tokenizer import HfTokenizer
+from embeddings_gateway.backends.invariance import cosine
 
-LENGTHS = (1, 1, 1, 1, 2, 3, 5, 8)
+CORPUS = Path(__file__).parent / "corpus"
+"""Of text files in UTF-8, one text a line, shuffled over kinds and languages: neighbours get joined."""
+
+CALIBRATION: tuple[str, ...] = tuple((CORPUS / "calibration.txt").read_text("utf-8").splitlines())
+"""What int8 is calibrated with."""
+
+PROBES: tuple[str, ...] = tuple((CORPUS / "probes.txt").read_text("utf-8").splitlines())
+"""What a conversion is judged by; none of them is among those it is calibrated with."""
+
+CALIBRATION_MAX = 512
+"""Texts that are used of a file; to calibrate a small model with as many takes a minute."""
+
+JOINED_TEXTS = (1, 1, 1, 1, 2, 3, 5, 8)
 """How many texts are joined to one input, over and over: so short and long ones stand side by side."""
 
-TOKENS_MAX = 512
+PROBE_TOKENS_MAX = 512
+
+COSINE_MIN: dict[Dtype, float] = {"fp32": 0.9999, "bf16": 0.999}
+COSINE_MEAN_INT8 = 0.995
+SAME_RUNTIME: dict[Dtype, float] = {"fp32": 0.99999, "bf16": 0.9999, "int8": 0.999}
+"""The lowest cosine between two vectors of one text by one runtime, whatever batch it is in."""
+BATCH_INPUTS = 8
 
 
-def inputs_of(tokenizer: HfTokenizer, texts: Sequence[str], tokens_max: int, size: int) -> list[TokenIds]:
+class Agreement(NamedTuple):
+    """How near vectors are to those of torch in fp32.
+
+    Attributes:
+        lowest, mean: cosine over the probes; NaN if a vector is not finite or zero.
+    """
+
+    lowest: float
+    mean: float
+
+    def shortfall(self, dtype: Dtype) -> str:
+        """Say what is missing for a dtype; empty if nothing is."""
+        if dtype == "int8":
+            return _below("the mean", self.mean, COSINE_MEAN_INT8)
+        return _below("the lowest", self.lowest, COSINE_MIN[dtype])
+
+
+def calibration_texts(path: str | None) -> Sequence[str]:
+    """Return the texts that int8 is calibrated with.
+
+    Args:
+        path: a file of texts in UTF-8, one a line, of which some are taken, evenly; ``None`` is ours.
+
+    Raises:
+        LoadError: there are no texts in the file.
+    """
+    if path is None:
+        return CALIBRATION
+    try:
+        lines = [line for line in Path(path).read_text("utf-8").splitlines() if line.strip()]
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except UnicodeDecodeError:
+        raise LoadError(f"calibration {path!r} is not text in UTF-8, one text a line") from None
+    if not lines:
+        raise LoadError(f"calibration {path!r} has no texts: write one a line, like those to come")
+    return lines[:: -(-len(lines) // CALIBRATION_MAX)]
+
+
+def calibration_sum(path: str | None) -> str:
+    """Return the SHA-256 of what :func:`calibration_texts` reads.
+
+    Raises:
+        LoadError: it cannot be read.
+    """
+    try:
+        return checksum.sha256(CORPUS / "calibration.txt" if path is None else Path(path))
+    except OSError as error:
+        raise _unreadable(str(path), error) from error
+
+
+def probe_inputs(
+    tokenizer: HfTokenizer, texts: Sequence[str], max_tokens: int, vocabulary_size: int
+) -> Batch:
     """Return inputs of many lengths that the model can take: each text, some joined with those after it.
 
     Args:
         tokenizer: the model's own.
         texts: in the order in which they are joined.
-        tokens_max: what is longer is cut, and keeps its special tokens.
-        size: of the vocabulary; inputs with ids outside it are left out.
+        max_tokens: what is longer is cut, and keeps its special tokens.
+        vocabulary_size: inputs with ids outside it are left out.
     """
-    made = tokenizer.tokenize(list(_joined(texts)))
+    inputs = tokenizer.tokenize(list(_joined(texts)))
     suffix = len(tokenizer.suffix)
     cut = [
-        ids if len(ids) <= tokens_max else np.r_[ids[: tokens_max - suffix], ids[len(ids) - suffix :]]
-        for ids in made
+        ids if len(ids) <= max_tokens else np.r_[ids[: max_tokens - suffix], ids[len(ids) - suffix :]]
+        for ids in inputs
     ]
-    return [ids for ids in cut if len(ids) and int(ids.max()) < size]
+    return Batch.of([ids for ids in cut if len(ids) and int(ids.max()) < vocabulary_size])
 
 
-@torch.inference_mode()
-def vectors_of(network: Network, inputs: Sequence[TokenIds]) -> Vectors:
-    """Return float32 ``[inputs, dimensions]``, each input computed alone."""
-    rows = []
-    for ids in inputs:
-        row = torch.from_numpy(ids.astype(np.int64))[None]
-        rows.append(network(row, torch.ones_like(row)).numpy())
-    return np.concatenate(rows).astype(np.float32)
+def measure_agreement(runtime: Runtime, batch: Batch, expected: Vectors) -> Agreement:
+    """Compare a runtime's vectors, alone and in batches of several lengths, with those of torch alone.
+
+    Args:
+        runtime: what is judged.
+        batch: the inputs.
+        expected: float32 ``[inputs, dimensions]``.
+    """
+    rows = np.arange(len(batch))
+    batches = [
+        batch.select(rows[start : start + BATCH_INPUTS]) for start in range(0, len(rows), BATCH_INPUTS)
+    ]
+    alone = np.concatenate([runtime.run(single) for single in batch.singles()])
+    together = np.concatenate([runtime.run(part) for part in batches])
+    cosines = np.concatenate([cosine(alone, expected), cosine(together, expected)])
+    return Agreement(float(cosines.min()), float(cosines.mean()))
 
 
 def _joined(texts: Sequence[str]) -> Iterator[str]:
-    for place in range(len(texts)):
-        yield " ".join(texts[place : place + LENGTHS[place % len(LENGTHS)]])
+    for i in range(len(texts)):
+        yield " ".join(texts[i : i + JOINED_TEXTS[i % len(JOINED_TEXTS)]])
+
+
+def _below(what: str, cosine: float, bound: float) -> str:
+    if cosine >= bound:  # never true of NaN
+        return ""
+    return f"{what} cosine to fp32 on probe texts is {cosine:.5f}, and it has to be {bound} at least"
+
+
+def _unreadable(path: str, error: OSError) -> LoadError:
+    return LoadError(f"calibration {path!r} cannot be read: {error.strerror}")

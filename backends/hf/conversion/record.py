@@ -1,22 +1,30 @@
-"""What is kept beside a converted network, and what can be said instead of one. Plain data."""
+"""Plain data of conversions: the order for one, its key, the record kept beside it, why there may be none."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from importlib.metadata import version
+from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from embeddings_gateway.backends.base import TokenIds, Vectors
-from embeddings_gateway.backends.hf.facts import Facts
-from embeddings_gateway.backends.hf.runtimes.choice import Dtype
+from embeddings_gateway.backends.base import Batch, Vectors
+from embeddings_gateway.backends.hf import hardware
+from embeddings_gateway.backends.hf.conversion.probes import calibration_sum
+from embeddings_gateway.backends.hf.files.layout import Layout
+from embeddings_gateway.backends.hf.files.weights import Weights, vocabulary_sums
+from embeddings_gateway.backends.hf.runtimes.runtime import Dtype, TransformerFacts
 from embeddings_gateway.backends.spec import HfSpec
+
+FORMAT = 3  # raised when conversions are made, judged or measured in another way
+PACKAGES = ("openvino", "torch", "transformers")
 
 GRAPH = "model.xml"
 """The converted network; its weights lie beside it, in ``model.bin``."""
 
 
-class Order(msgspec.Struct, frozen=True, kw_only=True):
+class ConversionOrder(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be converted.
 
     Attributes:
@@ -32,7 +40,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     folder: str
 
 
-class Golden(msgspec.Struct, frozen=True):
+class ReferenceVectors(msgspec.Struct, frozen=True):
     """Inputs, and the vectors that the conversion gave them when it was made.
 
     Attributes:
@@ -44,14 +52,14 @@ class Golden(msgspec.Struct, frozen=True):
     vectors: bytes
 
     @classmethod
-    def of(cls, inputs: Sequence[TokenIds], vectors: Vectors) -> Golden:
-        """Keep inputs and their vectors."""
-        return cls([ids.tolist() for ids in inputs], vectors.astype("<f4").tobytes())
+    def of(cls, batch: Batch, vectors: Vectors) -> ReferenceVectors:
+        """Pack inputs and their vectors."""
+        return cls([ids.tolist() for ids in batch.split()], vectors.astype("<f4").tobytes())
 
-    def unpack(self) -> tuple[list[TokenIds], Vectors]:
+    def unpack(self) -> tuple[Batch, Vectors]:
         """Return the inputs and their vectors."""
         vectors = np.frombuffer(self.vectors, "<f4").reshape(len(self.inputs), -1)
-        return [np.array(ids, np.int32) for ids in self.inputs], vectors
+        return Batch.of([np.array(ids, np.int32) for ids in self.inputs]), vectors
 
 
 class Converted(msgspec.Struct, frozen=True, kw_only=True, tag="converted"):
@@ -63,19 +71,19 @@ class Converted(msgspec.Struct, frozen=True, kw_only=True, tag="converted"):
         threads: how many computed while it was judged; ``None`` is all cores.
         batch_tokens: the cost of a batch from which on it gets no faster with so many, in tokens.
         cosine_min, cosine_mean: agreement of the probes with torch in fp32, for whoever reads the record.
-        golden: a few of the probes, to be looked at again each time it is loaded.
+        reference_vectors: of a few probes, compared again each time it is loaded.
     """
 
-    facts: Facts
+    facts: TransformerFacts
     sums: dict[str, str]
     threads: int | None
     batch_tokens: int
     cosine_min: float
     cosine_mean: float
-    golden: Golden
+    reference_vectors: ReferenceVectors
 
 
-class Refused(msgspec.Struct, frozen=True, tag="refused"):
+class ConversionRefused(msgspec.Struct, frozen=True, tag="refused"):
     """No conversion of this model is good enough, and why."""
 
     reason: str
@@ -87,10 +95,43 @@ class Unservable(msgspec.Struct, frozen=True, tag="unservable"):
     reason: str
 
 
-class Failed(msgspec.Struct, frozen=True, tag="failed"):
+class ConversionFailed(msgspec.Struct, frozen=True, tag="failed"):
     """There is no conversion this time; another attempt may succeed."""
 
     reason: str
 
 
-Outcome = Converted | Refused | Unservable | Failed
+ConversionOutcome = Converted | ConversionRefused | Unservable | ConversionFailed
+
+
+def conversion_key(spec: HfSpec, dtype: Dtype, layout: Layout, weights: Weights) -> str:
+    """Return the name under which a conversion is kept, 32 hex digits; no library is imported for it.
+
+    It changes with everything that the conversion depends on.
+
+    Args:
+        spec: how the model is configured.
+        dtype: of the arithmetic.
+        layout: as read from the directory.
+        weights: verified.
+
+    Raises:
+        LoadError: the configured calibration texts cannot be read.
+    """
+    # Words before texts are no part of the network.
+    network = msgspec.structs.replace(layout, root=Path(), prompts={}, default_prompt=None)
+    packages = (*PACKAGES, "nncf") if dtype == "int8" else PACKAGES
+    facts = {
+        "format": FORMAT,
+        "weights": weights.sums,
+        "vocabulary": vocabulary_sums(layout),
+        "layout": msgspec.to_builtins(network, enc_hook=str),
+        "pooling": spec.pooling,
+        "normalize": spec.normalize,
+        "dtype": dtype,
+        "calibration": calibration_sum(spec.calibration) if dtype == "int8" else None,
+        # The judgement of a conversion, and its best batch, belong to the processor that they were found on.
+        "processor": hardware.processor(),
+        "packages": {name: version(name) for name in packages},
+    }
+    return hashlib.sha256(msgspec.json.encode(facts, order="deterministic")).hexdigest()[:32]

@@ -1,22 +1,64 @@
 """What a model directory says of itself: which modules run, in which order, and with which settings.
 
-Only JSON is read here, no weights and nothing by a model library. Understands sentence-transformers'
-layout (``modules.json``), old and new, and a plain transformers directory.
+Only JSON is read here, no weights and nothing by a model library. It understands sentence-transformers'
+layout (``modules.json``), old and new, and a plain transformers directory. A setting that would change the
+vector and is not understood is a LoadError, never ignored.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 
-from embeddings_gateway.backends import prompts
 from embeddings_gateway.backends.base import LoadError
-from embeddings_gateway.backends.hf.files import json_file, modules, settings
-from embeddings_gateway.backends.hf.files.modules import Dense
-from embeddings_gateway.backends.prompts import Prompts
+from embeddings_gateway.backends.hf.files import settings
+from embeddings_gateway.backends.hf.files.settings import read_json, read_json_if_present
+from embeddings_gateway.backends.model_prompts import ModelPrompts, resolve_prompts
 from embeddings_gateway.backends.spec import HfSpec, Pooling
+
+POOLING_NAMES: dict[str, Pooling] = {
+    "cls": "cls",
+    "max": "max",
+    "mean": "mean",
+    "mean_sqrt_len_tokens": "mean_sqrt_len",
+    "weightedmean": "weighted_mean",
+    "lasttoken": "last",
+}
+# In the order in which sentence-transformers joins several of them.
+POOLING_FLAGS: dict[str, Pooling] = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len",
+    "pooling_mode_weightedmean_tokens": "weighted_mean",
+    "pooling_mode_lasttoken": "last",
+}
+ACTIVATIONS = ("Identity", "Tanh", "GELU", "ReLU", "SiLU", "Sigmoid")
+SENTENCE = "sentence_embedding"
+
+assert set(POOLING_NAMES.values()) == set(get_args(Pooling))  # noqa: S101 - a fact of this file, checked once
+
+
+class Dense(msgspec.Struct, frozen=True):
+    """A linear layer after pooling.
+
+    Attributes:
+        folder: its directory, relative to the model's.
+        in_features, out_features: widths.
+        bias: whether it adds a bias.
+        activation: the class in ``torch.nn`` that follows it.
+        residual: whether its input is added to its output.
+    """
+
+    folder: str
+    in_features: int
+    out_features: int
+    bias: bool
+    activation: str
+    residual: bool
 
 
 class Layout(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +99,16 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
         return self.root / self.transformer
 
 
+class _DenseFile(msgspec.Struct):
+    in_features: int
+    out_features: int
+    bias: bool = True
+    activation_function: str = "torch.nn.modules.activation.Tanh"  # sentence-transformers' own default
+    use_residual: bool = False
+    module_input_name: str | None = None
+    module_output_name: str | None = None
+
+
 class _Entry(msgspec.Struct):
     type: str
     path: str = ""
@@ -68,13 +120,13 @@ class _Entry(msgspec.Struct):
         return name if package.partition(".")[0] == "sentence_transformers" else self.type
 
 
-def read(root: Path) -> Layout:
+def read_layout(root: Path) -> Layout:
     """Read the settings of the model in ``root``.
 
     Raises:
         LoadError: a file is missing or damaged, or asks for something that is not supported.
     """
-    entries = json_file.read_if_present(root / "modules.json", list[_Entry])
+    entries = read_json_if_present(root / "modules.json", list[_Entry])
     if entries is None:
         entries = [_Entry(type="sentence_transformers.Transformer")]
         pooled = False
@@ -88,34 +140,34 @@ def read(root: Path) -> Layout:
         root=root,
         transformer=entries[0].path,
         config=config,
-        pooling=modules.read_pooling(root / entries[1].path) if pooled else (),
-        dense=tuple(modules.read_dense(root, entry.path) for entry in entries if entry.kind == "Dense"),
+        pooling=_read_pooling(root / entries[1].path) if pooled else (),
+        dense=tuple(_read_dense(root, entry.path) for entry in entries if entry.kind == "Dense"),
         normalize=entries[-1].kind == "Normalize",
         max_tokens=transformer.max_tokens,
         lower_case=transformer.lower_case,
         prompts=author.prompts,
         default_prompt=author.default_prompt,
-        pools_prompts=not pooled or modules.pools_prompts(root / entries[1].path),
+        pools_prompts=not pooled or _pools_prompts(root / entries[1].path),
         dot_product=author.dot_product,
         dimensions=author.dimensions + settings.matryoshka(config),
     )
 
 
-def prompted(layout: Layout, spec: HfSpec) -> Layout:
-    """Put the configuration's prompts in the place of the model's own.
+def with_prompts(layout: Layout, spec: HfSpec) -> Layout:
+    """Replace the model's own prompts by those of the configuration, where it has any.
 
     Raises:
         LoadError: the model cannot be used with prompts, or the default one is not among them.
     """
-    words, default = prompts.choose(spec, Prompts(layout.prompts, layout.default_prompt))
-    if any(words.values()) and not layout.pools_prompts:
+    prompts, default_prompt = resolve_prompts(spec, ModelPrompts(layout.prompts, layout.default_prompt))
+    if any(prompts.values()) and not layout.pools_prompts:
         raise LoadError(
             f"{layout.root}: include_prompt is false: leaving prompts out of the pooling is not supported"
         )
-    return msgspec.structs.replace(layout, prompts=dict(words), default_prompt=default)
+    return msgspec.structs.replace(layout, prompts=dict(prompts), default_prompt=default_prompt)
 
 
-def settle(layout: Layout, spec: HfSpec, causal: bool) -> Layout:
+def resolve(layout: Layout, spec: HfSpec, causal: bool) -> Layout:
     """Decide what the files leave open or the configuration overrides: pooling and normalising.
 
     Args:
@@ -150,10 +202,53 @@ def _check(root: Path, entries: Sequence[_Entry]) -> None:
 
 
 def _config(folder: Path) -> dict[str, object]:
-    config = json_file.read(folder / "config.json", dict[str, object])
+    config = read_json(folder / "config.json", dict[str, object])
     if (folder / "adapter_config.json").exists():
         # transformers would fetch the base model that it names, or leave the adapter out in silence.
         raise LoadError(f"{folder} holds an adapter: merge it into its base model and save that")
     if config.get("quantization_config"):
         raise LoadError(f"{folder / 'config.json'}: weights quantised for another library are not supported")
     return config
+
+
+def _pools_prompts(folder: Path) -> bool:
+    """Return whether a Pooling module pools the words of a prompt with the text."""
+    return read_json(folder / "config.json", dict[str, object]).get("include_prompt") is not False
+
+
+def _read_pooling(folder: Path) -> tuple[Pooling, ...]:
+    """Return the modes of a Pooling module; the results of several are joined end to end, in this order.
+
+    Raises:
+        LoadError: a mode is unknown.
+    """
+    path = folder / "config.json"
+    file = read_json(path, dict[str, object])
+    named = file.get("pooling_mode")
+    if named is None:
+        flagged = tuple(mode for flag, mode in POOLING_FLAGS.items() if file.get(flag) is True)
+        return flagged or ("mean",)
+    names = [str(name) for name in named] if isinstance(named, list) else [str(named)]
+    unknown = [name for name in names if name not in POOLING_NAMES]
+    if unknown or not names:
+        raise LoadError(f"{path}: pooling_mode {named!r} is unknown; set pooling to override it")
+    return tuple(POOLING_NAMES[name] for name in names)
+
+
+def _read_dense(root: Path, folder: str) -> Dense:
+    """Return a Dense module's shape.
+
+    Raises:
+        LoadError: the activation is not one of torch's simple ones, or it works on another vector.
+    """
+    path = root / folder / "config.json"
+    file = read_json(path, _DenseFile)
+    package, _, activation = file.activation_function.rpartition(".")
+    if not package.startswith("torch.nn") or activation not in ACTIVATIONS:
+        raise LoadError(
+            f"{path}: activation_function {file.activation_function!r} is not supported; "
+            f"torch.nn's {', '.join(ACTIVATIONS)} are"
+        )
+    if {file.module_input_name, file.module_output_name} - {None, SENTENCE}:
+        raise LoadError(f"{path}: only a Dense module from {SENTENCE} to {SENTENCE} is supported")
+    return Dense(folder, file.in_features, file.out_features, file.bias, activation, file.use_residual)

@@ -1,17 +1,20 @@
-"""The settings files of a model: the author's for the whole model, and those of its transformer.
+"""The JSON files of a model directory, read into typed values, and what its settings files say.
 
-``config_sentence_transformers.json``, ``sentence_bert_config.json`` (under any of its old names) and
-``tokenizer_config.json``. A setting that would change the vector and is not understood is a LoadError.
+``config_sentence_transformers.json`` for the whole model; ``sentence_bert_config.json`` (under any of its old
+names) and ``tokenizer_config.json`` for its transformer. A setting that would change the vector and is not
+understood is a LoadError.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from embeddings_gateway.backends.base import LoadError
-from embeddings_gateway.backends.hf.files import json_file
+
+T = TypeVar("T")
 
 # Written by sentence-transformers over the years, the newest first; it reads the first that exists.
 TRANSFORMER_FILES = tuple(
@@ -85,6 +88,31 @@ class _TokenizerFile(msgspec.Struct):
     model_max_length: int | float | None = None
 
 
+def read_json(path: Path, kind: type[T]) -> T:
+    """Return the file's content as ``kind``. Keys that ``kind`` does not name are ignored.
+
+    Raises:
+        LoadError: the file is missing, is not JSON, or holds another type than expected.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except OSError as error:
+        raise LoadError(
+            f"{path} cannot be read: {error.strerror}. Is the model directory complete?"
+        ) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise LoadError(f"{path} is not what a model directory holds there: {error}") from error
+
+
+def read_json_if_present(path: Path, kind: type[T]) -> T | None:
+    """Return the file's content as ``kind``, or nothing where there is no such file.
+
+    Raises:
+        LoadError: as :func:`read_json`, for a file that exists.
+    """
+    return read_json(path, kind) if path.exists() else None
+
+
 def read_model(root: Path) -> ModelSettings:
     """Read ``config_sentence_transformers.json``, if there is one.
 
@@ -92,7 +120,7 @@ def read_model(root: Path) -> ModelSettings:
         LoadError: it is damaged, describes another kind of model, or its default prompt does not exist.
     """
     path = root / "config_sentence_transformers.json"
-    file = json_file.read_if_present(path, _ModelFile) or _ModelFile()
+    file = read_json_if_present(path, _ModelFile) or _ModelFile()
     if file.model_type != "SentenceTransformer":
         raise LoadError(f"{path}: a {file.model_type} is not a model of one dense vector per text")
     if file.default_prompt_name is not None and file.default_prompt_name not in file.prompts:
@@ -113,7 +141,7 @@ def read_transformer(folder: Path) -> TransformerSettings:
         LoadError: a file is damaged, or asks for what is not supported.
     """
     path = next((folder / name for name in TRANSFORMER_FILES if (folder / name).exists()), None)
-    file = json_file.read(path, _TransformerFile) if path else _TransformerFile()
+    file = read_json(path, _TransformerFile) if path else _TransformerFile()
     if path:
         _check(path, file)
     # This limit replaces the tokenizer's even where it is higher, as sentence-transformers has it.
@@ -157,6 +185,6 @@ def _is_plain(modality: _Modality) -> bool:
 
 
 def _tokenizer_limit(folder: Path) -> int | None:
-    file = json_file.read_if_present(folder / "tokenizer_config.json", _TokenizerFile) or _TokenizerFile()
+    file = read_json_if_present(folder / "tokenizer_config.json", _TokenizerFile) or _TokenizerFile()
     limit = file.model_max_length
     return int(limit) if limit is not None and 0 < limit < NO_LIMIT else None

@@ -1,4 +1,4 @@
-"""The weights files of a model directory: which they are, their sums, and when they changed.
+"""The weights files of a model directory: which they are, their checksums, and when they changed.
 
 Safetensors only: the other format is a pickle, and a pickle runs code when it is read.
 """
@@ -12,11 +12,12 @@ import msgspec
 
 from embeddings_gateway.backends import checksum
 from embeddings_gateway.backends.base import LoadError
-from embeddings_gateway.backends.hf.files import json_file
 from embeddings_gateway.backends.hf.files.layout import Layout
+from embeddings_gateway.backends.hf.files.settings import read_json_if_present
 
 SINGLE = "model.safetensors"
 SHARDED = "model.safetensors.index.json"
+VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "*.model")
 
 
 class Weights(msgspec.Struct, frozen=True):
@@ -35,7 +36,7 @@ class _Index(msgspec.Struct):
     weight_map: dict[str, str]
 
 
-def verify(layout: Layout, pinned: str | Mapping[str, str] | None) -> Weights:
+def verify_weights(layout: Layout, pinned: str | Mapping[str, str] | None) -> Weights:
     """Find the weights and compare them with the pinned sums. Nothing but the index file is parsed.
 
     One sum speaks of the transformer's weights; a table may name any file of the directory.
@@ -47,6 +48,15 @@ def verify(layout: Layout, pinned: str | Mapping[str, str] | None) -> Weights:
         return _verify(layout, pinned)
     except OSError as error:
         raise LoadError(f"{error.filename} cannot be read: {error.strerror}") from error
+
+
+def vocabulary_sums(layout: Layout) -> dict[str, str]:
+    """Return the vocabulary's sums: of ``tokenizer.json`` alone where it exists, since only it is read."""
+    for pattern in VOCABULARIES[:1], VOCABULARIES[1:]:
+        files = [file for name in pattern for file in sorted(layout.folder.glob(name))]
+        if files:
+            return {file.name: checksum.sha256(file) for file in files}
+    return {}
 
 
 def _verify(layout: Layout, pinned: str | Mapping[str, str] | None) -> Weights:
@@ -64,7 +74,7 @@ def _transformer(folder: Path) -> list[str]:
     """Name the transformer's files, the way transformers chooses among them: one file before shards."""
     if (folder / SINGLE).is_file():
         return [SINGLE]
-    index = json_file.read_if_present(folder / SHARDED, _Index)
+    index = read_json_if_present(folder / SHARDED, _Index)
     if index is None:
         raise _missing(folder)
     shards = sorted(set(index.weight_map.values()))

@@ -1,7 +1,7 @@
-"""Loads the transformer itself and makes sure that every weight in use came from the file.
+"""Loads the transformer and makes sure that every weight in use came from the file.
 
-transformers fills a layer that the file lacks with random numbers and only logs it. Vectors made by such
-a layer are made up, so here that is an error.
+transformers fills a layer that the file lacks with random numbers and only logs it. Such a layer makes up
+vectors, so here it is an error.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import transformers
@@ -21,9 +21,8 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from embeddings_gateway.backends.base import LoadError
-from embeddings_gateway.backends.hf.facts import Facts
-from embeddings_gateway.backends.hf.network.positions import offset_of
-from embeddings_gateway.backends.hf.network.quiet import quiet
+from embeddings_gateway.backends.hf.runtimes.runtime import TransformerFacts
+from embeddings_gateway.backends.hf.silence_transformers import silence_transformers
 
 # Encoder-decoders whose encoder stands alone in transformers, by config.json's model_type.
 ENCODERS = {
@@ -45,7 +44,20 @@ class Encoder:
     """
 
     model: nn.Module
-    facts: Facts
+    facts: TransformerFacts
+
+
+class PositionOffset(NamedTuple):
+    """Positions that count from past the padding id, as those of RoBERTa's relatives and MPNet do.
+
+    Attributes:
+        padding: the padding id. Positions count from ``padding + 1`` and leave out tokens that are this id;
+            those have the position ``padding``, also inside a text.
+        max_tokens: the tokens for which there are positions.
+    """
+
+    padding: int
+    max_tokens: int
 
 
 def load_encoder(folder: Path, dtype: torch.dtype) -> Encoder:
@@ -55,7 +67,7 @@ def load_encoder(folder: Path, dtype: torch.dtype) -> Encoder:
         LoadError: transformers does not know the architecture or cannot load it, or weights are missing.
     """
     try:
-        with quiet():
+        with silence_transformers():
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
             _without_cache(config)
             model, report = _load(folder, config, dtype)
@@ -66,13 +78,23 @@ def load_encoder(folder: Path, dtype: torch.dtype) -> Encoder:
     _check(folder, model, report["missing_keys"], report["unexpected_keys"])
     text = config.get_text_config()
     pad_id = getattr(text, "pad_token_id", None)
-    facts = Facts(
+    facts = TransformerFacts(
         pad_id=pad_id if isinstance(pad_id, int) and pad_id >= 0 else 0,
         positions=_positions(model, text),
-        vocabulary=model.get_input_embeddings().weight.shape[0],
+        vocabulary_size=model.get_input_embeddings().weight.shape[0],
         causal=_causal(text),
     )
     return Encoder(model, facts)
+
+
+def position_offset(model: nn.Module) -> PositionOffset | None:
+    """Return how a transformer's positions are offset; ``None`` where they count from 0."""
+    # The models that do so are the only ones with a module that has a padding_idx and a table of positions.
+    for module in model.modules():
+        table, padding = getattr(module, "position_embeddings", None), getattr(module, "padding_idx", None)
+        if isinstance(table, nn.Embedding) and isinstance(padding, int):
+            return PositionOffset(padding, table.num_embeddings - padding - 1)
+    return None
 
 
 def _load(folder: Path, config: object, dtype: torch.dtype) -> tuple[Any, dict[str, Iterable[str]]]:
@@ -132,8 +154,8 @@ def _positions(model: nn.Module, config: object) -> int | None:
     limit = getattr(config, "max_position_embeddings", None)
     if not isinstance(limit, int) or limit <= 0:
         return None
-    offset = offset_of(model)
-    return limit if offset is None else offset.longest
+    offset = position_offset(model)
+    return limit if offset is None else offset.max_tokens
 
 
 def _causal(config: object) -> bool:

@@ -15,7 +15,7 @@ from embeddings_gateway.backends.spec import Pooling
 
 
 def pool(tokens: Tensor, mask: Tensor, modes: Sequence[Pooling]) -> Tensor:
-    """Pool with each mode and join the results end to end.
+    """Pool with each mode and concatenate the results.
 
     Args:
         tokens: ``[inputs, tokens, width]``, any float dtype; where the mask is 0, anything.

@@ -1,19 +1,35 @@
-"""Runs a converted network with OpenVINO, on the processor."""
+"""Runs a converted network with OpenVINO, on the processor.
+
+Everything else takes ``openvino`` from here: imported without its telemetry, and without a cache that nothing
+bounds.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
 
-from embeddings_gateway.backends.base import CostRule, EmbedError, LoadError, OutOfMemory, TokenIds, Vectors
+from embeddings_gateway.backends.base import Batch, CostRule, EmbedError, LoadError, OutOfMemory, Vectors
 from embeddings_gateway.backends.hf import hardware
-from embeddings_gateway.backends.hf.facts import Facts
-from embeddings_gateway.backends.hf.runtimes.batch import pad
-from embeddings_gateway.backends.hf.runtimes.choice import Dtype
-from embeddings_gateway.backends.hf.runtimes.openvino_library import openvino
-from embeddings_gateway.backends.hf.runtimes.runtime import exhausted
+from embeddings_gateway.backends.hf.runtimes.runtime import (
+    Dtype,
+    TransformerFacts,
+    is_out_of_memory,
+    pad,
+)
+
+# Converting a model would report it to Intel. Both OpenVINO and NNCF do without this package, and send
+# nothing, where it cannot be imported.
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+
+# oneDNN, inside OpenVINO, keeps 1024 kernels beside those that OpenVINO keeps: under ever new shapes 200 MB
+# with a tiny model. It reads this once.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
+
+import openvino as openvino  # noqa: E402, PLC0414 - given on to others
 
 # Kernels kept for shapes that came before, several for each: without a bound memory grows with every new one.
 KERNELS_KEPT = 400
@@ -39,7 +55,7 @@ class OpenvinoRuntime:
     device = "cpu"
     cost: CostRule = "padded"
 
-    def __init__(self, model: Path, dtype: Dtype, threads: int | None, facts: Facts) -> None:
+    def __init__(self, model: Path, dtype: Dtype, threads: int | None, facts: TransformerFacts) -> None:
         self.dtype: str = dtype
         self._facts = facts
         options: dict[str, object] = {
@@ -56,19 +72,19 @@ class OpenvinoRuntime:
         except (OSError, MemoryError):  # may be so for a while only
             raise
         except Exception as error:  # its own kinds have no common root
-            said = " ".join(str(error).split())[:200]
-            raise LoadError(f"OpenVINO cannot take the model: {type(error).__name__}: {said}") from error
+            reason = " ".join(str(error).split())[:200]
+            raise LoadError(f"OpenVINO cannot take the model: {type(error).__name__}: {reason}") from error
 
-    def run(self, batch: Sequence[TokenIds]) -> Vectors:
+    def run(self, batch: Batch) -> Vectors:
         """Compute one vector per input."""
         if self._request is None:
             raise EmbedError("the model is closed")
-        length = round_up(max(map(len, batch)), self._facts.positions)
+        length = round_up(int(batch.lengths.max()), self._facts.positions)
         ids, mask = pad(batch, self._facts.pad_id, length)
         try:
             vectors = self._request.infer([ids, mask], share_inputs=True, share_outputs=True)[0]
         except Exception as error:
-            if exhausted(error):
+            if is_out_of_memory(error):
                 raise OutOfMemory("OpenVINO is out of memory") from None
             # Only the kind: a message may hold values of the input.
             raise EmbedError(f"OpenVINO failed: {type(error).__name__}") from None

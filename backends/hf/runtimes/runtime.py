@@ -1,11 +1,47 @@
-"""What every runtime of a Network is: the seam between the model and the engine that computes it."""
+"""What every runtime of a Network is: the seam between the model and the engine that computes it.
+
+With it, what runtimes share: facts of the transformer, padding, and the batch size worth asking for.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+import time
+from collections.abc import Callable
+from typing import Literal, Protocol
 
-from embeddings_gateway.backends.base import CostRule, TokenIds, Vectors
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from embeddings_gateway.backends.base import Batch, CostRule, Vectors
+
+Dtype = Literal["fp32", "bf16", "fp16", "int8"]
+
+Padded = NDArray[np.int64]
+"""A batch as one array, shape ``[inputs, tokens]``, rows padded on the right."""
+
+CPU_CANDIDATES = (256, 512, 1024, 2048)
+GPU_CANDIDATES = (4096, 8192, 16384, 32768)
+SECONDS_MAX = 2.0
+INPUT_TOKENS = 32
+ROUNDS = 3
+NEAR_BEST = 0.98
+
+
+class TransformerFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What has to be known of a transformer to use it in any runtime; kept with its conversion.
+
+    Attributes:
+        pad_id: the id that fills rows; models that number positions by it (RoBERTa, MPNet) need the true one.
+        positions: the longest input that it has positions for; ``None``: it has no such limit.
+        vocabulary_size: number of token embeddings.
+        causal: whether a token sees only those before it.
+    """
+
+    pad_id: int
+    positions: int | None
+    vocabulary_size: int
+    causal: bool
 
 
 class Runtime(Protocol):
@@ -15,7 +51,7 @@ class Runtime(Protocol):
         name: ``torch`` or ``openvino``.
         dtype: of weights and arithmetic in the transformer, as users write it.
         device: where it runs, with its number where there may be several.
-        cost: what a batch costs: whether its inputs are padded to the longest or laid end to end.
+        cost: what a batch costs: ``padded`` or ``packed``.
     """
 
     name: str
@@ -23,8 +59,8 @@ class Runtime(Protocol):
     device: str
     cost: CostRule
 
-    def run(self, batch: Sequence[TokenIds]) -> Vectors:
-        """Compute one vector per input: row ``i`` belongs to ``batch[i]``.
+    def run(self, batch: Batch) -> Vectors:
+        """Compute one vector per input: row ``i`` belongs to input ``i``.
 
         Args:
             batch: at least one input, at least one token in each, every id one that the network knows.
@@ -37,7 +73,56 @@ class Runtime(Protocol):
         """Give the memory back."""
 
 
-def exhausted(error: Exception) -> bool:
-    """Tell whether an engine ran out of memory: not every one has a kind of its own for that."""
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell whether an engine ran out of memory; not every engine has an exception of its own for that."""
     said = str(error).lower()
     return isinstance(error, MemoryError) or "alloc" in said or "out of memory" in said
+
+
+def pad(batch: Batch, pad_id: int, length: int = 0) -> tuple[Padded, Padded]:
+    """Pad every input on the right to one length; return ids and mask.
+
+    On the right, because then each token stands at the position that it has when its input is alone:
+    that is right for models with a table of positions and for decoders alike, without position ids.
+
+    Args:
+        batch: at least one input, at least one token in each.
+        pad_id: the model's own padding id.
+        length: the least number of tokens in a row.
+    """
+    present = np.arange(max(length, batch.lengths.max())) < batch.lengths[:, None]
+    ids = np.full(present.shape, pad_id, np.int64)
+    ids[present] = batch.ids
+    return ids, present.astype(np.int64)
+
+
+def best_batch_tokens(run: Callable[[Batch], object], device: str, token: int, max_tokens: int) -> int:
+    """Measure the smallest batch, in tokens, that is about as fast as any: a larger one only adds latency.
+
+    Args:
+        run: computes a batch.
+        device: where.
+        token: any id of the vocabulary.
+        max_tokens: the longest input that the model takes.
+    """
+    speeds: dict[int, float] = {}
+    length = min(INPUT_TOKENS, max_tokens)
+    end = time.perf_counter() + SECONDS_MAX
+    for tokens in CPU_CANDIDATES if device == "cpu" else GPU_CANDIDATES:
+        batch = Batch.of([np.full(length, token, np.int32)] * (tokens // length))
+        speeds[tokens] = tokens / _batch_seconds(run, batch)
+        if time.perf_counter() >= end:
+            break
+    best = max(speeds.values())
+    return next(tokens for tokens, speed in speeds.items() if speed >= NEAR_BEST * best)
+
+
+def _batch_seconds(run: Callable[[Batch], object], batch: Batch) -> float:
+    """Return the time of one batch, once its kernels are made."""
+    run(batch)
+    taken = []
+    for _ in range(ROUNDS):
+        began = time.perf_counter()
+        run(batch)
+        taken.append(time.perf_counter() - began)
+    return min(taken)

@@ -1,9 +1,13 @@
-"""Runs a Network with torch, on the processor or on one GPU."""
+"""Runs a Network with torch, on the processor or on one GPU; batches are packed where the model allows it.
+
+Whether it does is tried when it is loaded (the packing check): a list of families would grow old, and would
+know nothing of the device's kernels.
+"""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -12,23 +16,42 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from embeddings_gateway.backends.base import CostRule, EmbedError, LoadError, OutOfMemory, TokenIds, Vectors
-from embeddings_gateway.backends.hf.facts import Facts
-from embeddings_gateway.backends.hf.files.layout import Layout, settle
-from embeddings_gateway.backends.hf.network import attention
+from embeddings_gateway.backends.base import Batch, CostRule, EmbedError, LoadError, OutOfMemory, Vectors
+from embeddings_gateway.backends.hf.files.layout import Layout, resolve
 from embeddings_gateway.backends.hf.network.encoder import load_encoder
-from embeddings_gateway.backends.hf.network.network import Network, build
-from embeddings_gateway.backends.hf.network.packed import Packed
-from embeddings_gateway.backends.hf.runtimes import packing
-from embeddings_gateway.backends.hf.runtimes.batch import join, pad
-from embeddings_gateway.backends.hf.runtimes.choice import Choice, Dtype
-from embeddings_gateway.backends.hf.runtimes.runtime import exhausted
+from embeddings_gateway.backends.hf.network.network import Network, build_network
+from embeddings_gateway.backends.hf.network.packed_attention import (
+    PACKED,
+    UnpackableError,
+    attention_name,
+    set_attention,
+)
+from embeddings_gateway.backends.hf.network.packed_batch import PackedTensors
+from embeddings_gateway.backends.hf.runtimes.runtime import (
+    Dtype,
+    TransformerFacts,
+    is_out_of_memory,
+    pad,
+)
+from embeddings_gateway.backends.hf.runtimes.select_runtime import RuntimeChoice
+from embeddings_gateway.backends.invariance import cosine
 from embeddings_gateway.backends.spec import HfSpec
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PACKED_DTYPES = ("bf16", "fp16")  # what the kernel for packed batches takes on a GPU
+
+PACKING_LENGTHS = (5, 1, 300, 2, 33, 17, 129, 1)
+PACKING_TOKENS_MAX = 8192
+"""The longest input that is tried, if the model takes it: windows of attention show in no shorter ones."""
+
+PACKED_COSINE_MIN: dict[Dtype, float] = {"fp32": 0.99999, "bf16": 0.999, "fp16": 0.999}
+"""The lowest cosine to the padded vectors. In bf16 two kernels differ by 0.00013 on all-MiniLM-L6-v2."""
+
+PACKED_BATCH_INVARIANCE = 0.99999
+"""The lowest cosine between an input's vectors in batches of the same lengths: the arithmetic is the same."""
 
 
-class Loaded(NamedTuple):
+class TorchModel(NamedTuple):
     """A model in torch.
 
     Attributes:
@@ -38,17 +61,19 @@ class Loaded(NamedTuple):
     """
 
     runtime: TorchRuntime
-    facts: Facts
+    facts: TransformerFacts
     notes: tuple[str, ...]
 
 
-def load(spec: HfSpec, choice: Choice, layout: Layout, *, pack: bool | None = None) -> Loaded:
+def load_torch(
+    spec: HfSpec, choice: RuntimeChoice, layout: Layout, *, packed: bool | None = None
+) -> TorchModel:
     """Load the model's weights onto its device.
 
     Args:
         spec, choice: how it is configured, and computed.
         layout: as read from the directory.
-        pack: whether to lay inputs end to end, if the model can; ``None`` is where there is a kernel for it.
+        packed: whether to pack batches, if the model can; ``None``: where there is a kernel for it.
 
     Raises:
         LoadError: it cannot be loaded, or does not fit there.
@@ -57,16 +82,17 @@ def load(spec: HfSpec, choice: Choice, layout: Layout, *, pack: bool | None = No
         torch.set_num_threads(spec.threads)
     transformer = load_encoder(layout.folder, DTYPES[choice.dtype])
     facts = transformer.facts
-    whole = build(settle(layout, spec, facts.causal), transformer.model)
-    runtime = TorchRuntime(whole, torch.device(choice.device), choice.dtype, facts.pad_id)
-    if pack is None:
-        pack = choice.device != "cpu" and choice.dtype == "bf16"
-    if not pack:
-        return Loaded(runtime, facts, ())
-    known = (spec.max_tokens, layout.max_tokens, facts.positions, packing.TOKENS_MAX)
-    reason = runtime.pack(min(limit for limit in known if limit is not None), facts.vocabulary)
+    network = build_network(resolve(layout, spec, facts.causal), transformer.model)
+    runtime = TorchRuntime(network, torch.device(choice.device), choice.dtype, facts.pad_id)
+    if packed is None:
+        packed = choice.device != "cpu" and choice.dtype in PACKED_DTYPES
+    if not packed:
+        return TorchModel(runtime, facts, ())
+    limits = (spec.max_tokens, layout.max_tokens, facts.positions, PACKING_TOKENS_MAX)
+    max_tokens = min(limit for limit in limits if limit is not None)
+    reason = runtime.use_packing(max_tokens, facts.vocabulary_size)
     notes = (f"inputs are padded to the longest of their batch on {choice.device}: {reason}",)
-    return Loaded(runtime, facts, notes if reason else ())
+    return TorchModel(runtime, facts, notes if reason else ())
 
 
 class TorchRuntime:
@@ -74,7 +100,7 @@ class TorchRuntime:
 
     Args:
         network: on the processor.
-        device: where it shall run.
+        device: where it will run.
         dtype: of its transformer.
         pad_id: the model's own padding id.
 
@@ -88,7 +114,7 @@ class TorchRuntime:
         self.dtype: str = dtype
         self.device = str(device)
         self.cost: CostRule = "padded"
-        self._near = packing.NEAR[dtype]
+        self._cosine_min = PACKED_COSINE_MIN[dtype]
         self._device = device
         self._pad_id = pad_id
         try:
@@ -96,25 +122,26 @@ class TorchRuntime:
         except RuntimeError as error:
             raise LoadError(f"the model does not fit on {device}: {type(error).__name__}") from error
 
-    def pack(self, tokens_max: int, vocabulary: int) -> str:
-        """Lay the inputs of a batch end to end from now on, if that gives them the vectors they have alone.
+    def use_packing(self, max_tokens: int, vocabulary_size: int) -> str:
+        """Pack batches from now on, if that gives inputs the vectors that they have alone.
 
         Args:
-            tokens_max: the longest input that the model takes.
-            vocabulary: the number of its tokens.
+            max_tokens: the longest input that the model takes.
+            vocabulary_size: the number of its tokens.
 
         Returns:
-            Why they are padded after all; empty if they are not.
+            Why batches are padded after all; empty if they are not.
         """
         network = self._open()
-        padded = attention.name_of(network.transformer)
-        inputs, others = (packing.probes(tokens_max, vocabulary, seed) for seed in (1, 2))
+        padded = attention_name(network.transformer)
+        probes, others = (packing_probes(max_tokens, vocabulary_size, seed) for seed in (1, 2))
         try:
-            expected = np.concatenate([self._vectors(network, [ids]) for ids in inputs])
-            self._use("packed", attention.PACKED)
-            packed = partial(self._vectors, network)
-            reason = packing.shortfall(packed, inputs, others, expected, self._near)
-        except attention.UnpackableError as error:
+            expected = np.concatenate([self._vectors(network, one) for one in probes.singles()])
+            self._use("packed", PACKED)
+            reason = packing_check(
+                partial(self._vectors, network), probes, others, expected, self._cosine_min
+            )
+        except UnpackableError as error:
             reason = str(error)
         except Exception as error:  # the model's code was not made for this, nor the kernel for every device
             reason = f"{type(error).__name__} on probes: {' '.join(str(error).split())[:200]}"
@@ -123,7 +150,7 @@ class TorchRuntime:
             self._free()
         return reason
 
-    def run(self, batch: Sequence[TokenIds]) -> Vectors:
+    def run(self, batch: Batch) -> Vectors:
         """Compute one vector per input."""
         network = self._open()
         try:
@@ -132,7 +159,7 @@ class TorchRuntime:
             self._free()
             raise OutOfMemory(f"{self.device} is out of memory") from error
         except Exception as error:
-            if exhausted(error):
+            if is_out_of_memory(error):
                 raise OutOfMemory("torch is out of memory") from None
             # Only the kind: a message of torch may hold values of the input.
             raise EmbedError(f"torch failed on {self.device}: {type(error).__name__}") from None
@@ -150,24 +177,23 @@ class TorchRuntime:
 
     def _use(self, cost: CostRule, kind: str) -> None:
         """Compute packed or padded from now on, with that kind of attention."""
-        attention.choose(self._open().transformer, kind)
+        set_attention(self._open().transformer, kind)
         self.cost = cost
 
     @torch.inference_mode()
-    def _vectors(self, network: Network, batch: Sequence[TokenIds]) -> Vectors:
+    def _vectors(self, network: Network, batch: Batch) -> Vectors:
         """Compute; one copy back from the device."""
         forward = self._packed if self.cost == "packed" else self._padded
         return np.ascontiguousarray(forward(network, batch).cpu().numpy(), dtype=np.float32)
 
-    def _padded(self, network: Network, batch: Sequence[TokenIds]) -> Tensor:
+    def _padded(self, network: Network, batch: Batch) -> Tensor:
         ids, mask = pad(batch, self._pad_id)
         out: Tensor = network(self._put(ids), self._put(mask))
         return out
 
-    def _packed(self, network: Network, batch: Sequence[TokenIds]) -> Tensor:
-        ids, bounds = join(batch)
-        longest = max(map(len, batch))
-        return network.forward_packed(Packed(self._put(ids).long(), self._put(bounds), longest))
+    def _packed(self, network: Network, batch: Batch) -> Tensor:
+        ids, cu_seqlens = self._put(batch.ids.astype(np.int64)), self._put(batch.offsets().astype(np.int32))
+        return network.forward_packed(PackedTensors(ids, cu_seqlens, int(batch.lengths.max())))
 
     def _put(self, array: NDArray[np.integer]) -> Tensor:
         tensor = torch.from_numpy(array)
@@ -178,3 +204,44 @@ class TorchRuntime:
     def _free(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def packing_probes(max_tokens: int, vocabulary_size: int, seed: int) -> Batch:
+    """Return inputs of many lengths, of tokens without meaning; the lengths do not depend on the seed.
+
+    Args:
+        max_tokens: the longest input that the model takes.
+        vocabulary_size: the number of its tokens.
+        seed: tells one series of tokens from another.
+    """
+    longest = min(max_tokens, PACKING_TOKENS_MAX)
+    source = np.random.default_rng(seed)
+    lengths = (*(min(length, longest) for length in PACKING_LENGTHS), longest)
+    return Batch.of([source.integers(0, vocabulary_size, length, np.int32) for length in lengths])
+
+
+def packing_check(
+    packed: Callable[[Batch], Vectors], probes: Batch, others: Batch, expected: Vectors, cosine_min: float
+) -> str:
+    """Say what is wrong with the vectors of packed batches; empty if nothing is.
+
+    Args:
+        packed: computes a packed batch.
+        probes: inputs of several lengths.
+        others: other inputs of the same lengths.
+        expected: the vector of each probe, alone and padded.
+        cosine_min: the lowest cosine to those.
+    """
+    together = packed(probes)
+    for vectors in together, np.concatenate([packed(one) for one in probes.singles()]):
+        lowest = cosine(vectors, expected).min()
+        if not lowest >= cosine_min:  # also where it is NaN
+            return f"the cosine to the padded vectors is {lowest:.5f} on probes, and has to be {cosine_min}"
+    both = Batch.concat([probes, others])
+    rows = np.arange(len(probes))
+    for parity in 0, 1:
+        mixed = both.select(np.where(rows % 2 == parity, rows, rows + len(probes)))
+        same = cosine(packed(mixed)[parity::2], together[parity::2]).min()
+        if not same >= PACKED_BATCH_INVARIANCE:
+            return "an input's vector depends on those beside it"
+    return ""

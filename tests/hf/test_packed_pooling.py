@@ -1,4 +1,4 @@
-"""Pooling of inputs that lie end to end: against plain formulas and against pooling by mask."""
+"""Pooling of packed batches: against plain formulas and against pooling by mask."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ pytest.importorskip("torch", reason="the hf extra is not installed")
 import torch
 
 from embeddings_gateway.backends.hf.network import pooling
-from embeddings_gateway.backends.hf.network.packed import Packed
-from embeddings_gateway.backends.hf.network.ragged import MODES, pool
+from embeddings_gateway.backends.hf.network.packed_batch import MODES, PackedTensors, packed_pooling
 from tests.hf.reference import POOLING
 
 LENGTHS = (1, 2, 5, 1, 9)
@@ -23,7 +22,7 @@ def made():
     source = torch.Generator().manual_seed(3)
     tokens = -torch.rand(sum(LENGTHS), 6, generator=source) - 1
     ids = torch.zeros(sum(LENGTHS), dtype=torch.int64)
-    return tokens, Packed(ids, torch.tensor(EDGES, dtype=torch.int32), max(LENGTHS))
+    return tokens, PackedTensors(ids, torch.tensor(EDGES, dtype=torch.int32), max(LENGTHS))
 
 
 def padded(tokens):
@@ -34,12 +33,12 @@ def padded(tokens):
     return rows, mask.long()
 
 
-def test_bounds():
-    """The bounds say which input a token belongs to, and which place it has there."""
+def test_position_ids():
+    """The cumulative lengths say which input a token belongs to, and its position there."""
     _, batch = made()
     assert batch.lengths.tolist() == list(LENGTHS)
-    assert batch.owners.tolist() == [0, 1, 1, 2, 2, 2, 2, 2, 3, 4, 4, 4, 4, 4, 4, 4, 4, 4]
-    assert batch.places.tolist() == [0, 0, 1, 0, 1, 2, 3, 4, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]
+    assert batch.sequence_ids.tolist() == [0, 1, 1, 2, 2, 2, 2, 2, 3, 4, 4, 4, 4, 4, 4, 4, 4, 4]
+    assert batch.position_ids.tolist() == [0, 0, 1, 0, 1, 2, 3, 4, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]
 
 
 def test_modes():
@@ -51,7 +50,7 @@ def test_modes():
 def test_formula(mode):
     """Every mode is its textbook formula over the tokens of each input, and what pooling by mask gives."""
     tokens, batch = made()
-    pooled = pool(tokens, batch, [mode]).numpy()
+    pooled = packed_pooling(tokens, batch, [mode]).numpy()
     inputs = [tokens[start : start + length].numpy() for start, length in zip(EDGES, LENGTHS, strict=False)]
     assert np.allclose(pooled, np.stack([POOLING[mode](rows) for rows in inputs]), atol=1e-6)
     assert np.allclose(pooled, pooling.pool(*padded(tokens), [mode]).numpy(), atol=1e-6)
@@ -62,9 +61,9 @@ def test_fp32_arithmetic(mode):
     """Token vectors in bf16 are pooled in fp32."""
     tokens, batch = made()
     narrow = tokens.bfloat16()
-    pooled = pool(narrow, batch, [mode])
+    pooled = packed_pooling(narrow, batch, [mode])
     assert pooled.dtype == torch.float32
-    assert torch.equal(pooled, pool(narrow.float(), batch, [mode]))
+    assert torch.equal(pooled, packed_pooling(narrow.float(), batch, [mode]))
 
 
 @pytest.mark.parametrize("mode", sorted(MODES))
@@ -72,12 +71,14 @@ def test_not_finite_stays_with_its_input(mode):
     """A vector that is not finite spoils the input that it belongs to, and no other."""
     tokens, batch = made()
     tokens[EDGES[2]] = tokens[EDGES[3] - 1] = float("nan")
-    finite = torch.isfinite(pool(tokens, batch, [mode])).all(dim=1)
+    finite = torch.isfinite(packed_pooling(tokens, batch, [mode])).all(dim=1)
     assert finite.tolist() == [True, True, False, True, True]
 
 
 def test_joined_in_order():
     """Several modes are joined end to end in the order given."""
     tokens, batch = made()
-    both = pool(tokens, batch, ["max", "cls"])
-    assert torch.equal(both, torch.cat([pool(tokens, batch, [mode]) for mode in ("max", "cls")], dim=1))
+    both = packed_pooling(tokens, batch, ["max", "cls"])
+    assert torch.equal(
+        both, torch.cat([packed_pooling(tokens, batch, [mode]) for mode in ("max", "cls")], dim=1)
+    )

@@ -7,12 +7,11 @@ from typing import Literal, NamedTuple
 
 from embeddings_gateway.backends.base import LoadError
 from embeddings_gateway.backends.hf import hardware
+from embeddings_gateway.backends.hf.runtimes.runtime import Dtype
 from embeddings_gateway.backends.spec import HfSpec
 
-Dtype = Literal["fp32", "bf16", "int8"]
 
-
-class Choice(NamedTuple):
+class RuntimeChoice(NamedTuple):
     """What computes a model.
 
     Attributes:
@@ -26,8 +25,8 @@ class Choice(NamedTuple):
     dtype: Dtype
 
 
-def choose(spec: HfSpec) -> Choice:
-    """Settle what the configuration leaves to the machine.
+def select_runtime(spec: HfSpec) -> RuntimeChoice:
+    """Resolve what the configuration leaves to the machine.
 
     Raises:
         LoadError: what it asks for is not here, or does not go together.
@@ -38,31 +37,44 @@ def choose(spec: HfSpec) -> Choice:
         raise LoadError("dtype 'int8' needs runtime 'openvino' on a processor: change one of them")
     if spec.dtype == "int8" and importlib.util.find_spec("nncf") is None:
         raise LoadError("dtype 'int8' needs the package nncf: install the extra 'int8'")
-    if spec.dtype == "fp16":
-        raise LoadError("dtype 'fp16' is not supported by this engine: use fp32, bf16 or auto")
+    if spec.dtype == "fp16" and device == "cpu":
+        raise LoadError("dtype 'fp16' needs runtime 'torch' on a GPU: use bf16, fp32 or auto on a processor")
     if spec.dtype == "auto":
-        # On a processor torch's bf16 is too coarse for one text to have one vector in any company.
+        # On a processor torch's bf16 is too coarse for a text to have the same vector in every batch.
         exact = runtime == "torch" and device == "cpu"
-        return Choice(runtime, device, "bf16" if not exact and _has_bf16(device) else "fp32")
+        return RuntimeChoice(runtime, device, "bf16" if not exact and _has_bf16(device) else "fp32")
     if spec.dtype == "bf16" and device != "cpu" and not _has_bf16(device):
         raise LoadError(f"dtype is 'bf16', but {device} does not have it: use fp32 or auto")
-    return Choice(runtime, device, spec.dtype)
+    return RuntimeChoice(runtime, device, spec.dtype)
 
 
 def _device(wanted: str) -> str:
+    """Return the device that the configuration asks for; ``auto`` is a GPU where there is one.
+
+    Raises:
+        LoadError: the configuration names a GPU that is not there.
+    """
     if wanted == "cpu" or (wanted == "auto" and not hardware.may_have_gpu()):
         return "cpu"
-    from embeddings_gateway.backends.hf.runtimes import gpu
+    import torch
 
-    return gpu.find(wanted)
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted == "auto" and not count:
+        return "cpu"
+    index = torch.device("cuda" if wanted == "auto" else wanted).index or 0
+    if index >= count:
+        raise LoadError(f"device is {wanted!r}, but torch finds {count} GPUs here: use cpu or auto")
+    return f"cuda:{index}"
 
 
 def _has_bf16(device: str) -> bool:
+    """Tell whether a device computes in bf16 by itself."""
     if device == "cpu":
         return hardware.has_bf16()
-    from embeddings_gateway.backends.hf.runtimes import gpu
+    import torch
 
-    return gpu.has_bf16(device)
+    with torch.cuda.device(device):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def _runtime(spec: HfSpec, device: str) -> Literal["torch", "openvino"]:

@@ -10,7 +10,7 @@ from transformers.utils import logging
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def silence_transformers() -> Iterator[None]:
     """Silence transformers' log, progress bars and warnings, and put things back as they were."""
     verbosity = logging.get_verbosity()
     progress = logging.is_progress_bar_enabled()

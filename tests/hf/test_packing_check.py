@@ -1,4 +1,4 @@
-"""The judgement of vectors that were computed end to end, on computations that are right and wrong."""
+"""The packing check, on computations that are right and wrong."""
 
 from __future__ import annotations
 
@@ -7,26 +7,32 @@ import pytest
 
 pytest.importorskip("torch", reason="the hf extra is not installed")
 
-from embeddings_gateway.backends.hf.runtimes.packing import LENGTHS, TOKENS_MAX, probes, shortfall
+from embeddings_gateway.backends.base import Batch
+from embeddings_gateway.backends.hf.runtimes.torch_runtime import (
+    PACKING_LENGTHS,
+    PACKING_TOKENS_MAX,
+    packing_check,
+    packing_probes,
+)
 
 TABLE = np.random.default_rng(9).normal(size=(100, 16)).astype(np.float32)
-INPUTS, OTHERS = (probes(64, 100, seed) for seed in (1, 2))
-EXPECTED = np.stack([TABLE[ids].mean(0) for ids in INPUTS])
+INPUTS, OTHERS = (packing_probes(64, 100, seed) for seed in (1, 2))
+EXPECTED = np.stack([TABLE[ids].mean(0) for ids in INPUTS.split()])
 
 
 def right(batch):
     """Give each input the mean of its own tokens."""
-    return np.stack([TABLE[ids].mean(0) for ids in batch])
+    return np.stack([TABLE[ids].mean(0) for ids in batch.split()])
 
 
 def leaking(share):
     """Return a computation that lets a share of its neighbours into each vector."""
-    return lambda batch: right(batch) + share * right([np.concatenate(batch)])
+    return lambda batch: right(batch) + share * right(Batch.of([batch.ids]))
 
 
 def judged(packed, near=0.999):
     """Judge a computation."""
-    return shortfall(packed, INPUTS, OTHERS, EXPECTED, near)
+    return packing_check(packed, INPUTS, OTHERS, EXPECTED, near)
 
 
 def test_right():
@@ -34,8 +40,8 @@ def test_right():
     assert judged(right, 0.99999) == ""
 
 
-def test_wrong_in_company():
-    """Vectors that are right alone and wrong in company are found."""
+def test_wrong_in_a_batch():
+    """Vectors that are right alone and wrong in a batch are found."""
     assert "cosine" in judged(lambda batch: right(batch) if len(batch) == 1 else leaking(1)(batch))
 
 
@@ -57,9 +63,9 @@ def test_no_vectors(value):
 
 def test_probes():
     """Probes are of many lengths within the model's limit, that limit itself among them, and repeat."""
-    made = probes(64, 100, 1)
-    assert [len(ids) for ids in made] == [*(min(length, 64) for length in LENGTHS), 64]
-    assert max(map(len, probes(100_000, 100, 1))) == TOKENS_MAX
-    assert all((one == two).all() for one, two in zip(made, INPUTS, strict=True))
-    assert min(ids.min() for ids in made) >= 0
-    assert max(ids.max() for ids in made) < 100
+    probes = packing_probes(64, 100, 1)
+    assert probes.lengths.tolist() == [*(min(length, 64) for length in PACKING_LENGTHS), 64]
+    assert packing_probes(100_000, 100, 1).lengths.max() == PACKING_TOKENS_MAX
+    assert (probes.ids == INPUTS.ids).all()
+    assert probes.ids.min() >= 0
+    assert probes.ids.max() < 100

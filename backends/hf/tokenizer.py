@@ -1,0 +1,202 @@
+"""Text to token ids, from any thread, and the facts about it that the gateway needs.
+
+``tokenizer.json`` is taken as it stands, because it is what the model was trained with. transformers 5 builds
+many tokenizers anew from their vocabulary, with the normalizer and the splitting that it takes for their
+family's. transformers converts a vocabulary only where that file is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from tokenizers import Tokenizer
+from tokenizers.normalizers import Lowercase, Normalizer
+from tokenizers.normalizers import Sequence as Normalizers
+
+from embeddings_gateway.backends.base import EmbedError, LoadError, TokenIds
+from embeddings_gateway.backends.hf.files.layout import Layout
+from embeddings_gateway.backends.hf.files.settings import read_json_if_present
+
+FILE = "tokenizer.json"
+# Any word does: only what stands around its tokens is looked at. Several, as a vocabulary may lack some.
+PROBES = ("a", "hello", "1", "the")
+
+
+class EndTokens(msgspec.Struct, frozen=True):
+    """Ids that ``tokenizer_config.json`` wants before and after every text, whatever ``tokenizer.json`` says.
+
+    Some decoders (those derived from Mistral) were saved with a ``tokenizer.json`` that lacks the end token
+    that transformers adds because of ``add_eos_token``. A ``false`` there is ignored: others (Qwen's)
+    say so while their ``tokenizer.json`` rightly adds the token.
+    """
+
+    first: int | None = None
+    last: int | None = None
+
+
+class HfTokenizer:
+    """A vocabulary that is never changed after construction, so that threads may share it.
+
+    Attributes:
+        prefix, suffix: the special token ids that stand before and after every text.
+        size: ids are in ``range(size)``.
+    """
+
+    def __init__(self, vocabulary: Tokenizer, ends: EndTokens) -> None:
+        self._vocabulary = vocabulary
+        before, after = _around(vocabulary)
+        self._first = _absent(ends.first, before[:1])
+        self._last = _absent(ends.last, after[-1:])
+        self.prefix = self._first + before
+        self.suffix = after + self._last
+        self.size = max(vocabulary.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+    def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
+        """Return the ids of each text, special tokens included, never cut. Any thread may call this.
+
+        Raises:
+            EmbedError: a text is not valid Unicode (it has an unpaired surrogate).
+        """
+        try:
+            encodings = self._vocabulary.encode_batch_fast(list(texts))
+        except Exception as error:
+            # Without the cause: the library may quote the text.
+            raise EmbedError(f"the tokenizer failed: {type(error).__name__}") from None
+        first, last = list(self._first), list(self._last)
+        return [np.array([*first, *encoding.ids, *last], dtype=np.int32) for encoding in encodings]
+
+
+def open_tokenizer(layout: Layout, converted: Path | None = None) -> HfTokenizer:
+    """Return the tokenizer of a model directory.
+
+    Args:
+        layout: as read from the directory.
+        converted: where its vocabulary was kept when it was converted, if it was.
+
+    Raises:
+        LoadError: there is no vocabulary, or it cannot be read.
+    """
+    opened = open_vocabulary(layout.folder, layout.lower_case, converted)
+    return HfTokenizer(opened, end_tokens(layout.folder, opened))
+
+
+def open_vocabulary(folder: Path, lower_case: bool, converted: Path | None = None) -> Tokenizer:
+    """Return a tokenizer that neither pads nor cuts, shared with nobody.
+
+    transformers, which takes seconds to import, is imported only where there is no ``tokenizer.json``.
+
+    Args:
+        folder: the transformer's directory.
+        lower_case: whether text is lower-cased first.
+        converted: where :func:`save_vocabulary` has saved the converted one, if it has.
+
+    Text that looks like a special token (``[SEP]``) becomes that token, as in sentence-transformers:
+    otherwise the same text would have another vector here.
+
+    Raises:
+        LoadError: there is no vocabulary, or it cannot be read.
+    """
+    file = folder / FILE
+    if not file.is_file() and converted is not None:
+        file = converted / FILE
+    try:
+        tokenizer = Tokenizer.from_file(str(file)) if file.is_file() else convert_tokenizer(folder)
+    except LoadError:
+        raise
+    except Exception as error:  # the tokenizers library raises Exception itself
+        raise LoadError(f"{file} cannot be read: {error}") from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    if lower_case:
+        tokenizer.normalizer = _lower_casing(tokenizer.normalizer)
+    return tokenizer
+
+
+def save_vocabulary(folder: Path, into: Path) -> None:
+    """Write the vocabulary of a directory that has no ``tokenizer.json`` as one.
+
+    Raises:
+        LoadError: as :func:`open_vocabulary`.
+    """
+    if not (folder / FILE).is_file():
+        convert_tokenizer(folder).save(str(into / FILE))
+
+
+def end_tokens(folder: Path, tokenizer: Tokenizer) -> EndTokens:
+    """Return the ids that ``tokenizer_config.json`` explicitly wants around every text.
+
+    Raises:
+        LoadError: the file is damaged or wants a token that is not in the vocabulary.
+    """
+    path = folder / "tokenizer_config.json"
+    file = read_json_if_present(path, _EndTokensFile) or _EndTokensFile()
+
+    def resolve(wanted: bool | None, token: str | _SpecialToken | None) -> int | None:
+        if not wanted or token is None:
+            return None
+        content = token if isinstance(token, str) else token.content
+        token_id = tokenizer.token_to_id(content)
+        if token_id is None:
+            raise LoadError(f"{path} adds the token {content!r}, which is not in the vocabulary")
+        return token_id
+
+    return EndTokens(
+        first=resolve(file.add_bos_token, file.bos_token),
+        last=resolve(file.add_eos_token, file.eos_token),
+    )
+
+
+def _around(vocabulary: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Find the ids put before and after a text, by looking at one with and without them."""
+    for probe in PROBES:
+        bare = vocabulary.encode(probe, add_special_tokens=False).ids
+        whole = vocabulary.encode(probe).ids
+        for start in range(len(whole) - len(bare) + 1):
+            if bare and whole[start : start + len(bare)] == bare:
+                return tuple(whole[:start]), tuple(whole[start + len(bare) :])
+    raise LoadError("the tokenizer makes no tokens of plain words: is it the right one for this model?")
+
+
+def _absent(wanted: int | None, present: tuple[int, ...]) -> tuple[int, ...]:
+    return () if wanted is None or present == (wanted,) else (wanted,)
+
+
+class _SpecialToken(msgspec.Struct):
+    content: str
+
+
+class _EndTokensFile(msgspec.Struct):
+    add_bos_token: bool | None = None
+    add_eos_token: bool | None = None
+    bos_token: str | _SpecialToken | None = None
+    eos_token: str | _SpecialToken | None = None
+
+
+def _lower_casing(normalizer: Normalizer | None) -> Normalizer:
+    """Put lower-casing first, as sentence-transformers does for ``do_lower_case``."""
+    return Normalizers([Lowercase()] if normalizer is None else [Lowercase(), normalizer])
+
+
+def convert_tokenizer(folder: Path) -> Tokenizer:
+    """Return the vocabulary of a directory without ``tokenizer.json``, as transformers converts it.
+
+    Raises:
+        LoadError: it cannot be converted.
+    """
+    from transformers import AutoTokenizer
+
+    from embeddings_gateway.backends.hf.silence_transformers import silence_transformers
+
+    try:
+        with silence_transformers():
+            loaded = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        # A copy: the object inside a transformers tokenizer changes state while others use it.
+        return Tokenizer.from_str(loaded.backend_tokenizer.to_str())
+    except Exception as error:
+        raise LoadError(
+            f"{folder} has no tokenizer.json, and its vocabulary cannot be converted "
+            f"({type(error).__name__}: {error}): save one with AutoTokenizer's save_pretrained"
+        ) from error
