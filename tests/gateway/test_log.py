@@ -138,7 +138,7 @@ def test_an_application_has_its_own():
     assert ended.stdout == ""
     assert SECRET not in ended.stderr
     (said,) = ended.stderr.splitlines()
-    assert said.startswith("gateway ERROR event='ours failed' ")
+    assert said.startswith("embeddings_gateway ERROR event='ours failed' ")
     assert "model='small'" in said
     assert said.endswith("ValueError'")
 

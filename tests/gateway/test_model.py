@@ -9,6 +9,7 @@ import signal
 import numpy as np
 import pytest
 
+from embeddings_gateway.api.health import health
 from embeddings_gateway.backends.spec import FakeSpec, FaultSpec
 from embeddings_gateway.errors import (
     ContextLengthExceeded,
@@ -19,7 +20,6 @@ from embeddings_gateway.errors import (
     SpaceMismatch,
     TooManyTokens,
 )
-from embeddings_gateway.api.health import health
 from embeddings_gateway.serving.ask import Ask
 from tests.gateway.fakes import all_quiet, vector_of
 from tests.processes import children_of, freeze

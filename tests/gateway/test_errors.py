@@ -12,8 +12,8 @@ from litestar.exceptions import (
 )
 
 from embeddings_gateway import errors
-from embeddings_gateway.errors import GatewayError
 from embeddings_gateway.api.errors import TABLE, error_detail, error_response
+from embeddings_gateway.errors import GatewayError
 
 INVALID = "invalid_request_error"
 ROWS = [
