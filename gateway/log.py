@@ -78,7 +78,7 @@ def log_request(level: Literal["debug", "info"], event: dict[str, Any]) -> None:
         getattr(_log, level)("request", **event)
     elif _output.json_level <= (logging.INFO if level == "info" else logging.DEBUG):
         event |= {"event": "request", "level": level, "timestamp": datetime.now(UTC)}
-        _output.logger.write(orjson.dumps(event, option=orjson.OPT_UTC_Z).decode())
+        _output.logger.write_json(event)
 
 
 class Lines:
@@ -96,6 +96,12 @@ class Lines:
         with suppress(OSError, ValueError):  # the latter of a stream that is closed
             self._stream.write(f"{line}\n")
             self._stream.flush()
+
+    def write_json(self, event: dict[str, Any]) -> None:
+        """Write an event of plain values."""
+        with suppress(OSError, ValueError):
+            self._stream.buffer.write(orjson.dumps(event, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE))
+            self._stream.buffer.flush()
 
     debug = info = warning = error = critical = write
 

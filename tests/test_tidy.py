@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from embeddings_gateway.api.errors import TABLE
 from embeddings_gateway.backends.spec import FakeSpec, GgufSpec, HfSpec
 from embeddings_gateway.cli.openapi import document
 from embeddings_gateway.config import ServerConfig, ServingConfig
 from embeddings_gateway.config_file import parse
-from embeddings_gateway.http.status import TABLE
 from embeddings_gateway.metrics import Metrics
 
 ROOT = Path(__file__).parent.parent
@@ -24,7 +24,7 @@ MEASURING = sorted(ROOT.glob("bench/**/*.py"))
 FILE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 60
 AT_HOME = {
-    "litestar": ("gateway/app.py", "gateway/http/"),
+    "litestar": ("gateway/app.py", "gateway/api/"),
     "torch": ("backends/hf/",),
     "transformers": ("backends/hf/",),
     "tokenizers": ("backends/hf/",),
@@ -38,12 +38,12 @@ AT_HOME = {
     "structlog": ("gateway/log.py",),
     "typer": ("gateway/cli/",),
     "rich": ("gateway/cli/",),
-    "httptools": ("gateway/http/",),
-    "uvicorn": ("gateway/http/",),
+    "httptools": ("gateway/server/",),
+    "pybase64": ("gateway/api/",),
 }
 ROOMS = {
     "embeddings_gateway.workers": {"workers", "metrics", "config", "log"},
-    "embeddings_gateway.batching": {"batching", "workers", "metrics", "errors", "log"},
+    "embeddings_gateway.batching": {"batching", "workers", "metrics", "errors", "config", "log"},
     "embeddings_gateway.serving": {"serving", "batching", "workers", "metrics", "errors", "config", "log"},
     "embeddings_gateway.library": {
         "library",
@@ -54,7 +54,8 @@ ROOMS = {
         "config_file",
         "allowed_values",
     },
-    "embeddings_gateway.http": {"http", "serving", "metrics", "errors", "config", "allowed_values", "log"},
+    "embeddings_gateway.server": {"server", "errors", "config", "log"},
+    "embeddings_gateway.api": {"api", "server", "serving", "metrics", "errors", "config", "allowed_values", "log"},
 }
 PURE = (
     "gateway/batching/planner.py",

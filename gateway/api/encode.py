@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
 import orjson
 import pybase64
-from numpy.typing import NDArray
 
 from embeddings_gateway.api.errors import ErrorDetail
 from embeddings_gateway.backends.base import Vectors
@@ -90,57 +89,31 @@ async def encode_response(
     begin, end = envelope.split(b"[]", 1)  # of ``data``, which comes before anything that holds a name
     encode = _encode_base64 if encoding_format == "base64" else _encode_floats
     rows = max(1, BLOCK_NUMBERS[encoding_format] // vectors.shape[1])
-    pieces = [b"%b[" % begin]
+    pieces = [begin + b"["]
     for first in range(0, inputs, rows):
         if first:
             await asyncio.sleep(0)
         pieces.append(_entries(vectors[first : first + rows], first, errors, encode))
-    return _joined(pieces, b"]" + end)
-
-
-def _joined(pieces: list[bytes], end: bytes) -> list[bytes]:
-    """Return the pieces with the first and the last joined to their neighbours, which are much larger."""
-    first, second, *others = pieces
-    whole = [first + second, *others]
-    return [*whole[:-1], whole[-1] + end]
+    pieces[1] = pieces[0] + pieces[1]
+    pieces[-1] += b"]" + end
+    return pieces[1:]
 
 
 def _entries(
-    block: Vectors,
-    first: int,
-    errors: Mapping[int, ErrorDetail],
-    encode: Callable[[Vectors], Sequence[bytes]],
+    block: Vectors, first: int, errors: Mapping[int, ErrorDetail], encode: Callable[[Vectors], list[bytes]]
 ) -> bytes:
     """Return the entries of a block of rows, of which the first is that of input ``first``."""
-    if errors:
-        return _entries_with_errors(block, first, errors, encode)
-    _check_finite(block)
-    rows = encode(np.ascontiguousarray(block, dtype="<f4"))
-    entries = [
-        b'{"object":"embedding","index":%d,"embedding":%b}' % entry for entry in enumerate(rows, first)
-    ]
-    return (b"," if first else b"") + b",".join(entries)
-
-
-def _entries_with_errors(
-    block: Vectors,
-    first: int,
-    errors: Mapping[int, ErrorDetail],
-    encode: Callable[[Vectors], Sequence[bytes]],
-) -> bytes:
-    """Return the same where some inputs have an error in the place of a vector."""
-    entries = []
-    for index, row in enumerate(block, first):
-        if index in errors:
-            entries.append(_encoder.encode(EmbeddingError(index, errors[index])))
-        else:
-            entries.append(_entries(row[None], index, {}, encode).lstrip(b","))
-    return (b"," if first else b"") + b",".join(entries)
-
-
-def _check_finite(block: NDArray[np.float32]) -> None:
+    failed = [index for index in errors if 0 <= index - first < len(block)]
+    if failed:  # their rows are replaced below
+        block = block.copy()
+        block[[index - first for index in failed]] = 0
     if not np.isfinite(block).all():
         raise ValueError(NOT_FINITE)
+    rows = encode(np.ascontiguousarray(block, dtype="<f4"))
+    entries = [b'{"object":"embedding","index":%d,"embedding":%b}' % row for row in enumerate(rows, first)]
+    for index in failed:
+        entries[index - first] = _encoder.encode(EmbeddingError(index, errors[index]))
+    return (b"," if first else b"") + b",".join(entries)
 
 
 def _encode_base64(block: Vectors) -> list[bytes]:

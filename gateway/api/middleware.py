@@ -27,6 +27,7 @@ EMBEDDINGS = "/v1/embeddings"
 CLIENT_GONE = 499  # nobody reads it; it is for log and metrics
 QUIET = frozenset({"/livez", "/readyz", "/health", "/metrics"})
 PATHS = QUIET | {EMBEDDINGS, "/v1/models", "/docs"}
+PHASE_FIELDS = [(phase, f"{phase}_ms") for phase in PHASES]
 MAX_LIST_BYTES = 1024
 """Bytes of a list of inputs in a header: a proxy such as nginx takes 4 KiB of all headers together."""
 
@@ -185,7 +186,7 @@ class Middleware:
                 "inputs": request_log.inputs,
                 "tokens": request_log.tokens,
                 "truncated": len(request_log.truncated),
-                **{f"{phase}_ms": round(1000 * timings.get(phase, 0), 2) for phase in PHASES},
+                **{name: round(1000 * timings.get(phase, 0), 2) for phase, name in PHASE_FIELDS},
                 "ms": round(1000 * (time.monotonic() - request_log.arrived), 2),
                 "status": request_log.status,
                 "code": request_log.code,

@@ -135,16 +135,16 @@ def inputs_of(request: EmbeddingRequest, max_inputs: int, limits: InputLimits) -
     """
     sent = request.input
     single = isinstance(sent, str) or (bool(sent) and isinstance(sent[0], int))
-    inputs = cast(list[str | int | list[int]], [sent] if single else sent)
+    inputs = cast("list[str]", [sent] if single else sent)  # or ids; checked below
     if not 1 <= len(inputs) <= max_inputs:
         raise InvalidRequest(f"A request has 1 to {max_inputs} inputs, not {len(inputs)}.", "input")
     if single and isinstance(sent, list):
         _check_ids(sent)
-    lengths = list(map(len, cast(list[str], inputs))) if len(set(map(type, inputs))) == 1 else []
+    lengths = list(map(len, inputs)) if len(set(map(type, inputs))) == 1 else [0]
     longest = limits.max_chars if isinstance(inputs[0], str) else limits.max_ids
-    if lengths and min(lengths) > 0 and max(lengths) <= longest:
-        return Inputs(cast(Texts | IdLists, inputs), {})
-    return Inputs(cast(Texts | IdLists, inputs), _faults_of(inputs, limits, single, bool(request.partial)))
+    if min(lengths) > 0 and max(lengths) <= longest:
+        return Inputs(inputs, {})
+    return Inputs(inputs, _faults_of(inputs, limits, single, bool(request.partial)))
 
 
 def _faults_of(
@@ -156,7 +156,7 @@ def _faults_of(
         where = "input" if single else f"input[{index}]"
         if type(entry) is not type(inputs[0]):
             raise InvalidRequest("All inputs have to be of one kind: texts, or arrays of token ids.", where)
-        fault = limits.error(cast(str | list[int], entry))
+        fault = limits.error(cast("str | list[int]", entry))
         if fault is not None and not partial:
             raise fault.about(where)
         if fault is not None:

@@ -89,17 +89,18 @@ async def run(config: Config) -> bool:
         watching = asyncio.create_task(stop_if_all_failed(server, registry))
         await server.serve()
         announcing.cancel()
-        watching.cancel()
-    if reasons := failures(registry):
-        fail("no model can be served: " + "; ".join(reasons))
+    if watching.done():
+        fail("no model can be served: " + "; ".join(watching.result()))
+    watching.cancel()
     return not server.forced
 
 
-async def stop_if_all_failed(server: Server, registry: Registry) -> None:
-    """Stop the server once no model can be served any more."""
-    while not failures(registry):  # noqa: ASYNC110
+async def stop_if_all_failed(server: Server, registry: Registry) -> list[str]:
+    """Stop the server once no model can be served any more; return why."""
+    while not (reasons := failures(registry)):  # noqa: ASYNC110
         await asyncio.sleep(POLL_S)
     server.stop()
+    return reasons
 
 
 def failures(registry: Registry) -> list[str]:

@@ -19,8 +19,7 @@ from embeddings_gateway.errors import (
     TooManyTokens,
 )
 from embeddings_gateway.library.embeddings import Embeddings
-from embeddings_gateway.serving.served import Call, InputLimits, Result, Served, Texts
-from embeddings_gateway.workers.engine import OVER
+from embeddings_gateway.serving.served import OVER, Call, InputLimits, Result, Served, Texts
 
 PART = 256
 PART_CHARS = 500_000

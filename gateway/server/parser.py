@@ -43,7 +43,7 @@ class Receiver(Protocol):
 class RequestParser:
     """Parses the requests of one connection.
 
-    httptools keeps an incomplete header to itself. So the bytes are counted that arrived since it last reported
+    httptools keeps an incomplete header to itself. So the bytes are counted that arrived since it last told
     something; memory is bounded by ``MAX_HEAD_BYTES`` and one read of the transport.
     """
 

@@ -16,8 +16,8 @@ MAX_JOINED_BYTES = 64 << 10
 class Writer:
     """Writes to a transport.
 
-    A connection that is closed while bytes of its client are unread is reset, and the client loses the response
-    that it has not read. So ``half_close`` closes only the way out, and the owner calls ``abort`` later.
+    A connection that is closed while bytes of its client are unread is reset, and the client loses the
+    response. So ``half_close`` closes only the way out, and the owner calls ``abort`` later.
 
     Attributes:
         deadline: when the client has to have taken what was written; monotonic seconds.

@@ -18,8 +18,8 @@ import numpy as np
 from embeddings_gateway.app import create_app
 from embeddings_gateway.backends.invariance import BATCH_INVARIANCE
 from embeddings_gateway.config_file import parse
-from embeddings_gateway.http.server import Server
 from embeddings_gateway.metrics import Metrics
+from embeddings_gateway.server.server import Server
 from embeddings_gateway.serving.model import Model
 from embeddings_gateway.serving.registry import Registry
 from tests.cosine import lowest_cosine
@@ -47,14 +47,14 @@ async def running(config: str, name: str) -> AsyncIterator[Running]:
     settings, metrics = parse(tomllib.loads(config), Path.cwd(), "a test"), Metrics()
     registry = Registry(settings, metrics)
     bounds = msgspec.structs.replace(settings.server, port=0)
-    server = Server(create_app(settings, registry, metrics), bounds, registry)
-    serving = asyncio.create_task(server.serve())
-    await server.listening.wait()
-    await registry.attempted()
-    host, port = server.servers[0].sockets[0].getsockname()
-    yield Running(host, port, registry[name], metrics)
-    server.should_exit = True
-    await serving
+    server = Server(create_app(settings, registry, metrics), bounds)
+    await server.listen()
+    async with registry:
+        serving = asyncio.create_task(server.serve())
+        await registry.attempted()
+        yield Running(*server.address, registry[name], metrics)
+        server.stop()
+        await serving
 
 
 def request(texts: list[str]) -> bytes:

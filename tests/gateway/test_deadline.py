@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
-from embeddings_gateway.errors import DeadlinePassed, InvalidRequest
-from embeddings_gateway.http.deadline import Deadline, deadline_of
+from embeddings_gateway.api.schemas import deadline_of
+from embeddings_gateway.errors import InvalidRequest
 
 
 def test_not_said():
     """Without the header a request has what the gateway gives."""
-    assert deadline_of({}, 100, 7) == Deadline(107, asked=False)
+    assert deadline_of({}, 100, 7) == 107
 
 
 @pytest.mark.parametrize(
@@ -28,7 +26,7 @@ def test_not_said():
 )
 def test_said(said, seconds):
     """With it, it has so many milliseconds, but no more than the gateway gives."""
-    assert deadline_of({b"x-request-timeout-ms": said}, 100, 7) == Deadline(100 + seconds, asked=True)
+    assert deadline_of({b"x-request-timeout-ms": said}, 100, 7) == 100 + seconds
 
 
 @pytest.mark.parametrize(
@@ -39,11 +37,3 @@ def test_not_a_time(said):
     with pytest.raises(InvalidRequest) as refusal:
         deadline_of({b"x-request-timeout-ms": said}, 100, 7)
     assert refusal.value.param == "x-request-timeout-ms"
-
-
-def test_left():
-    """What is left becomes less, and nothing is an error."""
-    now = time.monotonic()
-    assert 0 < Deadline(now + 600, asked=True).left() <= 600
-    with pytest.raises(DeadlinePassed):
-        Deadline(now, asked=True).left()

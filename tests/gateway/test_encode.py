@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import math
 
 import numpy as np
 import pytest
@@ -13,10 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from embeddings_gateway.api.encode import encode_response
+from embeddings_gateway.api.encode import BLOCK_NUMBERS, encode_response
 from embeddings_gateway.api.errors import ErrorDetail
 from embeddings_gateway.serving.dimensions import cut
-from embeddings_gateway.serving.pace import WORK_MAX
 
 FINITE = arrays(
     np.float32,
@@ -102,6 +100,20 @@ def test_errors_in_place(form):
     assert decoded({"data": [data[0], data[2]]}, form).tobytes() == EXTREMES.tobytes()
 
 
+@pytest.mark.parametrize("form", ["float", "base64"])
+@pytest.mark.parametrize("width", [3, 4, 384])
+def test_errors_anywhere(form, width):
+    """An error stands in its place in any block, and its neighbours keep their vectors."""
+    vectors = np.random.default_rng(1).standard_normal((1000, width)).astype(np.float32)
+    failed = [0, 85, 86, 682, 999]
+    vectors[failed] = np.inf
+    data = encode(vectors, form, dict.fromkeys(failed, DETAIL))["data"]
+    assert [entry["index"] for entry in data] == list(range(1000))
+    assert [entry["index"] for entry in data if entry["object"] == "embedding_error"] == failed
+    others = [entry for entry in data if entry["index"] not in failed]
+    assert decoded({"data": others}, form).tobytes() == np.delete(vectors, failed, axis=0).tobytes()
+
+
 def test_nothing_but_errors():
     """When every input failed there is still an entry for each."""
     data = encode(np.full((2, 4), np.nan, np.float32), errors={0: DETAIL, 1: DETAIL})["data"]
@@ -128,7 +140,7 @@ def test_wrong_count(inputs):
 @pytest.mark.parametrize("form", ["float", "base64"])
 def test_large_response_comes_in_pieces(form):
     """No piece holds more than its share of the numbers, the loop turns after each, and nothing is lost."""
-    vectors = np.random.default_rng(1).standard_normal((100, 1000)).astype(np.float32)
+    vectors = np.random.default_rng(1).standard_normal((600, 1000)).astype(np.float32)
     turns = 0
 
     async def others():
@@ -146,8 +158,8 @@ def test_large_response_comes_in_pieces(form):
         return pieces, turns - before
 
     pieces, turned = asyncio.run(run())
-    rows_max = math.ceil(WORK_MAX / 1000)
-    assert [piece.count(b'"index"') for piece in pieces] == [rows_max] * (100 // rows_max) + [100 % rows_max]
+    max_rows = BLOCK_NUMBERS[form] // 1000
+    assert [piece.count(b'"index"') for piece in pieces] == [max_rows] * (600 // max_rows) + [600 % max_rows]
     assert turned == len(pieces) - 1
     assert decoded(json.loads(b"".join(pieces)), form).tobytes() == vectors.tobytes()
 

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from embeddings_gateway.api.schemas import Decoder, inputs_of
 from embeddings_gateway.errors import GatewayError, InvalidJson, InvalidRequest
-from embeddings_gateway.http.wire import Decoder, WireLimits, inputs_of
-from embeddings_gateway.serving.ask import InputLimits
+from embeddings_gateway.serving.served import InputLimits
 
-LIMITS = WireLimits(max_inputs=2048, each=InputLimits(chars_max=100, ids_max=8192))
+MAX_INPUTS = 2048
+LIMITS = InputLimits(max_chars=100, max_ids=8192)
 DECODERS = {"lenient": Decoder(False), "strict": Decoder(True)}
 GOOD = b'{"model":"small","input":"a"}'
 
@@ -135,7 +136,7 @@ def test_huge_numbers():
     """An integer of 400 digits is an integer, which no vocabulary and no model knows."""
     request = DECODERS["lenient"].decode(body(input=f"[[{HUGE}]]", dimensions=HUGE))
     assert request.dimensions == int(HUGE)
-    assert inputs_of(request, LIMITS).given == [[int(HUGE)]]
+    assert inputs_of(request, MAX_INPUTS, LIMITS).inputs == [[int(HUGE)]]
 
 
 def test_duplicate_keys():
@@ -177,4 +178,4 @@ def test_anything(sent):
     """Whatever arrives, it is a request or an error of the tree."""
     for decoder in DECODERS.values():
         with contextlib.suppress(GatewayError):
-            inputs_of(decoder.decode(sent), LIMITS)
+            inputs_of(decoder.decode(sent), MAX_INPUTS, LIMITS)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from embeddings_gateway.config import ServingConfig
-from embeddings_gateway.http.embeddings import send_json
 from embeddings_gateway.serving.ask import Ask
 from embeddings_gateway.serving.cl100k import Cl100k
 from embeddings_gateway.serving.pace import WORK_MAX, Pace
@@ -86,20 +85,3 @@ async def test_cuts_many_vectors_in_turns(metrics):
     assert turns.count >= vectors.size // WORK_MAX
     expected = vectors[:, :256] / np.linalg.norm(vectors[:, :256], axis=1, keepdims=True)
     assert np.allclose(short, expected, atol=1e-6)
-
-
-async def test_sends_many_pieces_in_turns():
-    """Between two pieces of a response the loop turns, also where the client reads as fast as we write."""
-    told = []
-
-    async def send(message):
-        told.append(message)
-
-    async with Turns() as turns:
-        await send_json(send, [b"a", b"b", b"c"])
-    assert turns.count == 2
-    assert [message.get("body") for message in told] == [None, b"a", b"b", b"c"]
-    assert [message.get("more_body") for message in told] == [None, True, True, False]
-    async with Turns() as turns:
-        await send_json(send, [b"one"])
-    assert turns.count == 0

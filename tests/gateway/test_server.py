@@ -1,10 +1,11 @@
-"""The server ends by itself when there is nothing left to serve, and answers probes."""
+"""The server in the process of the test: what it counts, whom it cancels, and how it ends."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
+import math
 import re
 import socket
 from pathlib import Path
@@ -14,11 +15,13 @@ import msgspec
 import pytest
 
 from embeddings_gateway.app import create_app
+from embeddings_gateway.config import ServerConfig
 from embeddings_gateway.config_file import parse
-from embeddings_gateway.http import waiting
-from embeddings_gateway.http.protocol import Protocol
-from embeddings_gateway.http.server import Server
+from embeddings_gateway.errors import ClientGone
 from embeddings_gateway.metrics import Metrics
+from embeddings_gateway.server import writer
+from embeddings_gateway.server.connection import Connection
+from embeddings_gateway.server.server import Server, sweep
 from embeddings_gateway.serving.registry import Registry
 
 pytestmark = pytest.mark.anyio
@@ -28,29 +31,43 @@ MODELS = {"server": {"port": 0}, "models": {"one": {"backend": "fake"}, "other":
 
 @contextlib.asynccontextmanager
 async def running(said=MODELS, bounds=None):
-    """Serve on the loop of the test; yield the server, the models, and the task that serves."""
+    """Serve on the loop of the test; yield the server, the models, and the metrics."""
     config, metrics = parse(said, Path(), "a test"), Metrics()
     registry = Registry(config, metrics)
-    server = Server(create_app(config, registry, metrics), bounds or config.server, registry)
-    serving = asyncio.ensure_future(server.serve())
-    await server.listening.wait()
-    await registry.attempted()
-    yield server, registry, serving
-    server.should_exit = True
-    await serving
-
-
-async def test_no_model_can_be_served_any_more():
-    """It goes on while there is a model that has not failed, and ends with the reasons when there is none."""
-    async with running() as (server, registry, serving), httpx.AsyncClient(base_url=server.url) as client:
-        fail(registry["one"], "its files have changed")
-        for _ in range(3):
-            answer = await client.post("/v1/embeddings", json={"model": "other", "input": "a"})
-            assert answer.status_code == 200
-        assert not server.hopeless
-        fail(registry["other"], "its files are gone")
+    server = Server(create_app(config, registry, metrics), bounds or config.server)
+    await server.listen()
+    async with registry:
+        serving = asyncio.ensure_future(server.serve())
+        await registry.attempted()
+        yield server, registry, metrics
+        server.stop()
         await serving
-        assert server.hopeless == {"one": "its files have changed", "other": "its files are gone"}
+
+
+@contextlib.asynccontextmanager
+async def serving(answer, bounds=None):
+    """Serve a function from requests on the loop of the test; yield the server."""
+    server = Server(Application(answer), bounds or ServerConfig(port=0))
+    await server.listen()
+    task = asyncio.ensure_future(server.serve())
+    yield server
+    server.stop()
+    await task
+
+
+class Application:
+    """An application that is a function."""
+
+    def __init__(self, answer):
+        self._answer = answer
+
+    async def __call__(self, request):
+        """See :class:`embeddings_gateway.server.connection.Application`."""
+        await self._answer(request)
+
+    def refusal(self, error):
+        """See :class:`embeddings_gateway.server.connection.Application`."""
+        return 400, b"", error.message.encode()
 
 
 async def test_probes_without_a_body():
@@ -78,19 +95,19 @@ async def asked(server, body):
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
     client.setblocking(False)
-    address = server.servers[0].sockets[0].getsockname()
+    address = server.address
     await asyncio.get_running_loop().sock_connect(client, address)
-    reader, writer = await asyncio.open_connection(sock=client, limit=1 << 16)
+    reader, out = await asyncio.open_connection(sock=client, limit=1 << 16)
     sent = json.dumps(body).encode()
     head = "POST /v1/embeddings HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: "
-    writer.write(f"{head}{len(sent)}\r\n\r\n".encode() + sent)
+    out.write(f"{head}{len(sent)}\r\n\r\n".encode() + sent)
     yield reader
-    writer.transport.abort()
+    out.transport.abort()
 
 
 async def test_an_answer_that_is_read_slowly_counts(monkeypatch):
     """An answer counts among the bytes in memory until its client has taken it, and gives its room back."""
-    monkeypatch.setattr(waiting, "SEND_BYTES_PER_S_MIN", 1)
+    monkeypatch.setattr(writer, "MIN_SEND_BYTES_PER_S", 1)
     config = msgspec.structs.replace(parse(BOUNDED, Path(), "a test").server, send_timeout_s=600)
     small = {"model": "one", "input": "a"}
     async with running(BOUNDED, config) as (server, *_), httpx.AsyncClient(base_url=server.url) as client:
@@ -111,7 +128,7 @@ async def test_an_answer_that_is_read_slowly_counts(monkeypatch):
 
 async def test_an_answer_that_is_taken_in_small_pieces(monkeypatch):
     """Who takes an answer more slowly than it may be taken is cut off, however steadily he does."""
-    monkeypatch.setattr(waiting, "SEND_BYTES_PER_S_MIN", 1 << 40)
+    monkeypatch.setattr(writer, "MIN_SEND_BYTES_PER_S", 1 << 40)
     async with running(BOUNDED) as (server, *_), asked(server, LARGE) as reader:
         head = await reader.readuntil(b"\r\n\r\n")
         length = int(re.search(rb"content-length: (\d+)", head)[1])
@@ -128,44 +145,174 @@ async def test_mistake_in_the_parser(monkeypatch):
     async with running() as (server, *_):
         for url, status in ((b"http://other", 400), (b"/livez", 500)):
             if status == 500:
-                monkeypatch.setattr(Protocol, "_answer", lambda *_: {}["nobody foresaw this"])
-            address = server.servers[0].sockets[0].getsockname()
-            reader, writer = await asyncio.open_connection(*address)
-            writer.write(b"GET %b HTTP/1.1\r\nhost: a\r\n\r\n" % url)
+                monkeypatch.setattr(Connection, "_start", lambda *_: {}["nobody foresaw this"])
+            address = server.address
+            reader, out = await asyncio.open_connection(*address)
+            out.write(b"GET %b HTTP/1.1\r\nhost: a\r\n\r\n" % url)
             assert int((await reader.read()).split()[1]) == status
-            writer.close()
+            out.close()
 
 
 class Broken:
-    """A connection whose end is a mistake.
+    """A connection whose end is a mistake, and its writer.
 
     Attributes:
         aborted: whether it has been cut off.
     """
 
-    deadline, send_deadline = 0.0, 0.0
+    deadline = 0.0
 
     def __init__(self):
         self.aborted = False
-        self.transport = self
+        self.writer = self
 
     def expire(self, now):
-        """See :class:`embeddings_gateway.http.waiting.Waiting`."""
+        """See :class:`embeddings_gateway.server.connection.Connection`."""
         raise RuntimeError("nobody foresaw this")
 
     def abort(self):
-        """See :class:`asyncio.Transport`."""
+        """See :class:`embeddings_gateway.server.writer.Writer`."""
         self.aborted = True
 
 
 def test_sweep():
     """A connection that fails to expire is cut off, and those behind it have their deadlines."""
     broken = [Broken(), Broken()]
-    waiting.sweep(broken, 1.0)
-    assert [one.aborted for one in broken] == [True, True]
+    sweep(broken, 1.0)
+    assert [each.aborted for each in broken] == [True, True]
 
 
-def fail(model, reason):
-    """Have a model be one that cannot be served, as if its worker had come back with other files."""
-    (worker,) = model.replicas.workers
-    worker._to("failed", reason)
+GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
+POST = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\n"
+
+
+async def test_a_client_that_leaves():
+    """The work of a client that leaves is cancelled and knows why; that of the others goes on."""
+    begun, ended, go_on = asyncio.Queue(), asyncio.Queue(), asyncio.Event()
+
+    async def answer(request):
+        begun.put_nowait(request)
+        try:
+            await go_on.wait()
+        except asyncio.CancelledError:
+            ended.put_nowait(request)
+        else:
+            await request.respond(200, b"", [b"ok"])
+
+    async with serving(answer) as server:
+        _, leaving = await asyncio.open_connection(*server.address)
+        leaving.write(GET)
+        gone = await begun.get()
+        reader, staying = await asyncio.open_connection(*server.address)
+        staying.write(GET)
+        await begun.get()
+        leaving.close()
+        assert await ended.get() is gone
+        assert gone.gone
+        go_on.set()
+        assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200 OK\r\n")
+        assert ended.empty()
+        staying.close()
+
+
+async def test_a_client_that_leaves_in_the_middle_of_its_body():
+    """Whoever reads a body whose client has left is cancelled, or told so where he begins to read later."""
+    outcomes = asyncio.Queue()
+
+    async def answer(request):
+        try:
+            await request.read(100, math.inf)
+        except (asyncio.CancelledError, ClientGone) as error:
+            outcomes.put_nowait((type(error), request.gone))
+
+    async with serving(answer) as server:
+        for sent in (POST, POST + b"ab"):
+            _, out = await asyncio.open_connection(*server.address)
+            out.write(sent)
+            await out.drain()
+            out.close()
+            kind, gone = await outcomes.get()
+            assert kind in (asyncio.CancelledError, ClientGone)
+            assert gone
+
+
+async def test_a_stop_cancels_what_is_not_done():
+    """When the time for stopping is over, work is cancelled, does not take its client for gone, and may answer."""
+    begun = asyncio.Event()
+
+    async def answer(request):
+        begun.set()
+        try:
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            await request.respond(503, b"", [b"stopped" if not request.gone else b"gone"])
+
+    async with serving(answer, ServerConfig(port=0, shutdown_timeout_s=1)) as server:
+        reader, out = await asyncio.open_connection(*server.address)
+        out.write(GET)
+        await begun.wait()
+        server.stop()
+        answer_bytes = await reader.read()
+        assert answer_bytes.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+        assert answer_bytes.endswith(b"stopped")
+        out.close()
+        assert not server.forced
+
+
+async def test_a_response_that_is_cut_off():
+    """An application that ends without the end of its response ends the connection without one, too."""
+
+    async def answer(request):
+        request.start(200, b"content-length: 10\r\n", 10)
+        await request.write(b"half")
+
+    async with serving(answer) as server:
+        reader, out = await asyncio.open_connection(*server.address)
+        out.write(GET)
+        with contextlib.suppress(ConnectionResetError):
+            assert (await reader.read()).endswith(b"\r\n\r\nhalf")
+        out.close()
+
+
+async def test_many_pieces_leave_in_turns():
+    """Between two pieces of a response the loop turns, also where the client reads as fast as we write."""
+    turns = 0
+
+    async def count():
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def answer(request):
+        counting = asyncio.ensure_future(count())
+        await asyncio.sleep(0)
+        before = turns
+        await request.respond(200, b"", [b"a", b"b", b"c"])
+        counting.cancel()
+        outcomes.put_nowait(turns - before)
+
+    outcomes = asyncio.Queue()
+    async with serving(answer) as server:
+        reader, out = await asyncio.open_connection(*server.address)
+        out.write(GET)
+        assert await reader.readuntil(b"abc")
+        assert await outcomes.get() == 2
+        out.close()
+
+
+async def test_a_response_without_a_length():
+    """The end of a response without a length is that of its connection."""
+
+    async def answer(request):
+        request.start(200, b"", None)
+        await request.write(b"some, ")
+        await request.write(b"and more", last=True)
+
+    async with serving(answer) as server:
+        reader, out = await asyncio.open_connection(*server.address)
+        out.write(GET)
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        assert b"connection: close" in head
+        assert body == b"some, and more"
+        out.close()

@@ -246,8 +246,8 @@ def test_what_a_killed_process_left_is_cleared(settings, made):
 
 def test_disagreement_is_refused(settings, monkeypatch):
     """A conversion that does not agree with torch is thrown away; torch serves, says why, and it stays so."""
-    refusals, refused = [], Refused("the lowest cosine to fp32 on probe texts is 0.12345")
-    monkeypatch.setattr(obtain, "_run", lambda order: refusals.append(order.key) or refused)
+    refusals, refused = [], ConversionRefused("the lowest cosine to fp32 on probe texts is 0.12345")
+    monkeypatch.setattr(conversion_cache, "_run", lambda order: refusals.append(order.key) or refused)
     for _ in range(2):
         info = load(settings).info
         assert info.runtime == "torch"
@@ -372,6 +372,6 @@ def test_only_what_lasts_is_refused(settings, tmp_path, monkeypatch, step, endin
     monkeypatch.setattr(convert, step, broken)
     spec = HfSpec(**settings)
     name = conversion_key(*source_of(spec))
-    outcome = make.make(obtain.Order(spec=spec, dtype="fp32", key=name, folder=str(tmp_path)))
+    outcome = convert.convert(ConversionOrder(spec=spec, dtype="fp32", key=name, folder=str(tmp_path)))
     assert isinstance(outcome, kind)
     assert str(error) in outcome.reason

@@ -69,7 +69,7 @@ def test_calibration_that_is_no_texts(tmp_path, content):
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(LoadError, match=r"calibration .*texts\.txt"):
-        calibration(str(path))
+        calibration_texts(str(path))
 
 
 @pytest.mark.parametrize("content", [None, b""])

@@ -6,11 +6,12 @@ import json
 
 import pytest
 
+from embeddings_gateway.api.schemas import Decoder, inputs_of
 from embeddings_gateway.errors import InvalidRequest, TooManyTokens
-from embeddings_gateway.http.wire import Decoder, WireLimits, inputs_of
-from embeddings_gateway.serving.ask import InputLimits
+from embeddings_gateway.serving.served import InputLimits
 
-LIMITS = WireLimits(max_inputs=2048, each=InputLimits(chars_max=100, ids_max=8192))
+MAX_INPUTS = 2048
+LIMITS = InputLimits(max_chars=100, max_ids=8192)
 OURS_AND_OPENAIS = {
     "model": "small",
     "input": ["a"],
@@ -30,7 +31,7 @@ def decode(body, strict=False):
 
 def inputs(given):
     """Return the inputs that ``input`` means."""
-    return inputs_of(decode({"model": "small", "input": given}), LIMITS).given
+    return inputs_of(decode({"model": "small", "input": given}), MAX_INPUTS, LIMITS).inputs
 
 
 @pytest.mark.parametrize(
@@ -124,6 +125,6 @@ def test_unknown_fields():
 def test_partial_keeps_what_is_wrong_with_an_input():
     """With partial results an input that nothing can be done with is noted, and the others are asked for."""
     request = decode({"model": "small", "input": ["a", "", "b" * 101], "partial": True})
-    found = inputs_of(request, LIMITS)
-    assert found.given == ["a", "", "b" * 101]
-    assert {index: error.param for index, error in found.refused.items()} == {1: "input[1]", 2: "input[2]"}
+    found = inputs_of(request, MAX_INPUTS, LIMITS)
+    assert found.inputs == ["a", "", "b" * 101]
+    assert {index: error.param for index, error in found.errors.items()} == {1: "input[1]", 2: "input[2]"}
