@@ -55,7 +55,16 @@ ROOMS = {
         "allowed_values",
     },
     "embeddings_gateway.server": {"server", "errors", "config", "log"},
-    "embeddings_gateway.api": {"api", "server", "serving", "metrics", "errors", "config", "allowed_values", "log"},
+    "embeddings_gateway.api": {
+        "api",
+        "server",
+        "serving",
+        "metrics",
+        "errors",
+        "config",
+        "allowed_values",
+        "log",
+    },
 }
 PURE = (
     "gateway/batching/planner.py",

@@ -19,7 +19,7 @@ from embeddings_gateway.errors import (
     TooManyTokens,
 )
 from embeddings_gateway.library.embeddings import Embeddings
-from embeddings_gateway.serving.served import OVER, Call, InputLimits, Result, Served, Texts
+from embeddings_gateway.serving.served import Call, InputLimits, Result, Served, Texts
 
 PART = 256
 PART_CHARS = 500_000
@@ -178,7 +178,7 @@ async def _embed_part(served: Served, call: Call, start: int, end: int, collecte
             await asyncio.sleep(error.retry_after or 1)
         except ModelUnavailable as error:  # other texts of these may have crashed its workers
             tries += 1
-            if served.state in OVER or tries == MAX_TRIES:
+            if served.state in ("failed", "stopped") or tries == MAX_TRIES:
                 raise unavailable(served, error) from None
             await asyncio.sleep(error.retry_after or 1)
         except GatewayError as error:

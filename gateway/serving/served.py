@@ -17,7 +17,6 @@ from embeddings_gateway.backends.base import Batch, Column, ModelInfo, Output, V
 from embeddings_gateway.batching.request import ANONYMOUS, Caller
 from embeddings_gateway.config import InputType, Truncate
 from embeddings_gateway.errors import GatewayError, InvalidRequest, TooManyTokens
-from embeddings_gateway.workers.engine import OVER as OVER
 from embeddings_gateway.workers.engine import State
 
 Texts = list[str]

@@ -150,10 +150,7 @@ def test_duplicate_keys():
 )
 def test_message_repeats_nothing(field):
     """A message never repeats a value that was sent: a client may have put a text in the wrong field."""
-    if field == "user":
-        sent = body(user='{"a":"secret words"}')
-    else:
-        sent = body(**{field: '"secret words - at `$.input`"'})
+    sent = body(**{field: '{"a":"secret words"}' if field == "user" else '"secret words - at `$.input`"'})
     with pytest.raises(InvalidRequest) as refusal:
         DECODERS["lenient"].decode(sent)
     assert "secret" not in refusal.value.message
