@@ -49,20 +49,21 @@ def same(first: Mapping[Output, Column], second: Mapping[Output, Column], info: 
 
 
 def _check_shape(column: Column, output: Output, inputs: int, info: ModelInfo) -> None:
-    rows, width = column.values.shape
-    if len(column) != inputs or width != _width(output, info):
-        raise InvalidResult(
-            f"{output} has {len(column)} entries of width {width}, "
-            f"not {inputs} of width {_width(output, info)}"
-        )
+    offsets, indices = column.offsets, column.indices
     has_offsets = output in ("sparse", "multi_vector")
-    if (column.offsets is not None) != has_offsets or (column.indices is not None) != (output == "sparse"):
+    if (offsets is not None) != has_offsets or (indices is not None) != (output == "sparse"):
         raise InvalidResult(f"{output} has not the parts that it should have")
-    offsets = column.offsets
+    width = _width(output, info)
+    if column.values.shape[1:] != (width,):
+        raise InvalidResult(f"{output} has the shape {column.values.shape}, not a width of {width}")
+    rows = len(column.values)
+    entries = rows if offsets is None else offsets.size - 1
+    if entries != inputs:
+        raise InvalidResult(f"{output} has {entries} entries, not {inputs}")
     if offsets is not None and (offsets[0] != 0 or offsets[-1] != rows or (np.diff(offsets) < 0).any()):
         raise InvalidResult(f"{output} has offsets that do not fit its values")
-    if column.indices is not None and len(column.indices) != rows:
-        raise InvalidResult(f"{output} has {len(column.indices)} indices for {rows} values")
+    if indices is not None and len(indices) != rows:
+        raise InvalidResult(f"{output} has {len(indices)} indices for {rows} values")
 
 
 def _width(output: Output, info: ModelInfo) -> int:

@@ -80,7 +80,6 @@ class Flow:
         start: the caller's own place in the fair order of callers.
         weight: of the caller.
         waiting: request -> its tokens that wait, overdue ones included.
-        tokens: of all of them.
     """
 
     def __init__(self, weight: float, start: float) -> None:
@@ -88,7 +87,6 @@ class Flow:
         self.start = start
         self.weight = weight
         self.waiting: dict[Request, int] = {}
-        self.tokens = 0
         self._virtual_time = 0.0
         self._places: dict[Request, tuple[float, float]] = {}
 
@@ -111,7 +109,6 @@ class Flow:
 
     def count(self, request: Request, tokens: int) -> None:
         """Note that so many more tokens of a request wait."""
-        self.tokens += tokens
         self.waiting[request] = self.waiting.get(request, 0) + tokens
 
     def serve(self, chunk: Chunk) -> None:
@@ -122,7 +119,6 @@ class Flow:
 
     def forget(self, chunk: Chunk) -> None:
         """Note that a chunk, or a part of one, waits no more."""
-        self.tokens -= chunk.tokens
         self.waiting[chunk.request] -= chunk.tokens
         if not self.waiting[chunk.request]:
             del self.waiting[chunk.request]

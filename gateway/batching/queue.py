@@ -122,10 +122,13 @@ class Queue:
         return Candidate(chunks, traffic)
 
     def _credit(self, traffic: Traffic, tokens: int) -> None:
-        """Note what was served, so that bulk requests get their share while both classes wait."""
-        if not len(self._orders["bulk"]):
-            self._bulk_credit = 0.0
-        elif traffic == "interactive":
+        """Note what was served, so that bulk requests get their share while both classes wait.
+
+        A debt stays until interactive requests were served for it; a claim ends when no bulk request waits.
+        """
+        if traffic == "interactive":
             self._bulk_credit += tokens * self._min_bulk_share / (1 - self._min_bulk_share)
         elif len(self._orders["interactive"]):
             self._bulk_credit -= tokens
+        if not len(self._orders["bulk"]):
+            self._bulk_credit = min(self._bulk_credit, 0.0)
