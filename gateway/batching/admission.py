@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from embeddings_gateway.batching.queue import Queue
-from embeddings_gateway.batching.request import Caller
+from embeddings_gateway.batching.request import Caller, Traffic
 from embeddings_gateway.batching.speed import Speed
 from embeddings_gateway.errors import DeadlinePassed, Overloaded
 
@@ -22,9 +22,9 @@ class Ticket:
 
     def __init__(self, admission: Admission, estimate: int, deadline: float, caller: Caller) -> None:
         self.estimate = estimate
+        self.caller = caller
         self._admission = admission
         self._deadline = deadline
-        self._caller = caller
 
     def correct(self, tokens: int) -> None:
         """Replace the estimate by the tokens that the call has, which are queued next.
@@ -33,7 +33,7 @@ class Ticket:
             Overloaded, DeadlinePassed: see :meth:`Admission.reserve`.
         """
         self._admission.release(self)
-        self._admission.check(tokens, self._deadline, self._caller)
+        self._admission.check(tokens, self._deadline, self.caller)
 
 
 class Admission:
@@ -52,10 +52,10 @@ class Admission:
         self._queue = queue
         self._speed = speed
         self._engines = engines
-        self._reserved = 0
+        self._reserved: dict[Traffic, int] = {"interactive": 0, "bulk": 0}
 
     def __repr__(self) -> str:
-        return f"<Admission {self._reserved} tokens reserved>"
+        return f"<Admission {sum(self._reserved.values())} tokens reserved>"
 
     @contextmanager
     def reserve(self, estimate: int, deadline: float, caller: Caller) -> Iterator[Ticket]:
@@ -72,7 +72,7 @@ class Admission:
         """
         self.check(estimate, deadline, caller)
         ticket = Ticket(self, estimate, deadline, caller)
-        self._reserved += estimate
+        self._reserved[caller.traffic] += estimate
         try:
             yield ticket
         finally:
@@ -80,12 +80,14 @@ class Admission:
 
     def release(self, ticket: Ticket) -> None:
         """Give back the room of a ticket; harmless the second time."""
-        self._reserved -= ticket.estimate
+        self._reserved[ticket.caller.traffic] -= ticket.estimate
         ticket.estimate = 0
 
     def check(self, tokens: int, deadline: float, caller: Caller) -> None:
         """Let so many tokens in, beside what waits and what is being prepared; raises as :meth:`reserve`."""
-        excess = self._queue.excess(self._reserved + tokens, caller.traffic)
+        own = self._reserved[caller.traffic]
+        beside = sum(self._reserved.values()) - own
+        excess = self._queue.excess(own + tokens, caller.traffic, beside)
         if excess > 0:
             raise Overloaded("The model's queue is full.", retry_after=self._retry_after(excess))
         speed = self._speed.tokens_per_s * self._engines()

@@ -59,9 +59,15 @@ class Queue:
         """Tokens of all rows that wait."""
         return sum(order.tokens for order in self._orders.values())
 
-    def excess(self, tokens: int, traffic: Traffic) -> int:
-        """Return how many tokens too many there would be with so many more of a class; 0 or less: none."""
-        excess = self.tokens + tokens - self._max_tokens
+    def excess(self, tokens: int, traffic: Traffic, beside: int = 0) -> int:
+        """Return how many tokens too many there would be with so many more; 0 or less: none.
+
+        Args:
+            tokens: that one class would have more.
+            traffic: the class.
+            beside: tokens that the other one would have more.
+        """
+        excess = self.tokens + tokens + beside - self._max_tokens
         if traffic == "bulk":
             excess = max(excess, self._orders["bulk"].tokens + tokens - self._max_tokens / BULK_PART)
         return math.ceil(excess) if excess > 0 else 0

@@ -202,8 +202,9 @@ class Runner:
     def _pending(self, running: RunningBatch, items: Sequence[int]) -> Sequence[int]:
         """Return the items that are still open, after failing those that are known to crash a worker."""
         if len(self._quarantine):
+            contents = running.batch.split()
             for item in items:
-                if running.open[item] and self._content(running, item) in self._quarantine:
+                if running.open[item] and contents[item].tobytes() in self._quarantine:
                     running.fail(item, InputFailed("The model fails on this input."))
         if running.open.all() and len(items) == len(running):
             return items
@@ -216,11 +217,8 @@ class Runner:
             return
         # Memory may have been short because of something else.
         if isinstance(failure, WorkerCrashed) and not isinstance(failure, OutOfMemory):
-            self._quarantine.add(self._content(running, item))
+            self._quarantine.add(running.batch.split()[item].tobytes())
         running.fail(item, InputFailed("The model fails on this input."))
-
-    def _content(self, running: RunningBatch, item: int) -> bytes:
-        return running.batch.select(np.array([item])).ids.tobytes()
 
 
 def search_aborted() -> ModelUnavailable:
