@@ -137,15 +137,16 @@ class Request:
             self.fail(row, make_error())
 
     def columns(self) -> dict[Output, Column]:
-        """Return the results of all rows, for a finished request. Dense rows that failed are NaN."""
+        """Return the results of all rows, for a finished request; nothing of an output if every row failed.
+
+        Of rows that failed a dense vector is NaN, and a sparse or multi-vector one has no values.
+        """
         columns: dict[Output, Column] = {}
         for output in self.outputs:
             if output in self._pieces:
                 columns[output] = self._joined(self._pieces[output])
             elif output in self._fixed:
                 columns[output] = self._fixed[output]
-            else:  # every row failed
-                columns[output] = Column(np.empty((len(self.batch), 0), np.float32))
         return columns
 
     def seconds(self) -> tuple[float, float]:

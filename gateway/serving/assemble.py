@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from embeddings_gateway.backends.base import Column, ModelInfo, Output, Vectors
 from embeddings_gateway.batching.request import Request
 from embeddings_gateway.errors import GatewayError, InputFailed
-from embeddings_gateway.serving.pace import WORK_MAX, Pace
+from embeddings_gateway.serving.yield_to_loop import MAX_WORK, LoopYielder
 
 
 class Windows(NamedTuple):
@@ -58,8 +58,9 @@ async def assemble(
         info: the model's facts.
     """
     columns, errors = request.columns(), request.errors
-    if "dense" in columns and len(errors) < len(request.batch):
-        vectors = columns["dense"].values
+    if "dense" in request.outputs:
+        every_row_failed = "dense" not in columns
+        vectors = _blank(len(request.batch), info) if every_row_failed else columns["dense"].values
         if windows is not None:
             vectors, errors = await _average_all(vectors, errors, windows, info)
         if dimensions not in (None, info.dimensions):
@@ -70,6 +71,11 @@ async def assemble(
     return Assembled(columns, errors)
 
 
+def _blank(rows: int, info: ModelInfo) -> Vectors:
+    """Return rows that are no vectors: NaN, which nothing takes for one."""
+    return np.full((rows, info.dimensions), np.nan, np.float32)
+
+
 async def _average_all(
     rows: Vectors, errors: Mapping[int, GatewayError], windows: Windows, info: ModelInfo
 ) -> tuple[Vectors, dict[int, GatewayError]]:
@@ -77,14 +83,14 @@ async def _average_all(
     input_errors = _by_input(errors, windows)
     starts = np.flatnonzero(np.diff(windows.inputs, prepend=-1))
     vectors = rows[starts]
-    pace = Pace()
+    turns = LoopYielder()
     for index in windows.averaged().tolist():
         begin = int(starts[index])
         end = int(starts[index + 1]) if index + 1 < len(starts) else len(rows)
         vectors[index] = mean(rows[begin:end], windows.weights[begin:end], info.normalized)
         if index not in input_errors and not np.isfinite(vectors[index]).all():
             input_errors[index] = InputFailed("The vectors of its windows cancel out.", f"input[{index}]")
-        await pace.after((end - begin) * info.dimensions)
+        await turns.yield_to_loop((end - begin) * info.dimensions)
     return vectors, input_errors
 
 
@@ -99,15 +105,15 @@ async def _cut_all(
     """Return the vectors in fewer dimensions; an input that has nothing in these fails."""
     cut_vectors = np.empty((len(vectors), dimensions), np.float32)
     all_errors = dict(errors)
-    pace = Pace()
-    size = math.ceil(WORK_MAX / info.dimensions)
+    turns = LoopYielder()
+    size = math.ceil(MAX_WORK / info.dimensions)
     for begin in range(0, len(vectors), size):
         part = slice(begin, begin + size)
         cut_vectors[part] = cut(vectors[part], dimensions, info.normalized)
         for index in (begin + np.flatnonzero(~np.isfinite(cut_vectors[part]).all(axis=1))).tolist():
             error = InputFailed("The vector is zero in these dimensions.", f"input[{index}]")
             all_errors.setdefault(index, error)
-        await pace.after(len(vectors[part]) * info.dimensions)
+        await turns.yield_to_loop(len(vectors[part]) * info.dimensions)
     return cut_vectors, all_errors
 
 

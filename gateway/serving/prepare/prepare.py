@@ -17,12 +17,12 @@ from embeddings_gateway.errors import (
     TooManyTokens,
 )
 from embeddings_gateway.serving.assemble import Windows
-from embeddings_gateway.serving.pace import ONE, Pace
 from embeddings_gateway.serving.prepare.cl100k import REMEDY, Cl100k
 from embeddings_gateway.serving.prepare.prompts import NO_PROMPT, Prompt, choose_prompt, prompt_tokens
 from embeddings_gateway.serving.prepare.tokenize import TokenizeCoalescer, Tokenized
 from embeddings_gateway.serving.prepare.truncate import native, truncate
 from embeddings_gateway.serving.served import Call, IdLists, Inputs, Pairs, Texts, are_pairs, are_texts
+from embeddings_gateway.serving.yield_to_loop import ONE_INPUT, LoopYielder
 
 
 class Prepared(NamedTuple):
@@ -155,9 +155,9 @@ class Preparer:
         truncated: list[int] = []
         row_inputs: list[int] = []
         weights: list[int] = []
-        pace = Pace()
+        turns = LoopYielder()
         for index, ids in enumerate(prepared.batch.split()):
-            await pace.after(ONE)
+            await turns.yield_to_loop(ONE_INPUT)
             windows: Sequence[TokenIds] = (ids,)
             text_tokens: Sequence[int] = (len(ids),)
             if index in prepared.errors:
@@ -224,14 +224,14 @@ NOTHING = Tokenized(Batch.of([]), {})
 async def _native(inputs: IdLists, info: ModelInfo) -> Tokenized:
     rows: list[TokenIds] = []
     errors: dict[int, GatewayError] = {}
-    pace = Pace()
+    turns = LoopYielder()
     for index, ids in enumerate(inputs):
         row = native(ids, info)
         if isinstance(row, InvalidTokenIds):
             errors[index] = row
             row = np.empty(0, np.int32)
         rows.append(row)
-        await pace.after(len(ids))
+        await turns.yield_to_loop(len(ids))
     return Tokenized(Batch.of(rows), errors)
 
 
