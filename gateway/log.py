@@ -100,7 +100,9 @@ class Lines:
     def write_json(self, event: dict[str, Any]) -> None:
         """Write an event of plain values."""
         with suppress(OSError, ValueError):
-            self._stream.buffer.write(orjson.dumps(event, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE))
+            self._stream.buffer.write(
+                orjson.dumps(event, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE)
+            )
             self._stream.buffer.flush()
 
     debug = info = warning = error = critical = write

@@ -134,7 +134,7 @@ def test_imports_run_one_way(path):
     assert "bench" not in tops
     if name in PURE:
         assert not tops & IMPURE
-    room = ".".join(path.parent.relative_to(ROOT).parts)
+    room = module_of(path).rpartition(".")[0]
     if room in ROOMS:
         assert ours <= {"backends", *ROOMS[room]}
     for library in tops & AT_HOME.keys():
