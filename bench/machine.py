@@ -15,7 +15,7 @@ from embeddings_gateway.workers.local.cores import usable
 
 PACKAGES = (
     *("embeddings-gateway", "torch", "transformers", "sentence-transformers", "openvino", "llama-cpp-python"),
-    *("numpy", "uvicorn", "uvloop"),
+    *("numpy", "httptools", "uvloop"),
 )
 FLAGS = (
     *("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16"),

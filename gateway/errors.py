@@ -1,4 +1,4 @@
-"""Everything that can go wrong for a client, as one tree. What each is over HTTP stands in ``http.status``.
+"""Everything that can go wrong for a client, as one tree. What each is over HTTP stands in ``api.errors``.
 
 ::
 

@@ -23,20 +23,11 @@ async def call_asgi(
     request: Request,
     max_body_bytes: int,
     more_lines: Callable[[int], bytes],
-    scope: Mapping[str, object],
+    more_scope: Mapping[str, object],
 ) -> None:
-    """Let an ASGI application answer a request.
+    """Let an ASGI application answer a request; it may read a body of so many bytes.
 
-    Args:
-        app: the application.
-        request: what it answers.
-        max_body_bytes: bounds the body that it may read.
-        more_lines: returns more header lines for a response of that status.
-        scope: more keys of its scope.
-
-    Raises:
-        GatewayError: the body cannot be received.
-        ClientGone: nobody is left to answer.
+    ``more_lines`` returns more header lines for a response of a status. Raises what reading the body raises.
     """
     is_read = False
 
@@ -50,21 +41,15 @@ async def call_asgi(
 
     async def send(message: Message) -> None:
         if message["type"] == "http.response.start":
-            status, headers = message["status"], dict(message["headers"])
-            length = headers.get(b"content-length")
+            length = dict(message["headers"]).get(b"content-length")
             lines = [b"%b: %b\r\n" % header for header in message["headers"]]
-            request.start(
-                status, b"".join([*lines, more_lines(status)]), None if length is None else int(length)
-            )
+            lines.append(more_lines(message["status"]))
+            request.start(message["status"], b"".join(lines), None if length is None else int(length))
         else:
             await request.write(message.get("body", b""), last=not message.get("more_body", False))
 
-    await app({**_scope(request), **scope}, receive, send)
-
-
-def _scope(request: Request) -> dict[str, object]:
     head = request.head
-    return {
+    scope = {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
         "http_version": head.version,
@@ -78,4 +63,6 @@ def _scope(request: Request) -> dict[str, object]:
         "client": None,
         "server": None,
         REQUEST: request,
+        **more_scope,
     }
+    await app(scope, receive, send)

@@ -10,44 +10,22 @@ import asyncio
 import math
 import time
 from collections import deque
-from typing import Protocol, cast
+from typing import cast
 
 from embeddings_gateway.errors import BodyTimeout, GatewayError, HeadTimeout, Overloaded
 from embeddings_gateway.log import get_logger
 from embeddings_gateway.server.limits import RETRY_S, Limits
 from embeddings_gateway.server.parser import RequestParser
-from embeddings_gateway.server.request import STATUS_LINES, Head, Request
+from embeddings_gateway.server.request import STATUS_LINES, Application, Head, Request
 from embeddings_gateway.server.writer import Writer
 
-MAX_PIPELINED = 100
-"""Requests that may wait on one connection for their turn; they are held in memory."""
-
-MAX_UNREAD_BYTES = 64 << 10
-"""Bytes of a body that are received before anybody reads it."""
-
-LINGER_S = 1.0
-"""How long a client whose connection ends may be silent, and still read its last response."""
-
-MAX_LINGER_S = 5.0
-"""How long it may go on to send meanwhile: a body that is too large is still on its way."""
-
-MAX_LATE_LINGER_S = 0.5
-"""The same for a client that was too slow already."""
+MAX_PIPELINED = 100  # requests that wait on one connection for their turn; they are held in memory
+MAX_UNREAD_BYTES = 64 << 10  # of a body that nobody reads yet
+LINGER_S = 1.0  # how long a client whose connection ends may be silent, and still read its last response
+MAX_LINGER_S = 5.0  # how long it may still send meanwhile: a body that is too large is on its way
+MAX_LATE_LINGER_S = 0.5  # the same for a client that was too slow already
 
 log = get_logger()
-
-
-class Application(Protocol):
-    """What answers requests."""
-
-    async def __call__(self, request: Request) -> None:
-        """Answer a request. Raises nothing but CancelledError, of a response that had begun.
-
-        Its task is cancelled when the client goes (``request.gone``) or when the server stops.
-        """
-
-    def refusal(self, error: GatewayError) -> tuple[int, bytes, bytes]:
-        """Return status, header lines and body that tell a client of an error below any request."""
 
 
 class Connection(asyncio.Protocol):
@@ -68,7 +46,9 @@ class Connection(asyncio.Protocol):
         self._limits = limits
         self._config = limits.config
         self._loop = asyncio.get_running_loop()
-        self._parser = RequestParser(self)
+        self._parser = RequestParser(
+            self.head_begins, self.request_begins, self.body_received, self.request_ends
+        )
         self._incoming: Request | None = None  # of which the body may still be on its way
         self._waiting: deque[Request] = deque()
         self._last_words: bytes | None = None  # after them nothing is read
@@ -133,7 +113,7 @@ class Connection(asyncio.Protocol):
         self._in_head = False
         if len(self._waiting) >= MAX_PIPELINED:
             raise Overloaded("A connection has too many requests waiting on it.", retry_after=RETRY_S)
-        request = self._incoming = Request(self, head)
+        request = self._incoming = Request(self, head, head.keep_alive)
         if self.current is None:
             self._start(request)
         else:
@@ -142,7 +122,7 @@ class Connection(asyncio.Protocol):
 
     def body_received(self, data: bytes) -> None:
         """Take a part of a body, as long as there is room for it."""
-        request = self._request()
+        request = cast(Request, self._incoming)
         if request.ended or request.refusal is not None:
             return
         self._hold(request, len(data))
@@ -156,7 +136,7 @@ class Connection(asyncio.Protocol):
 
     def request_ends(self) -> None:
         """Take the end of a body; go on reading, for a client that goes is to be noticed."""
-        request = self._request()
+        request = cast(Request, self._incoming)
         request.end_body()
         if request is self.current:
             self.deadline = math.inf
@@ -202,12 +182,10 @@ class Connection(asyncio.Protocol):
 
     def expire(self, now: float) -> None:
         """Act on a deadline that has passed."""
-        if now >= self.writer.deadline:
-            self.writer.abort()
-        elif not self.writer.closing:
+        if now < self.writer.deadline and not self.writer.closing:
             self._is_late = True
             self._expire_request()
-        elif self.writer.unsent_bytes:
+        elif now < self.writer.deadline and self.writer.unsent_bytes:
             self.deadline = now + LINGER_S
         else:
             self.writer.abort()
@@ -239,11 +217,6 @@ class Connection(asyncio.Protocol):
             if not (request.ended or request.gone):  # a response that began and was cut off
                 self.writer.abort()
 
-    def _request(self) -> Request:
-        """Return the request whose body is received."""
-        assert self._incoming is not None  # noqa: S101 - for the type checker: a body follows a head
-        return self._incoming
-
     def _stop_receiving(self, request: Request, error: GatewayError) -> None:
         """Let whoever reads a body fail."""
         self.deadline = math.inf
@@ -271,7 +244,9 @@ class Connection(asyncio.Protocol):
     def _refuse(self, error: GatewayError) -> None:
         """Answer with an error and close, after the responses to the requests that came before."""
         log.warning("connection refused", reason=error.message)
-        self._last_words = self._refusal(error)
+        status, lines, body = self._app.refusal(error)
+        end = b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+        self._last_words = b"".join([STATUS_LINES[status], lines, self._limits.date, end, body])
         request = self._incoming
         if self.current is None or request is None:
             self._end(self._last_words)
@@ -282,11 +257,6 @@ class Connection(asyncio.Protocol):
         else:  # it has begun: it has its response, or this is it
             self._end(b"" if request.started else self._last_words)
             self._abandon(request)
-
-    def _refusal(self, error: GatewayError) -> bytes:
-        status, lines, body = self._app.refusal(error)
-        end = b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body)
-        return b"".join([STATUS_LINES[status], lines, self._limits.date, end, body])
 
     # The ways to end.
 

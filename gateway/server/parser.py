@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import urllib.parse
-from typing import Protocol
+from collections.abc import Callable
 
 import httptools
 
@@ -16,28 +16,12 @@ from embeddings_gateway.errors import GatewayError, HeadTooLarge, InternalError,
 from embeddings_gateway.log import get_logger
 from embeddings_gateway.server.request import Head, Headers
 
-MAX_HEAD_BYTES = 32 << 10
-"""Bytes of a request line with its headers, and of what stands around the chunks of a body."""
-
+MAX_HEAD_BYTES = (
+    32 << 10
+)  # of a request line with its headers, and of what stands around the chunks of a body
 VERSIONS = ("1.1", "1.0")
 
 log = get_logger()
-
-
-class Receiver(Protocol):
-    """What takes the requests of one connection. A method that raises a GatewayError stops the parser."""
-
-    def head_begins(self) -> None:
-        """Take note that a request has begun to arrive."""
-
-    def request_begins(self, head: Head) -> None:
-        """Take the head of a request."""
-
-    def body_received(self, data: bytes) -> None:
-        """Take a part of its body."""
-
-    def request_ends(self) -> None:
-        """Take its end."""
 
 
 class RequestParser:
@@ -45,10 +29,23 @@ class RequestParser:
 
     httptools keeps an incomplete header to itself. So the bytes are counted that arrived since it last told
     something; memory is bounded by ``MAX_HEAD_BYTES`` and one read of the transport.
+
+    Args:
+        head_begins, request_begins, body_received, request_ends: are called with what arrived. A GatewayError
+            that one raises stops the parser.
     """
 
-    def __init__(self, receiver: Receiver) -> None:
-        self._receiver = receiver
+    def __init__(
+        self,
+        head_begins: Callable[[], object],
+        request_begins: Callable[[Head], object],
+        body_received: Callable[[bytes], object],
+        request_ends: Callable[[], object],
+    ) -> None:
+        self._head_begins = head_begins
+        self._request_begins = request_begins
+        self._body_received = body_received
+        self._request_ends = request_ends
         self._parser = self._new_parser()
         self._unreported_bytes = 0
         self._is_offer = False
@@ -75,7 +72,7 @@ class RequestParser:
     def on_message_begin(self) -> None:
         """Forget the request before."""
         self._url, self._headers = b"", []
-        self._receiver.head_begins()
+        self._head_begins()
 
     def on_url(self, url: bytes) -> None:
         """Take a part of the request target."""
@@ -94,18 +91,18 @@ class RequestParser:
         self._is_offer = self._parser.should_upgrade()
         if not self._is_offer:
             self._headers = []  # a trailer is no header; it is counted, and nobody reads it
-            self._receiver.request_begins(self._head(headers))
+            self._request_begins(self._head(headers))
 
     def on_body(self, data: bytes) -> None:
         """Take a part of the body."""
         self._unreported_bytes = 0
-        self._receiver.body_received(data)
+        self._body_received(data)
 
     def on_message_complete(self) -> None:
         """Take the end of a request; an offer ends with its head, and comes again."""
         self._unreported_bytes = 0
         if not self._is_offer:
-            self._receiver.request_ends()
+            self._request_ends()
 
     def _head(self, headers: Headers) -> Head:
         """Check a head.
@@ -121,9 +118,9 @@ class RequestParser:
         if version == "1.1" and (b"host" not in fields or (repeated and _count(headers, b"host") > 1)):
             raise NotHttp("A request has one Host.")
         keep_alive = version == "1.1" and self._parser.should_keep_alive()
-        if b"transfer-encoding" in fields:
-            if _count(headers, b"transfer-encoding") > 1 or _coding(fields) != b"chunked":  # RFC 9112, 6.3
-                raise NotHttp("The one transfer coding of a request is chunked.")
+        if (coding := fields.get(b"transfer-encoding")) is not None:
+            if _count(headers, b"transfer-encoding") > 1 or coding.strip().lower() != b"chunked":
+                raise NotHttp("The one transfer coding of a request is chunked.")  # RFC 9112, 6.3
             # Of two lengths the chunks count, but a proxy before us may have believed the other one.
             keep_alive = keep_alive and b"content-length" not in fields
         raw_path, query = split_target(self._url)
@@ -190,10 +187,6 @@ def split_target(target: bytes) -> tuple[bytes, bytes]:
 
 def _count(headers: Headers, name: bytes) -> int:
     return sum([header == name for header, _ in headers])
-
-
-def _coding(fields: dict[bytes, bytes]) -> bytes:
-    return fields[b"transfer-encoding"].strip().lower()
 
 
 def _head_too_large() -> HeadTooLarge:

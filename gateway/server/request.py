@@ -6,6 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import NamedTuple, Protocol
 
@@ -55,51 +56,37 @@ class Channel(Protocol):
         """Go on with the next request."""
 
 
+@dataclass(slots=True, eq=False)
 class Request:
     """One request on a connection.
 
     Attributes:
         head: what came before the body.
+        keep_alive: whether the connection stays after the response.
         task: answers it; ``None`` while it waits for its turn.
         complete: whether its body has arrived as a whole.
+        reading: whether somebody waits for the body, or has taken it.
         refusal: why no more of its body is received.
         gone: whether nobody is left to answer.
-        keep_alive: whether the connection stays after the response.
         started, ended: whether the response has begun, and is complete.
         held: bytes of the body, and of the response once it has begun.
-        reading: whether somebody waits for the body, or has taken it.
     """
 
-    __slots__ = (
-        "_body",
-        "_channel",
-        "_max_bytes",
-        "_response_head",
-        "_waiter",
-        "complete",
-        "ended",
-        "gone",
-        "head",
-        "held",
-        "keep_alive",
-        "reading",
-        "refusal",
-        "started",
-        "task",
-    )
-
-    def __init__(self, channel: Channel, head: Head) -> None:
-        self.head = head
-        self.task: asyncio.Task[None] | None = None
-        self.complete = self.gone = self.started = self.ended = self.reading = False
-        self.refusal: GatewayError | None = None
-        self.keep_alive = head.keep_alive
-        self.held = 0
-        self._channel = channel
-        self._body = bytearray()
-        self._max_bytes = 0
-        self._waiter: asyncio.Future[None] | None = None
-        self._response_head = b""
+    _channel: Channel
+    head: Head
+    keep_alive: bool
+    task: asyncio.Task[None] | None = None
+    complete: bool = False
+    reading: bool = False
+    refusal: GatewayError | None = None
+    gone: bool = False
+    started: bool = False
+    ended: bool = False
+    held: int = 0
+    _body: bytearray = field(default_factory=bytearray)
+    _max_bytes: int = 0
+    _waiter: asyncio.Future[None] | None = None
+    _response_head: bytes = b""
 
     async def read(self, max_bytes: int, deadline: float) -> bytearray:
         """Return the whole body, once.
@@ -130,14 +117,9 @@ class Request:
         return body
 
     async def respond(self, status: int, lines: bytes, pieces: Sequence[bytes]) -> None:
-        """Send a whole response.
+        """Send a whole response; between two pieces of its body the event loop turns.
 
-        It waits where the client reads slowly. Between two pieces the event loop turns in any case.
-
-        Args:
-            status: of the response.
-            lines: its headers, each with its line end, without ``content-length``.
-            pieces: its body.
+        ``lines`` are its headers, each with its line end, without ``content-length``.
         """
         length = sum(map(len, pieces))
         self.start(status, b"%bcontent-length: %d\r\n" % (lines, length), length)
@@ -149,10 +131,7 @@ class Request:
     def start(self, status: int, lines: bytes, length: int | None) -> None:
         """Begin a response; its head leaves with the first bytes of its body.
 
-        Args:
-            status: of the response.
-            lines: its headers.
-            length: of the body, if they state it; else the end of the connection is its end.
+        ``length`` is that of the body if ``lines`` state it; else the body ends with the connection.
         """
         self.started = True
         if length is None:
@@ -213,3 +192,16 @@ class Request:
 
 def _too_large(max_bytes: int) -> BodyTooLarge:
     return BodyTooLarge(f"The body has at most {max_bytes} bytes.")
+
+
+class Application(Protocol):
+    """What answers requests."""
+
+    async def __call__(self, request: Request) -> None:
+        """Answer a request. Raises nothing but CancelledError, of a response that had begun.
+
+        Its task is cancelled when the client goes (``request.gone``) or when the server stops.
+        """
+
+    def refusal(self, error: GatewayError) -> tuple[int, bytes, bytes]:
+        """Return status, header lines and body that tell a client of an error below any request."""

@@ -14,13 +14,12 @@ from collections.abc import Callable, Iterable, Iterator
 
 from embeddings_gateway.config import ServerConfig
 from embeddings_gateway.log import get_logger
-from embeddings_gateway.server.connection import Application, Connection
+from embeddings_gateway.server.connection import Connection
 from embeddings_gateway.server.limits import Limits
+from embeddings_gateway.server.request import Application
 
 SWEEP_S = 0.25
-MIN_CLOSE_S = 2.0
-"""Seconds in which clients may take their last response, whatever the configuration says."""
-
+MIN_CLOSE_S = 2.0  # in which clients may take their last response, whatever the configuration says
 POLL_S = 0.05
 BACKLOG = 2048
 

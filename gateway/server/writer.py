@@ -6,11 +6,8 @@ import asyncio
 import math
 import time
 
-MIN_SEND_BYTES_PER_S = 256 << 10
-"""A response has to be taken at this speed, beside the time in which its client may take nothing at all."""
-
-MAX_JOINED_BYTES = 64 << 10
-"""Parts of more bytes are handed to the transport without a copy."""
+MIN_SEND_BYTES_PER_S = 256 << 10  # at which a response has to be taken, beside the time of the timeout
+MAX_JOINED_BYTES = 64 << 10  # of a part that is copied to be joined with another
 
 
 class Writer:

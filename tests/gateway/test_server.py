@@ -237,7 +237,7 @@ async def test_a_client_that_leaves_in_the_middle_of_its_body():
 
 
 async def test_a_stop_cancels_what_is_not_done():
-    """When the time for stopping is over, work is cancelled, does not take its client for gone, and may answer."""
+    """When the time for stopping is over, work is cancelled, and it may still answer its client."""
     begun = asyncio.Event()
 
     async def answer(request):
