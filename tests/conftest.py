@@ -23,7 +23,17 @@ RUN = Path(os.environ["XDG_CACHE_HOME"])
 
 def pytest_addoption(parser):
     """Add ``--full-size``."""
-    parser.addoption("--full-size", action="store_true", help="run tests of faults as long as they say")
+    parser.addoption("--full-size", action="store_true", help="run all tests of faults, as long as they say")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out what is marked ``full_size``, which measures or takes minutes, unless it is asked for."""
+    if config.getoption("--full-size"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("full_size")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("full_size")]
 
 
 @pytest.fixture(scope="session")
