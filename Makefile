@@ -1,4 +1,4 @@
-# serve: from a fresh clone to a running gateway. test: everything that has to hold, for people and CI alike.
+# `make` alone prints what the targets do: the text behind ## beside each of them.
 
 PYTHON ?= python3
 VENV := .venv
@@ -7,15 +7,20 @@ PEERS := bench/.peers
 CLIENTS := .clients
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: serve test test-clients check faults bench bench-peers clean
+.PHONY: help serve test test-clients check faults bench bench-peers clean
 
-serve: $(VENV)/.installed-serve
-	@$(BIN)/embeddings-gateway serve
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "Arguments: make serve PORT=8001; make test-clients, faults or bench ARGUMENTS=...; make PYTHON=python3.12 ..."
 
-test: check
+serve: $(VENV)/.installed-serve ## install and serve all-MiniLM-L6-v2, or gateway.toml if there is one; PORT=8001
+	@$(BIN)/embeddings-gateway serve $(if $(PORT),--port $(PORT)) $(ARGUMENTS)
+
+test: check ## everything that has to hold, for people and for continuous integration
 	$(BIN)/pytest
 
-# Clients as their users install them: an environment for each folder of tests/clients that names packages.
+# An environment for each folder of tests/clients that names packages, as users install them.
+test-clients: ## the tests with real client libraries; test-clients-NAME for one folder of tests/clients
 test-clients: $(patsubst tests/clients/%/requirements.txt,test-clients-%,$(wildcard tests/clients/*/requirements.txt))
 
 test-clients-%: $(CLIENTS)/%/.installed $(VENV)/.installed-test
@@ -23,29 +28,27 @@ test-clients-%: $(CLIENTS)/%/.installed $(VENV)/.installed-test
 	  EMBEDDINGS_GATEWAY_EVERY_CLIENT=1 EMBEDDINGS_GATEWAY_PYTHON=$(abspath $(BIN)/python) \
 	  $(CLIENTS)/$*/bin/python -m pytest --quiet tests/clients/$* $(ARGUMENTS)
 
-check: $(VENV)/.installed-test
+check: $(VENV)/.installed-test ## the quick part of test: ruff, mypy and the tidy test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/pytest --quiet tests/test_tidy.py
 
-# Tests of faults at full size, with what they measured: two hours, on a machine that does nothing else.
-faults: $(VENV)/.installed-test
+faults: $(VENV)/.installed-test ## the tests of faults at full size, on an idle machine (two hours)
 	$(BIN)/pytest tests/faults --full-size -s $(ARGUMENTS)
 
-# ARGUMENTS="--quick" is a trial of three minutes; python -m bench --help tells the rest.
-bench: $(VENV)/.installed-bench
+# python -m bench --help lists the arguments.
+bench: $(VENV)/.installed-bench ## measure speed beside other servers (20 minutes); ARGUMENTS=--quick for a trial of 3
 	$(BIN)/python -m bench $(ARGUMENTS)
 
-# The servers that the gateway is compared with, each with the old versions that it pins.
-bench-peers: $(PEERS)/infinity/.installed $(PEERS)/llama/.installed
+bench-peers: $(PEERS)/infinity/.installed $(PEERS)/llama/.installed ## install the servers that bench compares with
 
-clean:
+clean: ## remove the virtual environment
 	rm -rf $(VENV)
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "Python 3.11 or newer is needed; name it with make PYTHON=..."; exit 1; }
+	  { echo "Python 3.11 or newer is needed: name it with make PYTHON=..."; exit 1; }
 	@echo "Making the virtual environment $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 
@@ -74,7 +77,7 @@ $(CLIENTS)/%/.installed: tests/clients/%/requirements.txt
 
 $(CLIENTS)/node/.installed: tests/clients/node/package-lock.json
 
-# torch first, so that the one for processors is taken where it is at hand.
+# torch first: pip then takes the build for processors if the index offers it.
 $(PEERS)/infinity/.installed:
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/pip install --quiet torch==2.13.0

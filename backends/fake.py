@@ -47,7 +47,7 @@ class FakeBackend:
                 {"runtime": "fake", "width": spec.width, "prompts": words, "default_prompt": default}
             ),
             cost=spec.cost,
-            batch_tokens=spec.batch_tokens or 512,
+            batch_tokens=spec.max_batch_tokens or 512,
             batch_inputs=64,
             created=0,
         )

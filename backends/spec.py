@@ -1,10 +1,9 @@
-"""How a backend is configured: one frozen, data-only struct per kind, told apart by ``backend``.
+"""How a backend is configured: one frozen struct per kind, told apart by ``backend``.
 
-Defaults live here and nowhere else. Reading the files, and judging whether a value fits the model, is
-the backend's own work.
+All defaults live here. The backend itself reads the files and judges whether a value fits the model.
 
-No ``str`` inside a union carries a pattern: with msgspec 0.22.0 a decoder of such a type crashes the
-process, now and then, when garbage is collected.
+No ``str`` inside a union has a pattern: with msgspec 0.22.0 a decoder of such a type sometimes crashes the
+process when garbage is collected.
 """
 
 from __future__ import annotations
@@ -15,23 +14,31 @@ import msgspec
 
 Pooling = Literal["cls", "mean", "max", "mean_sqrt_len", "last", "weighted_mean"]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
+Device = Annotated[
+    str, msgspec.Meta(pattern=r"^(auto|cpu|cuda|cuda:\d+)$", description="auto, cpu, cuda or cuda:N")
+]
+Dtype = Annotated[
+    Literal["auto", "fp32", "fp16", "bf16", "int8"],
+    msgspec.Meta(extra={"spellings": {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}}),
+]
+"""Users may write the long forms too. Reading the configuration replaces them by the short ones."""
 
 
 class BackendSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="backend"):
-    """What every kind of backend can be told.
+    """The settings of every kind of backend.
 
     Attributes:
-        max_tokens: a lower limit than the model's own, in tokens, special tokens included.
-        batch_tokens: the largest cost of one batch, in tokens; ``None`` leaves it to the backend.
-        dimensions: the Matryoshka sizes offered, where the model's own files do not say.
-        threads: processor threads of the engine; ``None`` is this replica's share of the cores.
-        prompts: name -> words that go before a text of that kind, instead of the model's own.
-        default_prompt: the name of the one used where a request names none; ``""`` is none, whatever the
+        max_tokens: a lower limit for an input than the model's own, in tokens, special tokens included.
+        max_batch_tokens: the largest cost of one batch, in tokens; ``None``: the backend decides.
+        dimensions: the Matryoshka sizes to offer, if the model's own files do not say.
+        threads: processor threads of the engine; ``None``: this replica's share of the cores.
+        prompts: prompt name -> prompt, instead of the model's own.
+        default_prompt: the name of the prompt for requests that name none; ``""``: no prompt, whatever the
             model's files say.
     """
 
     max_tokens: Positive | None = None
-    batch_tokens: Positive | None = None
+    max_batch_tokens: Positive | None = None
     dimensions: tuple[Positive, ...] | None = None
     threads: Positive | None = None
     prompts: dict[str, str] | None = None
@@ -39,7 +46,7 @@ class BackendSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     @property
     def kind(self) -> str:
-        """The value of ``backend`` that chooses it."""
+        """The value of ``backend``."""
         return str(self.__struct_config__.tag)
 
 
@@ -47,19 +54,20 @@ class HfSpec(BackendSpec, frozen=True, kw_only=True, tag="hf"):
     """A Hugging Face model directory, run by OpenVINO or torch.
 
     Attributes:
-        path: an absolute directory, ``package:module/sub`` for one inside an installed Python package, or
+        path: an absolute directory, ``package:module/sub`` for a directory in an installed Python package, or
             a hub id such as ``BAAI/bge-m3``.
         revision: commit, tag or branch of a hub id.
-        sha256: the sum of the weights file, or a table of file name -> sum.
+        sha256: the checksum of the weights file, or a table of file name -> checksum.
         runtime: what computes the network; ``auto`` is OpenVINO on a processor and torch on a GPU.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        dtype: of the arithmetic; ``auto`` is bf16 where the processor or GPU has it, else fp32, and fp32 for
-            torch on a processor. ``int8`` is quantised with NNCF, by OpenVINO alone.
-        calibration: a file of texts, one a line, that ``int8`` is calibrated with instead of our own.
-        cache_dir: where converted models are kept; ``None`` is ``embeddings-gateway`` in the user's cache
+        device: ``auto`` is a GPU if there is one.
+        dtype: of the arithmetic; ``auto`` is bf16 if the processor or GPU has it, else fp32. It is fp32 for
+            torch on a processor. ``fp16`` needs torch on a GPU. ``int8`` is quantised with NNCF and needs
+            OpenVINO.
+        calibration: a file of texts, one a line, to calibrate ``int8`` with instead of the built-in texts.
+        cache_dir: where converted models are stored; ``None``: ``embeddings-gateway`` in the user's cache
             directory (``XDG_CACHE_HOME``).
-        pooling: overrides what the model's files say.
-        normalize: whether vectors get unit length; ``None`` is yes, unless the model says that it is
+        pooling: replaces what the model's files say.
+        normalize: whether vectors get unit length; ``None``: yes, unless the model says that its vectors are
             compared by dot product.
     """
 
@@ -67,8 +75,8 @@ class HfSpec(BackendSpec, frozen=True, kw_only=True, tag="hf"):
     revision: str | None = None
     sha256: str | dict[str, str] | None = None
     runtime: Literal["auto", "torch", "openvino"] = "auto"
-    device: Annotated[str, msgspec.Meta(pattern=r"^(auto|cpu|cuda|cuda:\d+)$")] = "auto"
-    dtype: Literal["auto", "fp32", "bf16", "int8"] = "auto"
+    device: Device = "auto"
+    dtype: Dtype = "auto"
     calibration: str | None = None
     cache_dir: str | None = None
     pooling: Pooling | None = None
@@ -80,10 +88,10 @@ class GgufSpec(BackendSpec, frozen=True, kw_only=True, tag="gguf"):
 
     Attributes:
         path: an absolute file.
-        sha256: the sum of the file.
-        pooling: overrides what the file says.
-        normalize: whether vectors get unit length; ``None`` is yes.
-        n_gpu_layers: layers put on the GPU; -1 is all of them.
+        sha256: the checksum of the file.
+        pooling: replaces what the file says.
+        normalize: whether vectors get unit length; ``None``: yes.
+        n_gpu_layers: layers to put on the GPU; -1: all of them.
     """
 
     path: str
@@ -94,11 +102,11 @@ class GgufSpec(BackendSpec, frozen=True, kw_only=True, tag="gguf"):
 
 
 class FakeSpec(BackendSpec, frozen=True, kw_only=True, tag="fake"):
-    """Deterministic numbers without meaning, for tests of the machinery. Never a default.
+    """Deterministic numbers without meaning, to test everything around a model. Never a default.
 
     Attributes:
         width: dimensions of a vector.
-        cost: the cost rule that the backend states.
+        cost: how the backend counts the cost of a batch.
     """
 
     width: Positive = 8
@@ -106,13 +114,13 @@ class FakeSpec(BackendSpec, frozen=True, kw_only=True, tag="fake"):
 
 
 class FaultSpec(FakeSpec, frozen=True, kw_only=True, tag="fault"):
-    """The fake backend with faults, for tests of what becomes of everybody else. Never a default.
+    """The fake backend with faults, to test that they harm nothing else. Never a default.
 
     Attributes:
-        loading: how loading goes: ``wrong`` loads a model that mixes up the inputs of a batch.
+        loading: how loading goes; ``wrong`` loads a model that mixes up the inputs of a batch.
         load_seconds: how long loading takes.
         seconds_per_token: how long a batch takes.
-        memory_tokens: the cost of a batch, padded, above which memory runs out.
+        memory_tokens: the padded cost of a batch above which memory runs out.
     """
 
     loading: Literal["well", "abort", "hang", "refuse", "wrong"] = "well"

@@ -74,7 +74,7 @@ def start_models(stack: ExitStack, found: Ceiling, say: Say) -> list[tuple[Engin
     folders = {MINILM: models.minilm(), BERT_BASE: models.bert_base()}
     started = []
     for name, folder in folders.items():
-        spec = HfSpec(path=str(folder), threads=cores(), batch_tokens=BATCH_INPUTS * BATCH_TOKENS)
+        spec = HfSpec(path=str(folder), threads=cores(), max_batch_tokens=BATCH_INPUTS * BATCH_TOKENS)
         try:
             engine = stack.enter_context(
                 EngineProcess(

@@ -20,7 +20,7 @@ from bench.shape import Shape
 from bench.side import http_plan
 
 CLIENTS = 32
-KEYS: dict[str, str | int] = {"backend": "fake", "batch_tokens": 4096}
+KEYS: dict[str, str | int] = {"backend": "fake", "max_batch_tokens": 4096}
 """Its tokens are bytes: as many inputs make a batch as with real tokens and the budgets of real models."""
 SHAPE = Shape(CLIENTS, 1, "short", ())
 

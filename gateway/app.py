@@ -51,7 +51,7 @@ def create_litestar(embeddings: Embeddings, registry: Registry, metrics: Metrics
         exception_handlers={Exception: tell},
         lifespan=[models_loaded],
         openapi_config=openapi_config(),
-        request_max_body_size=None,  # the one bound is ``server.body_bytes_max``
+        request_max_body_size=None,  # the one bound is ``server.max_body_bytes``
         logging_config=None,
     )
     describe(app)

@@ -1,45 +1,43 @@
-"""What an operator can set: frozen structs, and all their defaults.
-
-Reading them from TOML, and telling what is wrong with it, is the business of ``config_file``.
-"""
+"""The settings of the gateway: frozen structs and all defaults. ``config_file`` reads them from TOML."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 
 from embeddings_gateway.backends.spec import Positive, Spec
 
 Truncate = Literal["error", "right", "left", "mean"]
-Role = Literal["query", "document"]
+InputType = Literal["query", "document"]
 TokenIdPolicy = Literal["auto", "native", "cl100k", "reject"]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the gateway listens, and bounds that hold for every model.
+    """How the gateway listens, and limits that hold for every model.
 
     Attributes:
-        host, port: where it listens.
-        strict: refuse request fields that are not known, instead of ignoring them.
+        host, port: the address to listen on; port 0 picks a free port.
+        strict: refuse unknown fields of a request instead of ignoring them.
         log_format: ``auto`` is ``console`` on a terminal and ``json`` elsewhere.
         log_level: the least severe event that is logged.
-        inputs_max: inputs of one request.
-        input_ids_max: token ids of one input that is given as such.
-        request_tokens_max: tokens of one request.
-        input_chars_max: characters of one text, before it is tokenized.
-        body_bytes_max: bytes of a request's body.
-        connections_max: connections at once.
-        requests_bytes_max: bytes of the bodies of all requests that have not been answered, and of answers
-            that have not been taken.
-        idle_timeout_s: seconds for which a connection may have nothing to ask.
-        head_timeout_s: seconds in which a request's head has to arrive.
-        body_timeout_s: seconds in which its body has to arrive.
-        send_timeout_s: seconds in which a client has to take some of what it is sent; all of an answer in
-            these and what its length takes at 256 KiB a second.
-        request_timeout_s: seconds in which a request has to be done.
-        shutdown_timeout_s: seconds in which accepted requests are finished when the gateway is asked to end.
+        max_inputs: inputs of one request.
+        max_input_ids: token ids of one input that is sent as token ids.
+        max_request_tokens: tokens of one request.
+        max_input_chars: characters of one text, before it is tokenized.
+        max_body_bytes: bytes of a request's body.
+        max_connections: open connections.
+        max_buffered_bytes: bytes held for all connections together: bodies of unanswered requests, and
+            responses that clients have not read yet.
+        idle_timeout_s: a connection without a request is closed after this time. Common clients and proxies
+            keep connections for 90 s; a shorter time here would make them use connections that are closing.
+        head_timeout_s: time for a request's head to arrive.
+        body_timeout_s: time for a request's body to arrive.
+        send_timeout_s: time in which a client has to read some of its response. The whole response has this
+            time and what its length takes at 256 KiB/s.
+        request_timeout_s: time for a request to be answered.
+        shutdown_timeout_s: time to finish accepted requests when the gateway stops.
     """
 
     host: str = "127.0.0.1"
@@ -47,14 +45,14 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     strict: bool = False
     log_format: Literal["auto", "json", "console"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    inputs_max: Positive = 2048
-    input_ids_max: Positive = 8192
-    request_tokens_max: Positive = 300_000
-    input_chars_max: Positive = 1_000_000
-    body_bytes_max: Positive = 32 << 20
-    connections_max: Positive = 4096
-    requests_bytes_max: Positive = 256 << 20
-    idle_timeout_s: Seconds = 75
+    max_inputs: Positive = 2048
+    max_input_ids: Positive = 8192
+    max_request_tokens: Positive = 300_000
+    max_input_chars: Positive = 1_000_000
+    max_body_bytes: Positive = 32 << 20
+    max_connections: Positive = 4096
+    max_buffered_bytes: Positive = 256 << 20
+    idle_timeout_s: Seconds = 120
     head_timeout_s: Seconds = 10
     body_timeout_s: Seconds = 30
     send_timeout_s: Seconds = 30
@@ -68,30 +66,45 @@ class ServingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     Attributes:
         aliases: other names of the model.
         replicas: worker processes that load it.
-        truncate: what happens to an input that is too long, where the request does not say.
-        token_ids: what inputs given as token ids mean.
-        queue_tokens: tokens that may wait for the model.
-        hang_timeout_s: seconds after which a batch may be taken for hung, at the earliest; how many it takes
-            beyond that depends on its size and the measured speed.
-        load_timeout_s: seconds after which loading is taken for hung.
-        audit_every: how many batches there are for each of which one input is computed again; 0 is none.
+        truncate: what happens to an input that is too long, if the request does not say.
+        token_ids: how to read inputs that are token ids.
+        max_queue_tokens: tokens that may wait for the model.
+        min_bulk_share: the least share of the model's tokens that bulk calls get while interactive ones wait.
+        hang_timeout_s: a batch counts as hung after this time at the earliest. Large batches and slow models
+            get more, from the measured speed.
+        load_timeout_s: loading counts as hung after this time.
+        audit_every: one input of every so many batches is computed again and compared; 0 turns this off.
     """
 
     aliases: tuple[Annotated[str, msgspec.Meta(min_length=1)], ...] = ()
     replicas: Positive = 1
     truncate: Truncate = "error"
     token_ids: TokenIdPolicy = "auto"
-    queue_tokens: Positive = 1_000_000
+    max_queue_tokens: Positive = 1_000_000
+    min_bulk_share: Annotated[float, msgspec.Meta(gt=0, le=0.5)] = 0.05
     hang_timeout_s: Seconds = 30
     load_timeout_s: Seconds = 3600
     audit_every: Annotated[int, msgspec.Meta(ge=0)] = 256
 
 
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """One model: what its backend is told, and how it is served."""
+    """One model: the spec of its backend, and how it is served."""
 
     spec: Spec
     serving: ServingConfig = ServingConfig()
+
+
+class RenamedSetting(NamedTuple):
+    """A setting that the configuration has under its old name.
+
+    Attributes:
+        where: ``server`` or ``model 'NAME'``.
+        old, new: the names.
+    """
+
+    where: str
+    old: str
+    new: str
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,9 +112,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         models: by the name that clients use.
-        source: where it was read, for people.
+        source: where it was read from, for messages.
+        renamed: the settings that it has under old names.
     """
 
     server: ServerConfig
     models: dict[str, ModelConfig]
     source: str
+    renamed: tuple[RenamedSetting, ...] = ()

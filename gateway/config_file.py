@@ -1,4 +1,4 @@
-"""Reads the configuration from TOML; says of a mistake which key of which model it is, and the fix."""
+"""Reads the configuration from TOML. An error names the model, the key, the allowed values and the fix."""
 
 from __future__ import annotations
 
@@ -8,19 +8,41 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import msgspec
 
+from embeddings_gateway.allowed_values import explain, with_short_forms
 from embeddings_gateway.backends.spec import FakeSpec, HfSpec, Spec
-from embeddings_gateway.config import Config, ModelConfig, Role, ServerConfig, ServingConfig
+from embeddings_gateway.config import (
+    Config,
+    InputType,
+    ModelConfig,
+    RenamedSetting,
+    ServerConfig,
+    ServingConfig,
+)
+from embeddings_gateway.log import get_logger
 
 DEFAULT = Path(__file__).with_name("default.toml")
 VARIABLE = "EMBEDDINGS_GATEWAY_CONFIG"
 IN_WORKING_DIRECTORY = Path("gateway.toml")
 BACKENDS: dict[str, type[Spec]] = {str(spec.__struct_config__.tag): spec for spec in get_args(Spec)}
+BackendKey = msgspec.defstruct("BackendKey", [("backend", Literal[tuple(BACKENDS)])])
+RENAMED = {
+    "inputs_max": "max_inputs",
+    "input_ids_max": "max_input_ids",
+    "request_tokens_max": "max_request_tokens",
+    "input_chars_max": "max_input_chars",
+    "body_bytes_max": "max_body_bytes",
+    "connections_max": "max_connections",
+    "requests_bytes_max": "max_buffered_bytes",
+    "queue_tokens": "max_queue_tokens",
+    "batch_tokens": "max_batch_tokens",
+}
+"""Old name of a setting -> new name. The old names are accepted for one release."""
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
-ROLES = tuple(f"@{role}" for role in get_args(Role))
+INPUT_TYPE_SUFFIXES = tuple(f"@{input_type}" for input_type in get_args(InputType))
 SHA256 = re.compile(r"^[0-9a-f]{64}$")
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -31,17 +53,17 @@ class ConfigError(Exception):
 
 
 def find_config() -> Path | None:
-    """Return the configuration file of this process' environment or directory; ``None`` is the default."""
+    """Return the file that the environment names, else the working directory's; ``None`` is the default."""
     if named := os.environ.get(VARIABLE):
         return Path(named)
     return IN_WORKING_DIRECTORY if IN_WORKING_DIRECTORY.is_file() else None
 
 
 def read_config(path: Path | None) -> Config:
-    """Read a configuration file, or the built-in default where ``path`` is ``None``.
+    """Read a configuration file, or the built-in default if ``path`` is ``None``.
 
     Raises:
-        ConfigError: it cannot be read or used.
+        ConfigError: the file cannot be read or used.
     """
     file = path or DEFAULT
     source = str(path) if path else "the built-in default"
@@ -55,25 +77,30 @@ def read_config(path: Path | None) -> Config:
         raise ConfigError(f"{source}: {error}") from None
 
 
+def log_renamed(config: Config) -> None:
+    """Log a warning for each setting that has an old name. Logging has to be configured before."""
+    log = get_logger()
+    for where, old, new in config.renamed:
+        log.warning("setting renamed", where=where, old=old, new=new)
+
+
 def parse(document: Mapping[str, Any], directory: Path, source: str) -> Config:
-    """Turn a TOML document into a configuration; relative paths are relative to ``directory``.
+    """Turn a TOML document into a configuration. Relative paths are relative to ``directory``.
 
     Raises:
         ConfigError: a key is unknown or missing, or a value does not fit.
     """
     _refuse_unknown(document, {"server", "models"}, "the top level")
-    _refuse_unknown(_table(document, "server"), set(ServerConfig.__struct_fields__), "server")
-    server = _convert(_table(document, "server"), ServerConfig, "server")
-    if server.requests_bytes_max < server.body_bytes_max:
-        raise ConfigError("server: requests_bytes_max: less than body_bytes_max: set it to that or more")
+    renamed: list[RenamedSetting] = []
+    server = _server(_table(document, "server"), renamed)
     models = {
-        name: _model(name, _table(_table(document, "models"), name, f"models.{name}"), directory)
+        name: _model(name, _table(_table(document, "models"), name, f"models.{name}"), directory, renamed)
         for name in _table(document, "models")
     }
     if not models:
         raise ConfigError("there is no model: add a table [models.NAME]")
     _refuse_same_names(models)
-    return Config(server=server, models=models, source=source)
+    return Config(server=server, models=models, source=source, renamed=tuple(renamed))
 
 
 def _table(parent: Mapping[str, Any], key: str, path: str = "") -> Mapping[str, Any]:
@@ -83,52 +110,78 @@ def _table(parent: Mapping[str, Any], key: str, path: str = "") -> Mapping[str, 
     return value
 
 
-def _model(name: str, table: Mapping[str, Any], directory: Path) -> ModelConfig:
+def _server(table: Mapping[str, Any], renamed: list[RenamedSetting]) -> ServerConfig:
+    known = set(ServerConfig.__struct_fields__)
+    table = _with_new_names(table, known, "server", renamed)
+    _refuse_unknown(table, known, "server")
+    server = _convert(table, ServerConfig, "server")
+    if server.max_buffered_bytes < server.max_body_bytes:
+        raise ConfigError(
+            f"server: max_buffered_bytes is {server.max_buffered_bytes}: "
+            f"set it to max_body_bytes ({server.max_body_bytes}) or more"
+        )
+    return server
+
+
+def _model(
+    name: str, table: Mapping[str, Any], directory: Path, renamed: list[RenamedSetting]
+) -> ModelConfig:
     where = f"model {name!r}"
-    if not isinstance(name, str):  # as in a dict of a program's
+    if not isinstance(name, str):  # the mapping of a program may have any key
         raise ConfigError(f"{where}: a model's name is a string")
     if not name or len(name) > 256:
         raise ConfigError(f"{where}: a model's name has 1 to 256 characters")
-    backend = table.get("backend")
-    spec_type = BACKENDS.get(backend) if isinstance(backend, str) else None
-    if spec_type is None:
-        raise ConfigError(f"{where}: backend is {backend!r}: set it to one of {', '.join(BACKENDS)}")
+    if problem := explain(table, BackendKey):
+        raise ConfigError(f"{where}: {problem}")
+    spec_type = BACKENDS[table["backend"]]
     serving_keys = set(ServingConfig.__struct_fields__)
-    spec_keys = set(spec_type.__struct_fields__)
-    _refuse_unknown(table, serving_keys | spec_keys | {"backend"}, where)
+    known = serving_keys | set(spec_type.__struct_fields__) | {"backend"}
+    table = _with_new_names(table, known, where, renamed)
+    _refuse_unknown(table, known, where)
     spec = _convert({k: v for k, v in table.items() if k not in serving_keys}, spec_type, where)
     serving = _convert({k: v for k, v in table.items() if k in serving_keys}, ServingConfig, where)
     _refuse_wrong_sums(getattr(spec, "sha256", None), where)
     return ModelConfig(spec=_located(spec, directory, where), serving=serving)
 
 
+def _with_new_names(
+    table: Mapping[str, Any], known: set[str], where: str, renamed: list[RenamedSetting]
+) -> Mapping[str, Any]:
+    """Return the table with today's names of settings, and note in ``renamed`` which were old."""
+    result = dict(table)
+    for old, new in RENAMED.items():
+        if old not in table or new not in known:
+            continue
+        if new in table:
+            raise ConfigError(f"{where}: {old} is the old name of {new}, and both are set: remove {old}")
+        result[new] = result.pop(old)
+        renamed.append(RenamedSetting(where, old, new))
+    return result
+
+
 def _refuse_unknown(table: Mapping[str, Any], known: set[str], where: str) -> None:
     for key in map(str, table.keys() - known):
-        others = [name for name, spec in BACKENDS.items() if key in spec.__struct_fields__]
+        backends = [name for name, spec in BACKENDS.items() if key in spec.__struct_fields__]
         close = difflib.get_close_matches(key, known, 1)
         if close:
             fix = f"did you mean {close[0]!r}?"
-        elif others and "backend" in known:
-            fix = f"only backend {' and '.join(others)} takes it; remove it"
+        elif backends and "backend" in known:
+            fix = f"only backend {' and '.join(backends)} takes it; remove it"
         else:
-            fix = f"known are {', '.join(sorted(known))}"
+            fix = f"the known keys are {', '.join(sorted(known))}"
         raise ConfigError(f"{where}: unknown key {key!r}: {fix}")
 
 
 def _convert(table: Mapping[str, Any], into: type[S], where: str) -> S:
+    table = with_short_forms(table, into)
     try:
         return msgspec.convert(table, into)
-    except msgspec.ValidationError as error:
-        said, _, path = str(error).partition(" - at `$")
-        key = path.strip("`.")
-        missing = said.removeprefix("Object missing required field ").strip("`")
-        raise ConfigError(
-            f"{where}: {key}: {said}" if key else f"{where}: {missing} is missing: set it"
-        ) from None
+    except msgspec.ValidationError:
+        raise ConfigError(f"{where}: {explain(table, into)}") from None
 
 
 def _located(spec: Spec, directory: Path, where: str) -> Spec:
-    """Return the spec with paths that no longer depend on where the configuration lies."""
+    """Return the spec with absolute paths."""
     if isinstance(spec, FakeSpec):
         return spec
     if isinstance(spec, HfSpec):
@@ -159,8 +212,11 @@ def _refuse_same_names(models: Mapping[str, ModelConfig]) -> None:
     owners: dict[str, str] = {}
     for model, config in models.items():
         for name in (model, *config.serving.aliases):
-            if name.endswith(ROLES):
-                raise ConfigError(f"model {model!r}: {name!r} ends as only names with a role do: change it")
+            if name.endswith(INPUT_TYPE_SUFFIXES):
+                endings = " and ".join(INPUT_TYPE_SUFFIXES)
+                raise ConfigError(
+                    f"model {model!r}: {name!r} may not end like this: {endings} say a request's input_type"
+                )
             if name in owners:
                 raise ConfigError(f"model {model!r}: {name!r} is already a name of model {owners[name]!r}")
             owners[name] = model

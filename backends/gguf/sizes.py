@@ -70,7 +70,7 @@ def fit(
         facts: of the file.
         traits: of the model.
         pooling: the pooling that is used.
-        spec: its ``max_tokens`` and ``batch_tokens`` are taken as they are, or refused.
+        spec: its ``max_tokens`` and ``max_batch_tokens`` are taken as they are, or refused.
         on_gpu: larger packs pay there.
         memory_bytes: what the machine has; half of it may go to the output buffer, where asked for.
 
@@ -98,7 +98,7 @@ def short(sizes: Sizes) -> Sizes:
 
 def _chunked(facts: Facts, spec: GgufSpec, pack_tokens: int) -> Sizes:
     max_tokens = spec.max_tokens or min(facts.n_ctx_train, MAX_TOKENS_DEFAULT)
-    batch_tokens = spec.batch_tokens or pack_tokens
+    batch_tokens = spec.max_batch_tokens or pack_tokens
     return Sizes(
         max_tokens=max_tokens,
         batch_tokens=batch_tokens,
@@ -113,13 +113,13 @@ def _whole(facts: Facts, traits: Traits, spec: GgufSpec, pack_tokens: int, memor
     row = _output_bytes(facts, traits)
     affordable = max(OUTPUT_BYTES_DEFAULT // row, 1)
     max_tokens = spec.max_tokens or min(facts.n_ctx_train, MAX_TOKENS_DEFAULT, affordable)
-    batch_tokens = spec.batch_tokens or min(pack_tokens, affordable)
+    batch_tokens = spec.max_batch_tokens or min(pack_tokens, affordable)
     # The engine aborts where a call has room for fewer tokens than sequences.
     capacity = max(max_tokens, batch_tokens, SEQUENCES_MAX)
     if capacity * row > max(memory_bytes // 2, OUTPUT_BYTES_DEFAULT):
         raise LoadError(
             f"a call of {capacity} tokens needs {capacity * row / 2**30:.1f} GiB for its outputs alone "
-            f"(a vocabulary of {facts.n_vocab}): lower max_tokens and batch_tokens"
+            f"(a vocabulary of {facts.n_vocab}): lower max_tokens and max_batch_tokens"
         )
     return Sizes(
         max_tokens=max_tokens,

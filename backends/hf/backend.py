@@ -67,7 +67,7 @@ class HfBackend:
         special = len(tokenizer.prefix) + len(tokenizer.suffix)
         tokens_max = limits.longest_input(spec.max_tokens, model.max_tokens, facts.positions, special)
         width = self._try_out()
-        batch_tokens = spec.batch_tokens or opened.batch_tokens
+        batch_tokens = spec.max_batch_tokens or opened.batch_tokens
         calibration = calibration_sum(spec.calibration) if runtime.dtype == "int8" else None
         return ModelInfo(
             dimensions=width,

@@ -95,7 +95,7 @@ async def embed_all(config: Config, name: str, ask: Ask) -> Vectors:
     Raises:
         GatewayError: an input cannot be embedded; ``param`` says which.
     """
-    limits = InputLimits(config.server.input_chars_max, config.server.input_ids_max)
+    limits = InputLimits(config.server.max_input_chars, config.server.max_input_ids)
     async with Registry(config, Metrics(), echo()) as registry:
         named = registry.find(name)
         await loaded(named.model)

@@ -28,7 +28,15 @@ err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
 def load_config(path: Path | None) -> Config:
-    """Return the configuration, or end the command with what is wrong with it."""
+    """Return the configuration, with a warning for each old name in it, or end the command with the error."""
+    config = read_or_fail(path)
+    for where, old, new in config.renamed:
+        err.print(f"[bold yellow]warning:[/] {rich_escaped(where)}: {old} is now called {new}: rename it")
+    return config
+
+
+def read_or_fail(path: Path | None) -> Config:
+    """Return the configuration, or end the command with the error."""
     try:
         return read_config(path or find_config())
     except ConfigError as error:

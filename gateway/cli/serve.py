@@ -14,8 +14,9 @@ import uvloop
 
 from embeddings_gateway import log
 from embeddings_gateway.app import create_app
-from embeddings_gateway.cli.options import ConfigPath, echo, fail, load_config
+from embeddings_gateway.cli.options import ConfigPath, echo, fail, read_or_fail
 from embeddings_gateway.config import Config
+from embeddings_gateway.config_file import log_renamed
 from embeddings_gateway.http.server import CannotListen, Server
 from embeddings_gateway.metrics import Metrics
 from embeddings_gateway.serving.registry import Registry
@@ -34,14 +35,15 @@ def serve(
     ] = None,
 ) -> None:
     """Serve the configured models over HTTP."""
-    settings = load_config(config)
+    settings = read_or_fail(config)
     given = {key: value for key, value in {"host": host, "port": port}.items() if value is not None}
     server = msgspec.structs.replace(settings.server, **given)
     log.configure(server.log_format, server.log_level)
+    log_renamed(settings)
     forbid_core_files()
     files = allow_many_files()
-    connections_max = max(1, min(server.connections_max, files - OWN_FILES))
-    server = msgspec.structs.replace(server, connections_max=connections_max)
+    max_connections = max(1, min(server.max_connections, files - OWN_FILES))
+    server = msgspec.structs.replace(server, max_connections=max_connections)
     settings = msgspec.structs.replace(settings, server=server)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:

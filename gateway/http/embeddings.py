@@ -14,7 +14,7 @@ from litestar import post
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from embeddings_gateway.config import Role, ServerConfig
+from embeddings_gateway.config import InputType, ServerConfig
 from embeddings_gateway.http import status
 from embeddings_gateway.http.body import read_body
 from embeddings_gateway.http.client import CLIENT, Client
@@ -41,7 +41,7 @@ class Embeddings:
         self._server = server
         self._decoder = Decoder(server.strict)
         self._limits = WireLimits(
-            server.inputs_max, InputLimits(server.input_chars_max, server.input_ids_max)
+            server.max_inputs, InputLimits(server.max_input_chars, server.max_input_ids)
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -58,7 +58,7 @@ class Embeddings:
         server, headers = self._server, dict(scope["headers"])
         self._registry.admit()
         deadline = deadline_of(headers, record.began, server.request_timeout_s)
-        body = await deadline.bounds(read_body(headers, receive, client, server.body_bytes_max))
+        body = await deadline.bounds(read_body(headers, receive, client, server.max_body_bytes))
         asked = self._decoder.decode(body)
         named = self._registry.find(asked.model)
         model = named.model
@@ -106,7 +106,7 @@ def shortcut(embeddings: Embeddings, app: ASGIApp) -> ASGIApp:
 
 
 def ask_for(
-    asked: EmbeddingRequest, role: Role | None, limits: WireLimits, space: str | None, seconds_max: float
+    asked: EmbeddingRequest, role: InputType | None, limits: WireLimits, space: str | None, seconds_max: float
 ) -> Ask:
     """Turn what was sent, and the role that it or the model's name says, into what is asked of the model.
 

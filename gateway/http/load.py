@@ -29,13 +29,13 @@ class Load:
 
     def too_many(self, connections: int) -> GatewayError | None:
         """Return what a new connection is told if it is one of too many."""
-        if connections <= self.server.connections_max:
+        if connections <= self.server.max_connections:
             return None
         return Overloaded("The gateway has too many connections.", retry_after=RETRY_S)
 
     def too_much(self) -> GatewayError | None:
         """Return what a request is told whose body is more than there is room for now."""
-        if self.bytes <= self.server.requests_bytes_max:
+        if self.bytes <= self.server.max_buffered_bytes:
             return None
         return Overloaded(
             "The gateway has too many bytes of requests and answers in memory.", retry_after=RETRY_S

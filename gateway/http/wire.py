@@ -10,7 +10,7 @@ from typing import Annotated, Literal, NamedTuple, NoReturn, cast
 
 import msgspec
 
-from embeddings_gateway.config import Role, Truncate
+from embeddings_gateway.config import InputType, Truncate
 from embeddings_gateway.errors import GatewayError, InvalidJson, InvalidRequest
 from embeddings_gateway.serving.ask import IdLists, InputLimits, Texts, fault_of
 
@@ -24,7 +24,7 @@ class EmbeddingRequest(msgspec.Struct, frozen=True, kw_only=True):
     dimensions: Annotated[int, msgspec.Meta(ge=1)] | None = None
     user: str | None = None
     truncate: Truncate | None = None
-    input_type: Role | None = None
+    input_type: InputType | None = None
     partial: bool | None = None
 
 
@@ -36,11 +36,11 @@ class WireLimits(NamedTuple):
     """Bounds on a request that hold for every model.
 
     Attributes:
-        inputs_max: inputs of one request.
+        max_inputs: inputs of one request.
         each: bounds on one of them.
     """
 
-    inputs_max: int
+    max_inputs: int
     each: InputLimits
 
 
@@ -121,8 +121,8 @@ def inputs_of(request: EmbeddingRequest, limits: WireLimits) -> Inputs:
     given = request.input
     single = isinstance(given, str) or (bool(given) and isinstance(given[0], int))
     inputs = [given] if single else given
-    if not 1 <= len(inputs) <= limits.inputs_max:
-        raise InvalidRequest(f"A request has 1 to {limits.inputs_max} inputs, not {len(inputs)}.", "input")
+    if not 1 <= len(inputs) <= limits.max_inputs:
+        raise InvalidRequest(f"A request has 1 to {limits.max_inputs} inputs, not {len(inputs)}.", "input")
     kind = type(inputs[0])
     refused: dict[int, GatewayError] = {}
     for index, one in enumerate(inputs):

@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, get_args
+from typing import Any, Self
 
-from embeddings_gateway.config import Config, Role, Truncate
-from embeddings_gateway.config_file import find_config, parse, read_config
+from embeddings_gateway.allowed_values import explain_value
+from embeddings_gateway.config import Config, InputType, Truncate
+from embeddings_gateway.config_file import find_config, log_renamed, parse, read_config
 from embeddings_gateway.errors import ModelUnavailable
 from embeddings_gateway.library.embeddings import Embeddings
 from embeddings_gateway.library.many import Progress, embed_many, unavailable
@@ -44,8 +45,9 @@ class AsyncEmbedder:
 
     def __init__(self, config: Source = None) -> None:
         self.config = config_of(config)
+        log_renamed(self.config)
         server = self.config.server
-        self._limits = InputLimits(server.input_chars_max, server.input_ids_max)
+        self._limits = InputLimits(server.max_input_chars, server.max_input_ids)
         self._registry = Registry(self.config, Metrics())
         self._open = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -87,7 +89,7 @@ class AsyncEmbedder:
         model: str | None = None,
         dimensions: int | None = None,
         truncate: Truncate | None = None,
-        input_type: Role | None = None,
+        input_type: InputType | None = None,
         partial: bool = False,
         progress: Progress | None = None,
     ) -> Embeddings:
@@ -114,7 +116,7 @@ class AsyncEmbedder:
         """
         inputs = list_of(texts)
         refuse_unknown(truncate, Truncate, "truncate")
-        refuse_unknown(input_type, Role, "input_type")
+        refuse_unknown(input_type, InputType, "input_type")
         named = self._named(model)
         role = named.role_of(input_type)
         if progress is not None:
@@ -169,9 +171,9 @@ def config_of(source: Source) -> Config:
 
 
 def refuse_unknown(word: str | None, words: object, name: str) -> None:
-    """Raise ValueError if a word is none of a ``Literal``'s."""
-    if word is not None and word not in get_args(words):
-        raise ValueError(f"{name} is {word!r}, none of {', '.join(get_args(words))}")
+    """Raise ValueError, with the allowed words, if a word is not in a ``Literal``."""
+    if word is not None and (problem := explain_value(word, words, name)):
+        raise ValueError(problem)
 
 
 def list_of(texts: Iterable[str]) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
-from embeddings_gateway.config import Config, Role, Truncate
+from embeddings_gateway.config import Config, InputType, Truncate
 from embeddings_gateway.library.async_embedder import AsyncEmbedder, Source, list_of
 from embeddings_gateway.library.embeddings import Embeddings
 from embeddings_gateway.library.loop_thread import LoopThread
@@ -60,7 +60,7 @@ class Embedder:
         model: str | None = None,
         dimensions: int | None = None,
         truncate: Truncate | None = None,
-        input_type: Role | None = None,
+        input_type: InputType | None = None,
         partial: bool = False,
         progress: Progress | None = None,
     ) -> Embeddings:

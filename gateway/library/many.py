@@ -170,7 +170,7 @@ async def _embed_part(model: Model, ask: Ask, start: int, end: int, gathered: Ga
             await _embed_part(model, ask, start, middle, gathered)
             await _embed_part(model, ask, middle, end, gathered)
             return
-        except Overloaded as error:  # a narrow queue_tokens
+        except Overloaded as error:  # a narrow max_queue_tokens
             await asyncio.sleep(error.retry_after or 1)
         except ModelUnavailable as error:  # others of these texts may have ended its workers
             tries += 1

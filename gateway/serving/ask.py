@@ -9,7 +9,7 @@ from typing import NamedTuple
 from typing_extensions import TypeIs
 
 from embeddings_gateway.backends.base import Vectors
-from embeddings_gateway.config import Role, Truncate
+from embeddings_gateway.config import InputType, Truncate
 from embeddings_gateway.errors import GatewayError, InvalidRequest, TooManyTokens
 
 Texts = list[str]
@@ -62,7 +62,7 @@ class Ask(NamedTuple):
     inputs: Texts | IdLists
     dimensions: int | None = None
     truncate: Truncate | None = None
-    role: Role | None = None
+    role: InputType | None = None
     partial: bool = False
     refused: Mapping[int, GatewayError] = {}
     space: str | None = None

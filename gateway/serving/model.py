@@ -45,13 +45,13 @@ class Model:
         metrics: ModelMetrics,
         *,
         cl100k: Cl100k,
-        request_tokens_max: int,
+        max_request_tokens: int,
         echo: Callable[[bytes], object] | None = None,
     ) -> None:
         self.name = name
         self.config = config
         self._metrics = metrics
-        tokens_max = min(request_tokens_max, config.serving.queue_tokens)
+        tokens_max = min(max_request_tokens, config.serving.max_queue_tokens)
         makes = local(name, config, metrics, echo)
         self.replicas = Replicas(makes, self._changed)
         metrics.watch_workers(lambda: len(self.replicas.ready))
@@ -64,7 +64,7 @@ class Model:
         self.batcher = Batcher(
             name,
             self.replicas.workers,
-            config.serving.queue_tokens,
+            config.serving.max_queue_tokens,
             metrics,
             poison,
             audit_every=config.serving.audit_every,
@@ -136,7 +136,9 @@ class Model:
     def _about(self, ask: Ask, prompt: Prompt, info: ModelInfo) -> int:
         """Return about how many tokens a request has; no more than may wait, before that is certain."""
         cuts = (ask.truncate or self.config.serving.truncate) in ("right", "left")
-        return min(self._estimate.of(ask, prompt.words, info, cuts=cuts), self.config.serving.queue_tokens)
+        return min(
+            self._estimate.of(ask, prompt.words, info, cuts=cuts), self.config.serving.max_queue_tokens
+        )
 
     async def _run(self, request: Request) -> None:
         """Queue the jobs and wait until the last of them is settled."""

@@ -135,7 +135,7 @@ class Preparer:
         their own count, and cannot know that the model's is higher. Of those the queue bounds the rest.
         """
         counted = not are_texts(ask.inputs) and self._serving.token_ids != "native"
-        most = self._serving.queue_tokens if counted else self._tokens_max
+        most = self._serving.max_queue_tokens if counted else self._tokens_max
         total = sum(len(ids) for ids in inputs if not isinstance(ids, GatewayError))
         if total > most:
             raise TooManyTokens(f"A request has at most {most} tokens, this one {total}.", "input")

@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from embeddings_gateway.backends.base import ModelInfo, TokenIds
-from embeddings_gateway.config import Role
+from embeddings_gateway.config import InputType
 from embeddings_gateway.errors import InvalidRequest
 
-NAMES: Mapping[Role, Sequence[str]] = {"query": ("query",), "document": ("document", "passage", "corpus")}
+NAMES: Mapping[InputType, Sequence[str]] = {
+    "query": ("query",),
+    "document": ("document", "passage", "corpus"),
+}
 """Where models keep their words for a role: the names that sentence-transformers looks for, in its order."""
 
 
@@ -23,7 +26,7 @@ class Prompt(NamedTuple):
 NO_PROMPT = Prompt(None, "")
 
 
-def prompt_for(role: Role | None, info: ModelInfo) -> Prompt:
+def prompt_for(role: InputType | None, info: ModelInfo) -> Prompt:
     """Return the prompt that is used.
 
     A model that has words for one of the roles wants none for the other; to a model without any prompts a

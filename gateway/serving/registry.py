@@ -7,14 +7,14 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import NamedTuple, get_args
 
-from embeddings_gateway.config import Config, Role
+from embeddings_gateway.config import Config, InputType
 from embeddings_gateway.errors import InvalidRequest, ModelNotFound, ModelUnavailable
 from embeddings_gateway.metrics import Metrics
 from embeddings_gateway.serving.cl100k import Cl100k
 from embeddings_gateway.serving.model import Model
 
 RETRY_STOPPED_S = 5
-ROLES: tuple[Role, ...] = get_args(Role)
+ROLES: tuple[InputType, ...] = get_args(InputType)
 
 
 class Named(NamedTuple):
@@ -26,9 +26,9 @@ class Named(NamedTuple):
     """
 
     model: Model
-    role: Role | None
+    role: InputType | None
 
-    def role_of(self, asked: Role | None) -> Role | None:
+    def role_of(self, asked: InputType | None) -> InputType | None:
         """Return what the texts of a request are that says so itself, or leaves it to the name.
 
         Raises:
@@ -65,7 +65,7 @@ class Registry:
                 model,
                 metrics.model(name),
                 cl100k=cl100k,
-                request_tokens_max=config.server.request_tokens_max,
+                max_request_tokens=config.server.max_request_tokens,
                 echo=echo,
             )
             for name, model in config.models.items()

@@ -28,7 +28,7 @@ def engine():
 @pytest.mark.parametrize("cost", ["padded", "packed"])
 def test_batches_are_full_and_within_limits(cost):
     """Every input is in one batch; none costs more than the backend takes, and none has room for the next."""
-    backend = FakeBackend(FakeSpec(cost=cost, batch_tokens=200))
+    backend = FakeBackend(FakeSpec(cost=cost, max_batch_tokens=200))
     inputs = backend.tokenize(make_texts("short", 0, 100))
     planned = list(batches(inputs, backend.info))
     assert sorted(index for batch in planned for index in batch) == list(range(100))

@@ -35,7 +35,7 @@ backend = "fake"
 [models.slow]
 backend = "fault"
 seconds_per_token = 0.01
-queue_tokens = 200
+max_queue_tokens = 200
 
 [models.failing]
 backend = "fault"

@@ -138,7 +138,7 @@ request_timeout_s = 0.5
 
 [models.fake]
 backend = "fake"
-queue_tokens = 1000
+max_queue_tokens = 1000
 """
 
 
@@ -233,7 +233,7 @@ NARROW = """
 [models.fake]
 backend = "fake"
 token_ids = "native"
-queue_tokens = 1000
+max_queue_tokens = 1000
 """
 
 

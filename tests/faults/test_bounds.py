@@ -16,8 +16,8 @@ from tests.connection import SMALL, START, Connection, sized
 from tests.server import eventually, serving
 
 FAKE = '[models.fake]\nbackend = "fake"\n'
-NARROW = f"[server]\nconnections_max = 3\n{FAKE}"
-LITTLE = f"[server]\nbody_bytes_max = 1000\nrequests_bytes_max = 1000\n{FAKE}"
+NARROW = f"[server]\nmax_connections = 3\n{FAKE}"
+LITTLE = f"[server]\nmax_body_bytes = 1000\nmax_buffered_bytes = 1000\n{FAKE}"
 
 
 def padded(length):
@@ -124,9 +124,9 @@ def test_requests_in_a_row(tmp_path):
 
 def test_room_for_one_body():
     """Bounds of which one request could never be had are refused."""
-    with pytest.raises(ConfigError, match="server: requests_bytes_max: less than body_bytes_max"):
+    with pytest.raises(ConfigError, match="server: max_buffered_bytes is 1000: set it to max_body_bytes"):
         parse(
-            {"server": {"requests_bytes_max": 1000}, "models": {"m": {"backend": "fake"}}}, Path(), "a test"
+            {"server": {"max_buffered_bytes": 1000}, "models": {"m": {"backend": "fake"}}}, Path(), "a test"
         )
 
 

@@ -51,19 +51,19 @@ def flooded(server, truth, inputs, rate, seconds) -> Measured:
     return Measured(tokens / spent_s, p99(flood.seconds(right=True)), p99(flood.seconds(right=False)))
 
 
-def assert_goals(measured, capacity, queue_tokens, batch_tokens, overtakes=0) -> None:
+def assert_goals(measured, capacity, max_queue_tokens, batch_tokens, overtakes=0) -> None:
     """Check what was measured."""
     assert measured.rate >= 0.9 * capacity
     assert measured.refused_s <= REFUSED_S
     # before the head of the queue there are the batch that runs and the next one, and where lengths differ so
     # many may overtake; what is no queue takes as long as a refusal may
-    ahead = queue_tokens + (IN_FLIGHT_MAX + overtakes) * batch_tokens
+    ahead = max_queue_tokens + (IN_FLIGHT_MAX + overtakes) * batch_tokens
     assert measured.right_s <= ahead / measured.rate + REFUSED_S
 
 
 def test_known_capacity(tmp_path, tell):
     """A model of a known speed keeps it under four times its load."""
-    keys = {"queue_tokens": QUEUE_TOKENS, "batch_tokens": BATCH_TOKENS}
+    keys = {"max_queue_tokens": QUEUE_TOKENS, "max_batch_tokens": BATCH_TOKENS}
     with serving(tmp_path, fault("model", seconds_per_token=SECONDS_PER_TOKEN, **keys)) as server:
         capacity = 1 / SECONDS_PER_TOKEN
         rate = TIMES * capacity / TOKENS
@@ -75,14 +75,14 @@ def test_known_capacity(tmp_path, tell):
 
 def test_real_model(tmp_path, tell):
     """A real model keeps the speed that it has when as many ask as it can take."""
-    inputs, queue_tokens = 16, 50_000
-    with serving(tmp_path, real("model") + f"queue_tokens = {queue_tokens}\n") as server:
+    inputs, max_queue_tokens = 16, 50_000
+    with serving(tmp_path, real("model") + f"max_queue_tokens = {max_queue_tokens}\n") as server:
         truth = truth_of(server, "model")
         flooded(server, truth, inputs, WARM_UP_REQUESTS_PER_S, 60)  # full batches meet new shapes
         tokens, requests = asyncio.run(capacity_of(server, truth, inputs, 30))
         measured = flooded(server, truth, inputs, TIMES * requests, 300)
         tell(capacity=tokens, **measured._asdict())
-        assert_goals(measured, tokens, queue_tokens, 2048, Limits._field_defaults["overtakes_max"])
+        assert_goals(measured, tokens, max_queue_tokens, 2048, Limits._field_defaults["overtakes_max"])
 
 
 async def capacity_of(server, truth, inputs, seconds) -> tuple[float, float]:

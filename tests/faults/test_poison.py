@@ -24,7 +24,7 @@ DEATHS = ("abort", "crash", "exit", "tokenizer-abort")
 @pytest.fixture
 def server(tmp_path):
     """Return a gateway that takes many texts into one batch, and finds out soon that a batch hangs."""
-    with serving(tmp_path, fault("model", batch_tokens=8192, hang_timeout_s=HANG_S)) as running:
+    with serving(tmp_path, fault("model", max_batch_tokens=8192, hang_timeout_s=HANG_S)) as running:
         yield running
         assert SECRET not in running.log.read_text()
 

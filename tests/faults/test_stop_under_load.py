@@ -117,7 +117,7 @@ def test_accepted_before_the_signal(tmp_path):
             server.process.send_signal(signal.SIGTERM)
         return [task.result() for task in asking]
 
-    with serving(tmp_path, fault("model", seconds_per_token=2e-4, batch_tokens=512)) as server:
+    with serving(tmp_path, fault("model", seconds_per_token=2e-4, max_batch_tokens=512)) as server:
         for texts, reply in zip(requests, asyncio.run(stopped()), strict=True):
             assert reply.status == 200, reply.body
             assert TRUTH.right(texts, vectors_of(reply))

@@ -81,7 +81,7 @@ async def start(metrics):
 
     async def ready(spec=None, **serving):
         config = ModelConfig(spec=spec or FakeSpec(), serving=ServingConfig(**serving))
-        model = Model("m", config, metrics.model("m"), cl100k=Cl100k(), request_tokens_max=10_000)
+        model = Model("m", config, metrics.model("m"), cl100k=Cl100k(), max_request_tokens=10_000)
         started.append(model)
         model.replicas.start()
         await model.replicas.attempted()

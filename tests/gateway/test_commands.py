@@ -55,6 +55,15 @@ def test_wrong_configuration(tmp_path, config_file, command):
     assert "did you mean 'width'?" in refused(run(command, cwd=tmp_path))
 
 
+def test_old_names(tmp_path, config_file):
+    """A command warns of each setting that has an old name, and does its work."""
+    config_file.write_text(config_file.read_text() + "queue_tokens = 1000\n")
+    ended = run("models", cwd=tmp_path)
+    assert ended.returncode == 0
+    (warning,) = ended.stderr.decode().splitlines()
+    assert warning.endswith("queue_tokens is now called max_queue_tokens: rename it")
+
+
 def test_no_configuration(tmp_path):
     """A configuration that was named has to be there."""
     assert "none.toml: cannot be read" in refused(run("models", "--config", "none.toml", cwd=tmp_path))

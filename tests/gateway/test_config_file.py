@@ -1,4 +1,4 @@
-"""What a configuration file means, and what is said of one that is wrong."""
+"""What a configuration file means, and the errors about a wrong one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from embeddings_gateway.backends.spec import FakeSpec, GgufSpec, HfSpec
 from embeddings_gateway.config import ServerConfig, ServingConfig
-from embeddings_gateway.config_file import ConfigError, read_config
+from embeddings_gateway.config_file import ConfigError, log_renamed, read_config
 
 
 @pytest.fixture
@@ -23,20 +23,20 @@ def read(tmp_path):
 
 @pytest.fixture
 def refusal(read, tmp_path):
-    """Return a function that tells what is said of a configuration."""
+    """Return a function that returns the error about a configuration."""
 
-    def refused(text):
+    def error_of(text):
         with pytest.raises(ConfigError) as error:
             read(text)
-        source, _, said = str(error.value).partition(": ")
+        source, _, message = str(error.value).partition(": ")
         assert source == str(tmp_path / "gateway.toml")
-        return said
+        return message
 
-    return refused
+    return error_of
 
 
 def test_defaults(read):
-    """A model of which nothing but the backend is said has every default."""
+    """A model with nothing but a backend has every default."""
     config = read('[models.m]\nbackend = "fake"')
     assert config.server == ServerConfig()
     assert config.models["m"].spec == FakeSpec()
@@ -68,7 +68,7 @@ def test_relative_paths(read, tmp_path):
 
 
 @pytest.mark.parametrize("path", ["BAAI/bge-m3", "package:some_package/model"])
-def test_paths_that_are_none(read, path):
+def test_paths_that_are_not_files(read, path):
     """A hub id and the name of a package stay as they are."""
     assert read(f'[models.a]\nbackend = "hf"\npath = "{path}"').models["a"].spec == HfSpec(path=path)
 
@@ -91,25 +91,20 @@ WRONG = {
         ["model 'm'", "'n_gpu_layers'", "gguf", "remove it"],
     ),
     "key of two backends": (FAKE + "sha256 = 'a'", ["model 'm'", "'sha256'", "hf and gguf"]),
-    "unheard-of key": (FAKE + "zzzzzzzz = 2", ["model 'm'", "'zzzzzzzz'", "known are aliases, audit_every"]),
-    "serving type": (FAKE + "replicas = 'two'", ["model 'm'", "replicas", "Expected `int`"]),
-    "serving range": (FAKE + "queue_tokens = 0", ["model 'm'", "queue_tokens", ">= 1"]),
-    "alias type": (FAKE + "aliases = ['a', 1]", ["model 'm'", "aliases[1]", "Expected `str`"]),
-    "backend type": (FAKE + "width = 1.5", ["model 'm'", "width", "Expected `int`"]),
-    "policy": (FAKE + "truncate = 'both'", ["model 'm'", "truncate", "both"]),
-    "server type": ("[server]\nport = '80'\n" + FAKE, ["server", "port", "Expected `int`"]),
-    "server range": ("[server]\nport = 65536\n" + FAKE, ["server", "port", "<= 65535"]),
-    "seconds": ("[server]\nbody_timeout_s = 0\n" + FAKE, ["server", "body_timeout_s"]),
+    "unheard-of key": (
+        FAKE + "zzzzzzzz = 2",
+        ["model 'm'", "'zzzzzzzz'", "known keys are aliases, audit_every"],
+    ),
+    "old and new name": (
+        FAKE + "queue_tokens = 2\nmax_queue_tokens = 2",
+        ["model 'm'", "remove queue_tokens"],
+    ),
+    "old name elsewhere": (FAKE + "inputs_max = 2", ["model 'm'", "unknown key 'inputs_max'"]),
     "server no table": ("server = 1\n" + FAKE, ["server is not a table", "[server]"]),
     "models no table": ("models = 1", ["models is not a table"]),
     "model no table": ("[models]\nm = 1", ["m is not a table"]),
     "no models": ("[server]\nport = 1", ["there is no model", "[models.NAME]"]),
     "nothing": ("", ["there is no model"]),
-    "no backend": ("[models.m]\nwidth = 2", ["model 'm'", "backend", "hf, gguf, fake"]),
-    "unknown backend": ("[models.m]\nbackend = 'onnx'", ["model 'm'", "'onnx'", "hf, gguf, fake"]),
-    "backend of a wrong type": ("[models.m]\nbackend = ['hf']", ["model 'm'", "backend", "hf, gguf, fake"]),
-    "no path": ("[models.m]\nbackend = 'gguf'", ["model 'm'", "path"]),
-    "path type": ("[models.m]\nbackend = 'hf'\npath = 3", ["model 'm'", "path", "Expected `str`"]),
     "missing directory": ("[models.m]\nbackend = 'hf'\npath = './x/y'", ["model 'm'", "no directory", "x/y"]),
     "no hub id": ("[models.m]\nbackend = 'hf'\npath = 'a/b/c'", ["model 'm'", "no directory", "hub id"]),
     "unknown home": ("[models.m]\nbackend = 'hf'\npath = '~nobody-here/m'", ["model 'm'", "path"]),
@@ -128,7 +123,7 @@ WRONG = {
         ["model 'n'", "'x'", "model 'm'"],
     ),
     "alias twice": (FAKE + "aliases = ['x', 'x']", ["model 'm'", "'x'"]),
-    "name with a role": (FAKE + "aliases = ['x@query']", ["model 'm'", "'x@query'", "role"]),
+    "name with an input type": (FAKE + "aliases = ['x@query']", ["model 'm'", "'x@query'", "input_type"]),
     "own name": (FAKE + "aliases = ['m']", ["model 'm'"]),
     "empty name": ("[models.'']\nbackend = 'fake'", ["1 to 256 characters"]),
     "long name": (f"[models.{'m' * 257}]\nbackend = 'fake'", ["1 to 256 characters"]),
@@ -140,10 +135,116 @@ WRONG = {
 
 @pytest.mark.parametrize("what", WRONG)
 def test_mistakes(refusal, what):
-    """A mistake is told with the model, the key and the fix."""
+    """An error about a mistake names the model, the key and the fix."""
     text, words = WRONG[what]
-    said = refusal(text)
-    assert [word for word in words if word not in said] == [], said
+    message = refusal(text)
+    assert [word for word in words if word not in message] == [], message
+
+
+HF = '[models.m]\nbackend = "hf"\npath = "org/name"\n'
+VALUES = {
+    "[server]\nport = 70000": "server: port is 70000: set it to an integer from 0 to 65535",
+    "[server]\nport = '80'": "server: port is a string: set it to an integer from 0 to 65535",
+    "[server]\nport = true": "server: port is a boolean: set it to an integer from 0 to 65535",
+    "[server]\nstrict = 1": "server: strict is an integer: set it to true or false",
+    "[server]\nlog_level = 'loud'": (
+        "server: log_level is 'loud': set it to one of debug, info, warning, error"
+    ),
+    "[server]\nbody_timeout_s = 0": "server: body_timeout_s is 0: set it to a number above 0",
+    "[server]\nbody_timeout_s = nan": "server: body_timeout_s is nan: set it to a number above 0",
+    "[server]\nhost = 2026-01-01": "server: host is a date or time: set it to a string",
+    FAKE + "width = 1.5": "model 'm': width is 1.5: set it to an integer of at least 1",
+    FAKE + "max_queue_tokens = 0": "model 'm': max_queue_tokens is 0: set it to an integer of at least 1",
+    FAKE + "min_bulk_share = 0.6": (
+        "model 'm': min_bulk_share is 0.6: set it to a number above 0 and at most 0.5"
+    ),
+    FAKE + "truncate = 'both'": "model 'm': truncate is 'both': set it to one of error, right, left, mean",
+    FAKE + "truncate = ['left']": "model 'm': truncate is a list: set it to one of error, right, left, mean",
+    FAKE + "aliases = 'a'": (
+        "model 'm': aliases is a string: set it to a list, each item a string of 1 or more characters"
+    ),
+    FAKE + "aliases = ['a', '']": (
+        "model 'm': aliases[1] is an empty string: set it to a string of 1 or more characters"
+    ),
+    FAKE + "dimensions = [4, 0]": "model 'm': dimensions[1] is 0: set it to an integer of at least 1",
+    FAKE + "prompts = { query = 3 }": "model 'm': prompts.query is an integer: set it to a string",
+    HF
+    + "sha256 = 3": "model 'm': sha256 is an integer: set it to a string or a table from strings to strings",
+    HF + "device = 'gpu'": "model 'm': device is 'gpu': set it to auto, cpu, cuda or cuda:N",
+    HF + "dtype = 'float33'": (
+        "model 'm': dtype is 'float33': "
+        "set it to one of auto, fp32 (float32), fp16 (float16), bf16 (bfloat16), int8"
+    ),
+    HF + "normalize = 'yes'": "model 'm': normalize is a string: set it to true or false",
+    "[models.m]\nbackend = 'hf'\npath = 3": "model 'm': path is an integer: set it to a string",
+    "[models.m]\nbackend = 'gguf'": "model 'm': path is missing: set it to a string",
+    "[models.m]\nbackend = 'onnx'": ("model 'm': backend is 'onnx': set it to one of hf, gguf, fake, fault"),
+    "[models.m]\nbackend = ['hf']": ("model 'm': backend is a list: set it to one of hf, gguf, fake, fault"),
+    "[models.m]\nwidth = 2": "model 'm': backend is missing: set it to one of hf, gguf, fake, fault",
+}
+
+
+@pytest.mark.parametrize("text", VALUES)
+def test_values(refusal, text):
+    """An error about a value names the key, what it is and all that it may be."""
+    assert refusal(text if "[models" in text else f"{text}\n{FAKE}") == VALUES[text]
+
+
+def test_a_string_that_may_be_secret_is_not_repeated(refusal):
+    """A string is repeated only where a key takes one of a few words."""
+    assert "hunter2" not in refusal("[server]\nport = 'hunter2'\n" + FAKE)
+    assert "hunter2" not in refusal(FAKE + "prompts = 'hunter2'")
+
+
+@pytest.mark.parametrize(
+    ("spelling", "dtype"), [("float32", "fp32"), ("bfloat16", "bf16"), ("float16", "fp16"), ("int8", "int8")]
+)
+def test_spellings_of_dtypes(read, spelling, dtype):
+    """A dtype may have its long name, and becomes the short one."""
+    assert read(f"{HF}dtype = '{spelling}'").models["m"].spec.dtype == dtype
+
+
+OLD = {
+    "server": {
+        "inputs_max": "max_inputs",
+        "input_ids_max": "max_input_ids",
+        "request_tokens_max": "max_request_tokens",
+        "input_chars_max": "max_input_chars",
+        "body_bytes_max": "max_body_bytes",
+        "connections_max": "max_connections",
+    },
+    "model 'm'": {"queue_tokens": "max_queue_tokens", "batch_tokens": "max_batch_tokens"},
+}
+
+
+def test_old_names(read):
+    """Old names of settings still work, and the configuration says which it has."""
+    server, model = ("".join(f"{old} = 7\n" for old in names) for names in OLD.values())
+    config = read(f"[server]\n{server}requests_bytes_max = 8\n{FAKE}{model}")
+    values = config.server, config.models["m"].serving, config.models["m"].spec
+    renamed = {old: new for names in OLD.values() for old, new in names.items()}
+    for new in renamed.values():
+        assert [getattr(value, new) for value in values if hasattr(value, new)] == [7]
+    assert config.server.max_buffered_bytes == 8
+    assert sorted(config.renamed) == sorted(
+        [(where, old, new) for where, names in OLD.items() for old, new in names.items()]
+        + [("server", "requests_bytes_max", "max_buffered_bytes")]
+    )
+
+
+def test_old_names_are_logged(read, caplog):
+    """Each setting with an old name is logged once, as a warning; new names are not logged."""
+    log_renamed(read(f"[server]\nconnections_max = 7\nmax_inputs = 5\n{FAKE}queue_tokens = 9\n"))
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        (
+            "WARNING",
+            "event='setting renamed' where='server' old='connections_max' new='max_connections'",
+        ),
+        (
+            "WARNING",
+            "event='setting renamed' where=\"model 'm'\" old='queue_tokens' new='max_queue_tokens'",
+        ),
+    ]
 
 
 def test_no_file(tmp_path):

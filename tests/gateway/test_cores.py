@@ -125,7 +125,7 @@ async def start(metrics):
     async def ready(replicas, threads=None):
         before = set(children_of(os.getpid()))
         config = ModelConfig(spec=FakeSpec(threads=threads), serving=ServingConfig(replicas=replicas))
-        model = Model("m", config, metrics.model("m"), cl100k=Cl100k(), request_tokens_max=1000)
+        model = Model("m", config, metrics.model("m"), cl100k=Cl100k(), max_request_tokens=1000)
         started.append(model)
         model.replicas.start()
         await model.replicas.attempted()

@@ -48,7 +48,7 @@ def test_file_to_array(tmp_path):
 
 def test_narrow_limits(tmp_path, config_file):
     """A file larger than a request or the queue may be is embedded all the same, piece by piece."""
-    narrow = "[server]\nrequest_tokens_max = 3000\n" + config_file.read_text() + "queue_tokens = 4000\n"
+    narrow = "[server]\nmax_request_tokens = 3000\n" + config_file.read_text() + "max_queue_tokens = 4000\n"
     config_file.write_text(narrow)
     lines = [f"line {number}" for number in range(2000)]
     content = "\n".join(lines).encode()

@@ -158,7 +158,7 @@ async def test_wrong_model(start):
 
 async def test_out_of_memory(start):
     """Batches that memory is too small for are computed in smaller ones, and nobody is blamed."""
-    model = await start(FaultSpec(memory_tokens=500, batch_tokens=2000))
+    model = await start(FaultSpec(memory_tokens=500, max_batch_tokens=2000))
     texts = [f"text {i}" for i in range(60)]
     assert np.array_equal((await model.embed(Ask(texts))).vectors, [vector_of(text) for text in texts])
 

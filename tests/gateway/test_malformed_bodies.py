@@ -13,7 +13,7 @@ from embeddings_gateway.errors import GatewayError, InvalidJson, InvalidRequest
 from embeddings_gateway.http.wire import Decoder, WireLimits, inputs_of
 from embeddings_gateway.serving.ask import InputLimits
 
-LIMITS = WireLimits(inputs_max=2048, each=InputLimits(chars_max=100, ids_max=8192))
+LIMITS = WireLimits(max_inputs=2048, each=InputLimits(chars_max=100, ids_max=8192))
 DECODERS = {"lenient": Decoder(False), "strict": Decoder(True)}
 GOOD = b'{"model":"small","input":"a"}'
 

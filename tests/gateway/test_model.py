@@ -137,7 +137,7 @@ async def test_a_tokenizer_that_loses_texts(start, count):
 
 async def test_queue_bounds_a_request(start):
     """A request has at most the tokens that may wait, so that it is never told to try again in vain."""
-    model = await start(queue_tokens=20)
+    model = await start(max_queue_tokens=20)
     await model.embed(Ask(["x" * 18]))
     with pytest.raises(TooManyTokens):
         await model.embed(Ask(["x" * 19]))

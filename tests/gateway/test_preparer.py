@@ -110,12 +110,12 @@ async def test_tokens_of_a_request(tokens_max, fits):
 async def test_ids_of_openais_vocabulary_are_counted_by_who_sent_them():
     """A client fills a request by its own count; what the model's count exceeds that by, the queue bounds."""
     ask = Ask([[97, 98], [99, 100]])
-    await prepare(ask, tokens_max=4, queue_tokens=8)
-    for bounds in ({"tokens_max": 3, "queue_tokens": 8}, {"tokens_max": 4, "queue_tokens": 7}):
+    await prepare(ask, tokens_max=4, max_queue_tokens=8)
+    for bounds in ({"tokens_max": 3, "max_queue_tokens": 8}, {"tokens_max": 4, "max_queue_tokens": 7}):
         with pytest.raises(TooManyTokens):
             await prepare(ask, **bounds)
     with pytest.raises(TooManyTokens):
-        await prepare(ask, tokens_max=4, queue_tokens=8, token_ids="native")
+        await prepare(ask, tokens_max=4, max_queue_tokens=8, token_ids="native")
 
 
 async def test_tokens_of_a_request_are_counted_after_cutting():

@@ -36,8 +36,8 @@ def out_of_memory(_vectors, _inputs):
     [
         FakeSpec(),
         FakeSpec(max_tokens=3),
-        FakeSpec(batch_tokens=1),
-        FakeSpec(batch_tokens=100, cost="packed"),
+        FakeSpec(max_batch_tokens=1),
+        FakeSpec(max_batch_tokens=100, cost="packed"),
         FaultSpec(),
     ],
     ids=repr,

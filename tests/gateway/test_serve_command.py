@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -50,6 +51,18 @@ def test_interrupted_while_it_loads(tmp_path, config_file):
     watch = Watch(workers[0])
     assert ended(command, signal.SIGINT) == 0
     assert watch.ended()
+
+
+def test_old_names(tmp_path, config_file):
+    """It logs once, as it logs everything, that a setting has an old name."""
+    config_file.write_text(
+        '[server]\nlog_format = "json"\nconnections_max = 5\n'
+        '[models.small]\nbackend = "fake"\ndimensions = [16]\n'
+    )
+    lines = run("serve", "--port", "0", cwd=tmp_path).stderr.splitlines()
+    (event,) = [json.loads(line) for line in lines if b"renamed" in line]
+    assert (event["event"], event["level"]) == ("setting renamed", "warning")
+    assert (event["where"], event["old"], event["new"]) == ("server", "connections_max", "max_connections")
 
 
 def test_nothing_to_serve(tmp_path, config_file):

@@ -65,7 +65,7 @@ async def test_probes_without_a_body():
 
 
 BOUNDED = MODELS | {
-    "server": {"port": 0, "requests_bytes_max": 1 << 20, "body_bytes_max": 1 << 20, "send_timeout_s": 0.5},
+    "server": {"port": 0, "max_buffered_bytes": 1 << 20, "max_body_bytes": 1 << 20, "send_timeout_s": 0.5},
     "models": {"one": {"backend": "fake", "width": 1024}},
 }
 LARGE = {"model": "one", "input": ["a"] * 1024}

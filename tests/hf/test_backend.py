@@ -39,7 +39,7 @@ def test_fingerprint_follows_the_vectors(own, tmp_path):
     os.utime(elsewhere / "model.safetensors", (1, 1))
     config = json.loads((elsewhere / "config.json").read_text())
     write_json(elsewhere / "config.json", {**config, "transformers_version": "9", "_name_or_path": "x"})
-    same = load(elsewhere, max_tokens=16, batch_tokens=64, dimensions=(8,)).info
+    same = load(elsewhere, max_tokens=16, max_batch_tokens=64, dimensions=(8,)).info
     assert (same.fingerprint, same.created) == (first, 1)
     write_json(elsewhere / "config.json", {**config, "layer_norm_eps": 1e-6})
     others = [load(elsewhere), load(directory, pooling="cls"), load(directory, normalize=False)]
@@ -51,7 +51,7 @@ def test_fingerprint_follows_the_vectors(own, tmp_path):
 
 def test_configured_limits(tiny):
     """The configuration's limits are the ones stated."""
-    info = load(tiny("bert"), max_tokens=16, batch_tokens=64).info
+    info = load(tiny("bert"), max_tokens=16, max_batch_tokens=64).info
     assert (info.max_tokens, info.batch_tokens) == (16, 64)
     assert info.batch_inputs >= 64
 

@@ -35,7 +35,7 @@ import json, sys
 from embeddings_gateway.backends.hf.backend import HfBackend
 from embeddings_gateway.backends.spec import HfSpec
 path, revision = json.loads(sys.argv[1])
-backend = HfBackend(HfSpec(path=path, revision=revision, runtime="torch", batch_tokens=512))
+backend = HfBackend(HfSpec(path=path, revision=revision, runtime="torch", max_batch_tokens=512))
 print(json.dumps({"rows": len(backend.embed(backend.tokenize(["a river"])))}))
 """
 

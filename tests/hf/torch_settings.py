@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-TORCH = {"runtime": "torch", "dtype": "fp32", "threads": 1, "batch_tokens": 512}
+TORCH = {"runtime": "torch", "dtype": "fp32", "threads": 1, "max_batch_tokens": 512}

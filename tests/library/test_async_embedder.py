@@ -80,3 +80,12 @@ def test_another_loop():
     asyncio.run(begin())
     with pytest.raises(RuntimeError, match="once"):
         asyncio.run(begin())
+
+
+def test_old_names_of_settings(caplog):
+    """A configuration given as data may have old names of settings, and each is logged as a warning."""
+    embedder = AsyncEmbedder({"models": {"m": MODEL | {"queue_tokens": 9}}})
+    assert embedder.config.models["m"].serving.max_queue_tokens == 9
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("embeddings_gateway", "WARNING")
+    assert "old='queue_tokens' new='max_queue_tokens'" in record.getMessage()

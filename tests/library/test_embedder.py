@@ -158,16 +158,16 @@ def test_long_texts(make):
 def test_more_than_a_request_may_have(make):
     """Bounds on a request and on the queue hold back no call: it is made of as many requests as it takes."""
     texts = texts_of(400)
-    embedder = make(FAKE | {"queue_tokens": 3000}, server={"request_tokens_max": 1000})
+    embedder = make(FAKE | {"max_queue_tokens": 3000}, server={"max_request_tokens": 1000})
     np.testing.assert_array_equal(embedder.embed(texts).vectors, right(texts))
     with pytest.raises(TooManyTokens) as caught:
-        make(FAKE | {"max_tokens": 600}, server={"request_tokens_max": 100}).embed(["a", "x" * 300])
+        make(FAKE | {"max_tokens": 600}, server={"max_request_tokens": 100}).embed(["a", "x" * 300])
     assert caught.value.param == "input[1]"
 
 
 def test_a_text_that_no_request_may_have(make):
     """With partial results a text of more tokens than a request may have is an error in its place."""
-    embedder = make(FAKE | {"max_tokens": 64}, server={"request_tokens_max": 1000})
+    embedder = make(FAKE | {"max_tokens": 64}, server={"max_request_tokens": 1000})
     found = embedder.embed(["a"] * 300 + ["x" * 2000, "b"], truncate="mean", partial=True)
     assert {index: error.param for index, error in found.errors.items()} == {300: "input[300]"}
     np.testing.assert_array_equal(found.vectors[[0, 299, 301]], right(["a", "a", "b"]))
@@ -204,7 +204,7 @@ def test_mistakes(make):
         embedder.embed("one text")
     with pytest.raises(TypeError, match="text 1"):
         embedder.embed(["a", 2])
-    with pytest.raises(ValueError, match="truncate"):
+    with pytest.raises(ValueError, match="truncate is 'middle': set it to one of error, right, left, mean"):
         embedder.embed(["a"], truncate="middle")
     with pytest.raises(ModelNotFound):
         embedder.embed(["a"], model="other")

@@ -9,7 +9,7 @@ pytest.importorskip("llama_cpp", reason="the gguf extra is not installed")
 
 def test_the_facts_of_a_model(bert_file, open_backend):
     """Every field of the info is what the file and the configuration say."""
-    info = open_backend(bert_file("cls"), max_tokens=40, batch_tokens=100).info
+    info = open_backend(bert_file("cls"), max_tokens=40, max_batch_tokens=100).info
     assert (info.dimensions, info.supported_dimensions) == (64, (64,))
     assert (info.max_tokens, info.vocabulary_size) == (40, 31)
     assert (info.prompts, info.default_prompt) == ({}, None)
@@ -35,4 +35,4 @@ def test_the_fingerprint_names_the_embedding_space(bert_file, qwen3_file, open_b
     spaces = [open_backend(bert_file("cls"), **option).info.fingerprint for option in options]
     spaces += [open_backend(qwen3_file(adds_end=adds_end)).info.fingerprint for adds_end in (True, None)]
     assert len(set(spaces)) == len(spaces)
-    assert open_backend(bert_file("cls"), max_tokens=9, batch_tokens=64).info.fingerprint == spaces[0]
+    assert open_backend(bert_file("cls"), max_tokens=9, max_batch_tokens=64).info.fingerprint == spaces[0]

@@ -93,7 +93,7 @@ def test_varied_texts_have_the_reference_s_token_ids(minilm_file, open_backend, 
 
 def test_a_longest_input_fits(minilm_file, open_backend):
     """An input of exactly the model's limit is embedded, in spite of the smaller batch limit."""
-    backend = open_backend(minilm_file("f32"), batch_tokens=64)
+    backend = open_backend(minilm_file("f32"), max_batch_tokens=64)
     ids = backend.tokenize(["river " * 510])[0]
     assert len(ids) == backend.info.max_tokens == 512
     assert np.isfinite(backend.embed([ids])).all()

@@ -72,19 +72,19 @@ def test_outputs_larger_than_half_the_memory_are_refused():
 
 def test_a_small_model_has_room_for_all_its_sequences():
     """The engine aborts where a call has room for fewer tokens than sequences; there always is."""
-    assert sizes(BERT, "cls", max_tokens=3, batch_tokens=5).call_tokens == 64
+    assert sizes(BERT, "cls", max_tokens=3, max_batch_tokens=5).call_tokens == 64
 
 
 def test_packs_are_larger_on_a_gpu():
     """A GPU gets larger packs, in calls as large, and a configured size wins."""
     assert sizes(on_gpu=True).batch_tokens == sizes(on_gpu=True).call_tokens == 2048
-    assert sizes(on_gpu=True, batch_tokens=700).batch_tokens == 700
+    assert sizes(on_gpu=True, max_batch_tokens=700).batch_tokens == 700
 
 
 def test_a_batch_larger_than_the_longest_input_has_room():
     """The context holds a batch as well as the longest input."""
-    assert sizes(max_tokens=600, batch_tokens=5000).capacity == 5000
-    assert sizes(BERT, "mean", max_tokens=600, batch_tokens=5000).capacity == 5000
+    assert sizes(max_tokens=600, max_batch_tokens=5000).capacity == 5000
+    assert sizes(BERT, "mean", max_tokens=600, max_batch_tokens=5000).capacity == 5000
 
 
 def test_a_limit_above_the_model_s_is_refused():

@@ -38,6 +38,8 @@ def choose(spec: HfSpec) -> Choice:
         raise LoadError("dtype 'int8' needs runtime 'openvino' on a processor: change one of them")
     if spec.dtype == "int8" and importlib.util.find_spec("nncf") is None:
         raise LoadError("dtype 'int8' needs the package nncf: install the extra 'int8'")
+    if spec.dtype == "fp16":
+        raise LoadError("dtype 'fp16' is not supported by this engine: use fp32, bf16 or auto")
     if spec.dtype == "auto":
         # On a processor torch's bf16 is too coarse for one text to have one vector in any company.
         exact = runtime == "torch" and device == "cpu"

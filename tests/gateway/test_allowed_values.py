@@ -1,0 +1,35 @@
+"""How the values that a field takes are described."""
+
+from __future__ import annotations
+
+import pytest
+
+from embeddings_gateway.allowed_values import describe_field, explain_value
+from embeddings_gateway.config import Truncate
+from embeddings_gateway.http.wire import EmbeddingRequest
+
+REQUEST = {
+    "model": "a string",
+    "input": "a string or a list, each item a string, an integer or a list of integers",
+    "input[3][1]": "a string or a list, each item a string, an integer or a list of integers",
+    "encoding_format": "one of float, base64",
+    "dimensions": "an integer of at least 1",
+    "truncate": "one of error, right, left, mean",
+    "input_type": "one of query, document",
+    "partial": "true or false",
+}
+
+
+@pytest.mark.parametrize("path", REQUEST)
+def test_fields_of_a_request(path):
+    """Each field of a request is described by the values that it takes."""
+    assert describe_field(EmbeddingRequest, path) == REQUEST[path]
+
+
+def test_values():
+    """A value that fits needs no explanation; one that does not is shown, shortened, with what is allowed."""
+    assert explain_value("left", Truncate, "truncate") == ""
+    assert explain_value(None, Truncate, "truncate") == (
+        "truncate is None: set it to one of error, right, left, mean"
+    )
+    assert len(explain_value("x" * 10_000, Truncate, "truncate")) < 100
