@@ -13,12 +13,13 @@ import pytest
 THREADS = 1  # more would wait for each other in spinning loops wherever the machine is busy
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as workers have it, for engines in this process
 
-# One directory for a run of the tests. The processes of pytest-xdist inherit it, so they share conversions
-# of models and other costly files. It is deleted at the end of the run.
-if "PYTEST_XDIST_WORKER" not in os.environ:
+# One directory for a run of the tests, deleted at its end. The processes of pytest-xdist inherit it, and so
+# may several runs: then they share conversions of models and other costly files.
+if "EMBEDDINGS_GATEWAY_TEST_RUN" not in os.environ:
     _run = tempfile.TemporaryDirectory(prefix="embeddings-gateway-")
-    os.environ["XDG_CACHE_HOME"] = _run.name
-RUN = Path(os.environ["XDG_CACHE_HOME"])
+    os.environ["EMBEDDINGS_GATEWAY_TEST_RUN"] = _run.name
+RUN = Path(os.environ["EMBEDDINGS_GATEWAY_TEST_RUN"])
+os.environ["XDG_CACHE_HOME"] = str(RUN)
 
 
 def pytest_addoption(parser):
