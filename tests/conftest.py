@@ -13,17 +13,28 @@ import pytest
 THREADS = 1  # more would wait for each other in spinning loops wherever the machine is busy
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as workers have it, for engines in this process
 
-# One directory for a run of the tests. The processes of pytest-xdist inherit it, so they share conversions
-# of models and other costly files. It is deleted at the end of the run.
-if "PYTEST_XDIST_WORKER" not in os.environ:
+# One directory for a run of the tests, deleted at its end. The processes of pytest-xdist inherit it, and so
+# may several runs: then they share conversions of models and other costly files.
+if "EMBEDDINGS_GATEWAY_TEST_RUN" not in os.environ:
     _run = tempfile.TemporaryDirectory(prefix="embeddings-gateway-")
-    os.environ["XDG_CACHE_HOME"] = _run.name
-RUN = Path(os.environ["XDG_CACHE_HOME"])
+    os.environ["EMBEDDINGS_GATEWAY_TEST_RUN"] = _run.name
+RUN = Path(os.environ["EMBEDDINGS_GATEWAY_TEST_RUN"])
+os.environ["XDG_CACHE_HOME"] = str(RUN)
 
 
 def pytest_addoption(parser):
     """Add ``--full-size``."""
-    parser.addoption("--full-size", action="store_true", help="run tests of faults as long as they say")
+    parser.addoption("--full-size", action="store_true", help="run all tests of faults, as long as they say")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out what is marked ``full_size``, which measures or takes minutes, unless it is asked for."""
+    if config.getoption("--full-size"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("full_size")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("full_size")]
 
 
 @pytest.fixture(scope="session")

@@ -58,6 +58,16 @@ def pytest_configure():
         )
 
 
+def pytest_collection_modifyitems(items):
+    """Skip tests of clients that have an environment of their own, where this is not it."""
+    if needs.EVERYTHING in os.environ:
+        return
+    for item in items:
+        folder = item.path.parent
+        if (folder / "requirements.txt").exists():
+            item.add_marker(pytest.mark.skip(reason=f"make test-clients-{folder.name} runs it"))
+
+
 @pytest.fixture(scope="session")
 def gateway(tmp_path_factory):
     """Return a gateway that serves the real model; ``slow``, which is soon full, and ``failing`` by marks."""

@@ -15,8 +15,8 @@ from embeddings_gateway.backends.fake import FakeBackend
 from embeddings_gateway.backends.spec import FakeSpec
 from tests.connection import START, Connection, sized
 
-WAIT_S = 5
-"""No answer takes longer; it is the timeout of the client's socket, so that a later one is a failure."""
+WAIT_S = 30
+"""The timeout of the client's socket: a gateway that does not answer is a failure."""
 
 GREW_BYTES_MAX = 20 << 20
 CLOSE = START + b"connection: close\r\n"

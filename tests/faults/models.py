@@ -12,6 +12,7 @@ from embeddings_gateway.backends.invariance import BATCH_INVARIANCE
 from tests.faults.truth import Computed, Remembered, Truth, different_texts
 from tests.server import Server
 
+FULL_SIZE = pytest.mark.full_size
 REAL = """
 [models.{name}]
 backend = "hf"

@@ -15,7 +15,7 @@ import pytest
 from tests.faults.asking import ask
 from tests.faults.connection import Lost
 from tests.faults.load import Load
-from tests.faults.models import fault, real
+from tests.faults.models import FULL_SIZE, fault, real
 from tests.faults.truth import Computed
 from tests.faults.watch import family, metric
 from tests.processes import Watch
@@ -81,7 +81,12 @@ GENERATIONS = {"converting": 3, "loading": 2}
 """Processes that there are before it is killed; where nothing is said it serves first."""
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+SOME = ("load", "freeze", "converting")
+
+
+@pytest.mark.parametrize(
+    "moment", [pytest.param(moment, marks=() if moment in SOME else FULL_SIZE) for moment in MOMENTS]
+)
 def test_killed(tmp_path, full_size, tell, moment):
     """Whatever it does when it is killed, its workers end, and it leaves nothing behind."""
     kill, config = MOMENTS[moment]

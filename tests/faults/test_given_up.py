@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tests.faults.asking import answers
-from tests.faults.models import fault
+from tests.faults.models import FULL_SIZE, fault
 from tests.faults.truth import Computed, vectors_of
 from tests.faults.verdict import error_of
 from tests.faults.watch import health, metric, starts
@@ -36,7 +36,7 @@ def refused_at_once(server) -> float:
     return reply.seconds
 
 
-@pytest.mark.parametrize("loading", ["refuse", "wrong"])
+@pytest.mark.parametrize("loading", ["refuse", pytest.param("wrong", marks=FULL_SIZE)])
 def test_one_is_given_up(tmp_path, loading):
     """A model that refuses to load, or computes wrongly, is named, and never answers; the other one does."""
     with serving(tmp_path, fault("bad", loading=loading) + fault("good")) as server:
@@ -50,7 +50,7 @@ def test_one_is_given_up(tmp_path, loading):
         assert metric(server, "inputs_total", model="bad") == 0
 
 
-@pytest.mark.parametrize("loading", ["refuse", "wrong"])
+@pytest.mark.parametrize("loading", [pytest.param("refuse", marks=FULL_SIZE), "wrong"])
 def test_all_are_given_up(tmp_path, loading):
     """Where no model can be served, the process says so and ends with a status that is not 0."""
     (tmp_path / "gateway.toml").write_text(fault("bad", loading=loading) + fault("worse", loading=loading))
@@ -61,7 +61,7 @@ def test_all_are_given_up(tmp_path, loading):
     assert "worse is failed" in said
 
 
-@pytest.mark.parametrize("loading", ["abort", "hang"])
+@pytest.mark.parametrize("loading", ["abort", pytest.param("hang", marks=FULL_SIZE)])
 def test_one_never_loads(tmp_path, full_size, tell, loading):
     """A model whose worker dies or hangs whenever it loads is refused at once; the other is not affected."""
     with serving(tmp_path, fault("bad", loading=loading) + fault("good"), ready=False) as server:

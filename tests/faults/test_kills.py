@@ -12,7 +12,7 @@ import pytest
 
 from tests.faults.figures import p99
 from tests.faults.load import Load
-from tests.faults.models import fault, real, truth_of
+from tests.faults.models import FULL_SIZE, fault, real, truth_of
 from tests.faults.truth import Computed
 from tests.faults.watch import metric, restarted, starts, workers
 from tests.server import serving
@@ -30,14 +30,16 @@ class Size(NamedTuple):
 
 
 FULL = Size(120, 1, 5, 60)
-SMALL = {"fault": Size(4, 100, 0, 0), "real": Size(2, 32, 0, 0)}
+SMALL = Size(2, 100, 0, 0)
 VICTIMS = {"fault": lambda: fault("victim", seconds_per_token=2e-5), "real": lambda: real("victim")}
+SIGNALS = (signal.SIGKILL, signal.SIGRTMIN + 1)
+"""The second one has no name."""
 
 
-@pytest.mark.parametrize("kind", VICTIMS)
+@pytest.mark.parametrize("kind", ["fault", pytest.param("real", marks=FULL_SIZE)])
 def test_kills_under_load(tmp_path, full_size, tell, kind):
     """Every request of 16 clients gets its right vectors, sooner or later, while workers are killed."""
-    size = FULL if full_size else SMALL[kind]
+    size = FULL if full_size else SMALL
     with serving(tmp_path, fault("other", seconds_per_token=2e-5) + VICTIMS[kind]()) as server:
         other_worker, first = workers(server)
         load_s = restarted(server, first)
@@ -70,10 +72,10 @@ async def killing(server, load, others, spared, size) -> tuple[list[float], list
         await load.more(size.answers)
         await asyncio.sleep(size.baseline_s)
         undisturbed_s = others.seconds()
-        for _ in range(size.kills):
+        for number in range(size.kills):
             await asyncio.sleep(size.pause_s)
             for pid in set(workers(server)) - {spared}:
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, SIGNALS[number % len(SIGNALS)])
             kills.append(time.monotonic())
             await load.more(size.answers)
     return undisturbed_s, kills

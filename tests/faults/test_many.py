@@ -9,7 +9,7 @@ import signal
 import pytest
 
 from tests.faults.asking import ask
-from tests.faults.models import fault, real, truth_of
+from tests.faults.models import FULL_SIZE, fault, real, truth_of
 from tests.faults.truth import vectors_of
 from tests.faults.watch import metric, starts, workers
 from tests.server import WAIT_S, serving
@@ -18,11 +18,9 @@ COUNT, REQUEST = 5000, 2048
 MODELS = {"fault": lambda: fault("model", seconds_per_token=1e-5), "real": lambda: real("model")}
 
 
-@pytest.mark.parametrize("kind", MODELS)
-def test_5000_inputs(tmp_path, full_size, tell, kind):
+@pytest.mark.parametrize("kind", ["fault", pytest.param("real", marks=FULL_SIZE)])
+def test_5000_inputs(tmp_path, tell, kind):
     """5000 inputs in three requests give 5000 right vectors, although their worker is killed twice."""
-    if kind == "real" and not full_size:
-        pytest.skip("takes too long at a small size")
     with serving(tmp_path, MODELS[kind]()) as server:
         truth = truth_of(server, "model", texts=COUNT)
         texts = truth.texts(0, COUNT)

@@ -6,19 +6,18 @@ import asyncio
 import time
 from typing import NamedTuple
 
-import pytest
-
 from embeddings_gateway.batching.batcher import IN_FLIGHT_MAX
 from embeddings_gateway.batching.planner import Limits
 from tests.faults.asking import answers
 from tests.faults.figures import p99
 from tests.faults.flood import Flood
 from tests.faults.load import Load
-from tests.faults.models import fault, real, truth_of
+from tests.faults.models import FULL_SIZE, fault, real, truth_of
 from tests.faults.truth import Computed, vectors_of
 from tests.faults.watch import metric
 from tests.server import serving
 
+pytestmark = FULL_SIZE
 INPUTS, CHARS = 4, 48
 TOKENS = INPUTS * (CHARS + 2)
 SECONDS_PER_TOKEN = 1e-4
@@ -53,7 +52,7 @@ def flooded(server, truth, inputs, rate, seconds) -> Measured:
 
 
 def assert_goals(measured, capacity, max_queue_tokens, batch_tokens, overtakes=0) -> None:
-    """Check what was measured at full size."""
+    """Check what was measured."""
     assert measured.rate >= 0.9 * capacity
     assert measured.refused_s <= REFUSED_S
     # before the head of the queue there are the batch that runs and the next one, and where lengths differ so
@@ -62,23 +61,20 @@ def assert_goals(measured, capacity, max_queue_tokens, batch_tokens, overtakes=0
     assert measured.right_s <= ahead / measured.rate + REFUSED_S
 
 
-def test_known_capacity(tmp_path, full_size, tell):
+def test_known_capacity(tmp_path, tell):
     """A model of a known speed keeps it under four times its load."""
     keys = {"max_queue_tokens": QUEUE_TOKENS, "max_batch_tokens": BATCH_TOKENS}
     with serving(tmp_path, fault("model", seconds_per_token=SECONDS_PER_TOKEN, **keys)) as server:
         capacity = 1 / SECONDS_PER_TOKEN
         rate = TIMES * capacity / TOKENS
         truth = Computed("model", chars=(CHARS,))
-        measured = flooded(server, truth, INPUTS, rate, 300 if full_size else 3)
+        measured = flooded(server, truth, INPUTS, rate, 300)
         tell(capacity=capacity, **measured._asdict())
-        if full_size:
-            assert_goals(measured, capacity, QUEUE_TOKENS, BATCH_TOKENS)
+        assert_goals(measured, capacity, QUEUE_TOKENS, BATCH_TOKENS)
 
 
-def test_real_model(tmp_path, full_size, tell):
+def test_real_model(tmp_path, tell):
     """A real model keeps the speed that it has when as many ask as it can take."""
-    if not full_size:
-        pytest.skip("has nothing to show at a small size")
     inputs, max_queue_tokens = 16, 50_000
     with serving(tmp_path, real("model") + f"max_queue_tokens = {max_queue_tokens}\n") as server:
         truth = truth_of(server, "model")

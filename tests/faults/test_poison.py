@@ -8,7 +8,7 @@ import time
 import pytest
 
 from tests.faults.asking import answers
-from tests.faults.models import fault
+from tests.faults.models import FULL_SIZE, fault
 from tests.faults.truth import Computed, vector_of, vectors_of
 from tests.faults.verdict import error_of
 from tests.faults.watch import starts, until_ready
@@ -17,7 +17,6 @@ from tests.server import serving
 TRUTH = Computed("model")
 SECRET = "hush-hush"
 PLACE = 5
-STALLS = ("hang", "freeze", "tokenizer-hang")
 HANG_S = 1
 DEATHS = ("abort", "crash", "exit", "tokenizer-abort")
 
@@ -70,7 +69,15 @@ def starts_max(count: int) -> int:
     return 2 + math.ceil(math.log2(count))
 
 
-@pytest.mark.parametrize("mark", [*DEATHS, *STALLS])
+@pytest.mark.parametrize(
+    "mark",
+    [
+        "abort",
+        "tokenizer-abort",
+        "hang",
+        *(pytest.param(mark, marks=FULL_SIZE) for mark in ("crash", "exit", "freeze", "tokenizer-hang")),
+    ],
+)
 def test_one_among_many_requests(server, full_size, tell, mark):
     """Of many requests at once only the one with the poison fails; again it fails at no cost."""
     count = 64 if full_size or mark in DEATHS else 8
@@ -91,7 +98,7 @@ def test_one_among_many_requests(server, full_size, tell, mark):
     assert starts(server, "model") == before
 
 
-@pytest.mark.parametrize("mark", ["abort", "tokenizer-abort"])
+@pytest.mark.parametrize("mark", ["abort", pytest.param("tokenizer-abort", marks=FULL_SIZE)])
 def test_one_among_many_inputs(server, tell, mark):
     """A request of 64 inputs, one of them poison, fails with the name of that input, or in part if it may."""
     texts = crowd(64, mark)
@@ -111,6 +118,7 @@ def test_one_among_many_inputs(server, tell, mark):
     assert_failed(whole, PLACE)
 
 
+@FULL_SIZE
 def test_several_at_once(server, tell):
     """Poison of several kinds in several requests fails each of them, and none of those beside them."""
     requests = [TRUTH.texts(number, 16) for number in range(16)]

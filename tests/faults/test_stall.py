@@ -11,7 +11,7 @@ import pytest
 
 from tests.faults.asking import answers
 from tests.faults.load import Load
-from tests.faults.models import fault
+from tests.faults.models import FULL_SIZE, fault
 from tests.faults.truth import Computed, vectors_of
 from tests.faults.watch import metric, starts, workers
 from tests.processes import Watch
@@ -20,7 +20,7 @@ from tests.server import eventually, serving
 TRUTH = Computed("model")
 HEARTBEAT_S = 10
 """Within about so long a process that stands still is noticed, whatever a batch may take."""
-HANG_S = 2
+HANG_S = 1
 KILLS = 4
 """Of more in a minute the breaker makes refusals, which ``test_kills`` is about."""
 
@@ -57,7 +57,8 @@ async def stopping(server, load, kills) -> list[float]:
     return stopped
 
 
-def test_stopped_while_idle(tmp_path, full_size, tell, limit):
+@FULL_SIZE
+def test_stopped_while_idle(tmp_path, tell, limit):
     """A worker that is stopped while it is idle is replaced, and a request meanwhile is answered."""
     with serving(tmp_path, fault("model", **limit)) as server:
         (worker,) = workers(server)
@@ -69,13 +70,12 @@ def test_stopped_while_idle(tmp_path, full_size, tell, limit):
         assert reply.status == 200, reply.body
         assert TRUTH.right(texts, vectors_of(reply))
         assert watch.ended()
-        if full_size:
-            assert reply.seconds <= HEARTBEAT_S + 2
+        assert reply.seconds <= HEARTBEAT_S + 2
 
 
-def test_stopped_unnoticed_by_clients(tmp_path):
-    """A worker that is stopped is replaced although nobody asks it for anything, by default."""
-    with serving(tmp_path, fault("model")) as server:
+def test_stopped_unnoticed_by_clients(tmp_path, limit):
+    """A worker that is stopped is replaced although nobody asks it for anything."""
+    with serving(tmp_path, fault("model", **limit)) as server:
         (worker,) = workers(server)
         watch = Watch(worker)
         os.kill(worker, signal.SIGSTOP)

@@ -133,11 +133,10 @@ def test_requests_in_a_row(begin):
 
 
 @SIGNALS
-@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT], ids=["term", "int"])
-def test_told_twice(begin, first, number):
+def test_told_twice(begin, number):
     """The second signal ends it at once, with a status that is not 0, and says so to whom it leaves."""
     busy = begin()
-    busy.stop(first)
+    busy.stop()
     busy.server.process.send_signal(number)
     assert_refused(busy.accepted)
     assert busy.status() == 1

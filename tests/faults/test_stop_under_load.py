@@ -12,7 +12,7 @@ import pytest
 
 from tests.faults.asking import ask
 from tests.faults.connection import Connection, Lost, post
-from tests.faults.models import fault
+from tests.faults.models import FULL_SIZE, fault
 from tests.faults.truth import Computed, vectors_of
 from tests.faults.verdict import Fault, judge
 from tests.faults.watch import metric, workers
@@ -91,7 +91,7 @@ def test_stopped_under_load(tmp_path, full_size, tell):
     """Asked to end under load, again and again, it answers what it has read, and ends in order."""
     seen: Counter[str] = Counter()
     seconds = []
-    for number in range(50 if full_size else 3):
+    for number in range(50 if full_size else 1):
         with serving(tmp_path, fault("model", seconds_per_token=2e-5)) as server:
             watches = [Watch(worker) for worker in workers(server)]
             stopping = Stopping(server)
@@ -124,7 +124,7 @@ def test_accepted_before_the_signal(tmp_path):
         assert server.process.wait(WAIT_S) == 0
 
 
-@pytest.mark.parametrize("mark", ["hang", "freeze"])
+@pytest.mark.parametrize("mark", [pytest.param("hang", marks=FULL_SIZE), "freeze"])
 def test_stopped_while_a_worker_stands_still(tmp_path, mark):
     """A worker that will never answer does not keep it from ending; its request is told so."""
 
@@ -136,7 +136,7 @@ def test_stopped_while_a_worker_stands_still(tmp_path, mark):
             server.process.send_signal(signal.SIGTERM)
         return asking.result()
 
-    with serving(tmp_path, "[server]\nshutdown_timeout_s = 2\n" + fault("model")) as server:
+    with serving(tmp_path, "[server]\nshutdown_timeout_s = 1\n" + fault("model")) as server:
         watches = [Watch(worker) for worker in workers(server)]
         reply = asyncio.run(stopped())
         assert reply.status in (500, 503), reply.body

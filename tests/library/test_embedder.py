@@ -227,7 +227,7 @@ def test_a_model_that_does_not_load(make):
 def test_a_worker_that_dies(make):
     """A worker that is killed in the midst of a call costs time, and nothing else."""
     embedder = make(FAULT | {"seconds_per_token": 1e-4})
-    texts = texts_of(1500)
+    texts = texts_of(400)
     killed = []
 
     def kill_once(done, total):
@@ -241,7 +241,7 @@ def test_a_worker_that_dies(make):
 def test_many_killers(make):
     """More texts that end a worker than one search looks for are all found, and cost nobody else anything."""
     texts = texts_of(300)
-    killers = range(100, 110)
+    killers = range(100, 107)
     for index in killers:
         texts[index] = f"{index} <abort>"
     found = make(FAULT).embed(texts, partial=True)
