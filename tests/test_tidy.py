@@ -96,7 +96,7 @@ LAZY = (
     "backends/hf/runtimes/select_runtime.py",
     "backends/hf/tokenizer.py",
     "backends/hf/conversion/convert.py",
-    "gateway/serving/cl100k.py",
+    "gateway/serving/prepare/cl100k.py",
 )
 
 by_path = pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
