@@ -222,7 +222,7 @@ async def _native(inputs: IdLists, info: ModelInfo) -> Tokenized:
             errors[index] = row
             row = np.empty(0, np.int32)
         rows.append(row)
-        await pace.after(len(ids))
+        await pace.after(max(ONE, len(ids)))
     return Tokenized(Batch.of(rows), errors)
 
 
