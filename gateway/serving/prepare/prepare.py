@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embeddings_gateway.backends.base import Batch, ModelInfo, TokenIds
+from embeddings_gateway.batching.queue import max_tokens_of
 from embeddings_gateway.config import ServingConfig, Truncate
 from embeddings_gateway.errors import (
     ContextLengthExceeded,
@@ -198,13 +199,15 @@ class Preparer:
         return tokenized.batch.ids
 
     def _check_total(self, tokens: int, call: Call) -> None:
-        """Hold a call to its bound in tokens.
+        """Hold a call to its bound in tokens, and to what of its class may wait: it is not to come again in vain.
 
         Ids of OpenAI's vocabulary were held to it as such: clients that send them fill requests up to it by
         their own count, and cannot know that the model's is higher. The queue bounds what they become.
         """
         were_counted = isinstance(call.inputs[0], list) and self._serving.token_ids != "native"
-        most = self._serving.max_queue_tokens if were_counted else self._max_tokens
+        most = max_tokens_of(call.caller.traffic, self._serving.max_queue_tokens)
+        if not were_counted:
+            most = min(most, self._max_tokens)
         if tokens > most:
             raise TooManyTokens(f"A request has at most {most} tokens, this one {tokens}.", "input")
 
