@@ -7,114 +7,80 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embeddings_gateway.errors import ContextLengthExceeded, InvalidRequest, InvalidTokenIds
-from embeddings_gateway.serving.tokens import fit, native
+from embeddings_gateway.errors import ContextLengthExceeded, InvalidTokenIds
+from embeddings_gateway.serving.prepare.truncate import native, too_long, truncate
 from tests.gateway.fakes import make_info
 
 INFO = make_info(prefix=(256, 9), suffix=(257,), max_tokens=8)
 LONG = np.array([256, 9, *range(10), 257], np.int32)
 
 
-def cut(ids, info, truncate):
-    """Return the one window that is left of ids."""
-    (window,) = fit(ids, info, truncate, "input[3]").windows
-    return window
-
-
-def test_cut_right():
-    """``right`` keeps the beginning of the text, between the special tokens."""
-    assert cut(LONG, INFO, "right").tolist() == [256, 9, 0, 1, 2, 3, 4, 257]
-
-
-def test_cut_left():
-    """``left`` keeps the end of the text, between the special tokens."""
-    assert cut(LONG, INFO, "left").tolist() == [256, 9, 5, 6, 7, 8, 9, 257]
-
-
 def test_too_long():
-    """``error`` refuses, names the input and says how long it is and may be."""
-    with pytest.raises(ContextLengthExceeded) as refusal:
-        fit(LONG, INFO, "error", "input[3]")
-    assert refusal.value.param == "input[3]"
-    assert "8" in refusal.value.message
-    assert "13" in refusal.value.message
-
-
-@pytest.mark.parametrize("truncate", ["right", "left", "mean", "error"])
-def test_as_long_as_allowed(truncate):
-    """An input of just the greatest length is not touched, whatever the policy."""
-    ids = LONG[:8]
-    fitted = fit(ids, INFO, truncate, "input[0]")
-    assert fitted.windows[0] is ids
-    assert len(fitted.windows) == 1
-    assert not fitted.truncated
-
-
-def test_no_tokens():
-    """An input that the vocabulary has no token for is refused by name."""
-    with pytest.raises(InvalidRequest) as refusal:
-        fit(LONG[:0], make_info(prefix=(), suffix=()), "right", "input[2]")
-    assert refusal.value.param == "input[2]"
+    """The error of an input that is not to be cut names it, and says how long it is and may be."""
+    error = too_long(13, INFO, "input[3]")
+    assert isinstance(error, ContextLengthExceeded)
+    assert error.param == "input[3]"
+    assert "8" in error.message
+    assert "13" in error.message
 
 
 @given(
-    body=st.integers(1, 40),
+    more=st.integers(1, 40),
     prefix=st.integers(0, 2),
     suffix=st.integers(0, 2),
     room=st.integers(1, 20),
-    truncate=st.sampled_from(["right", "left"]),
+    policy=st.sampled_from(["right", "left"]),
 )
-def test_cut_fits(body, prefix, suffix, room, truncate):
-    """What is cut has just the greatest length, its special tokens, and an unbroken part of the text."""
+def test_cut_fits(more, prefix, suffix, room, policy):
+    """``right`` keeps the beginning of a text, ``left`` its end, as much as fits between special tokens."""
     info = make_info(prefix=(256,) * prefix, suffix=(257,) * suffix, max_tokens=prefix + suffix + room)
-    ids = np.array([*info.prefix, *range(body), *info.suffix], np.int32)
-    fitted = fit(ids, info, truncate, "input[0]")
-    (left,) = fitted.windows
+    ids = np.array([*info.prefix, *range(room + more), *info.suffix], np.int32)
+    cut = truncate(ids, info, policy, "input[0]")
+    (left,) = cut.windows
     kept = left[prefix : len(left) - suffix].tolist()
-    first = 0 if truncate == "right" else max(0, body - room)
-    assert kept == list(range(first, first + min(body, room)))
+    first = 0 if policy == "right" else more
+    assert kept == list(range(first, first + room))
     assert left[:prefix].tolist() == [256] * prefix
     assert left[prefix + len(kept) :].tolist() == [257] * suffix
-    assert fitted.truncated == (body > room)
+    assert cut.was_cut
     assert left.dtype == np.int32
 
 
 @given(
-    body=st.integers(1, 40),
+    more=st.integers(1, 40),
     prefix=st.integers(0, 2),
     prompt=st.integers(0, 3),
     suffix=st.integers(0, 2),
     room=st.integers(1, 20),
 )
-def test_windows_hold_all_of_a_text(body, prefix, prompt, suffix, room):
+def test_windows_hold_all_of_a_text(more, prefix, prompt, suffix, room):
     """``mean`` cuts nothing: windows have the special tokens and the prompt, and all of the text."""
     special = prefix + prompt + suffix
     info = make_info(prefix=(256,) * prefix, suffix=(257,) * suffix, max_tokens=special + room)
-    ids = np.array([*info.prefix, *[255] * prompt, *range(body), *info.suffix], np.int32)
-    fitted = fit(ids, info, "mean", "input[0]", kept=prefix + prompt)
-    text = [window[prefix + prompt : len(window) - suffix].tolist() for window in fitted.windows]
-    assert [number for part in text for number in part] == list(range(body))
-    if len(text) > 1:
-        assert list(fitted.text_tokens) == [len(part) for part in text]
-    for window, part in zip(fitted.windows, text, strict=True):
+    ids = np.array([*info.prefix, *[255] * prompt, *range(room + more), *info.suffix], np.int32)
+    spread = truncate(ids, info, "mean", "input[0]", kept=prefix + prompt)
+    text = [window[prefix + prompt : len(window) - suffix].tolist() for window in spread.windows]
+    assert [number for part in text for number in part] == list(range(room + more))
+    assert list(spread.text_tokens) == [len(part) for part in text]
+    for window, part in zip(spread.windows, text, strict=True):
         assert 1 <= len(part) <= room
         assert window.tolist() == [*[256] * prefix, *[255] * prompt, *part, *[257] * suffix]
-    assert not fitted.truncated
+    assert not spread.was_cut
 
 
-@pytest.mark.parametrize(("truncate", "expected"), [("right", [0, 1, 2, 3]), ("left", [6, 7, 8, 9])])
-def test_the_prompt_is_not_cut(truncate, expected):
+@pytest.mark.parametrize(("policy", "expected"), [("right", [0, 1, 2, 3]), ("left", [6, 7, 8, 9])])
+def test_the_prompt_is_not_cut(policy, expected):
     """What is cut away is text, not the words that the model needs before it."""
     ids = np.array([256, 9, 30, *range(10), 257], np.int32)
-    (window,) = fit(ids, INFO, truncate, "input[0]", kept=3).windows
+    (window,) = truncate(ids, INFO, policy, "input[0]", kept=3).windows
     assert window.tolist() == [256, 9, 30, *expected, 257]
 
 
-@pytest.mark.parametrize("truncate", ["right", "left", "mean"])
-def test_a_prompt_without_room_beside_it(truncate):
+@pytest.mark.parametrize("policy", ["right", "left", "mean"])
+def test_a_prompt_without_room_beside_it(policy):
     """A prompt that fills the model leaves nothing to embed, which is said."""
     with pytest.raises(ContextLengthExceeded, match="prompt"):
-        fit(LONG, INFO, truncate, "input[0]", kept=7)
+        truncate(LONG, INFO, policy, "input[0]", kept=7)
 
 
 @pytest.mark.parametrize(
