@@ -15,6 +15,11 @@ BULK_PART = 2
 """Bulk requests may fill one part in so many of the queue: a flood of them leaves room for interactive ones."""
 
 
+def max_tokens_of(traffic: Traffic, max_queue_tokens: int) -> int:
+    """Return how many tokens of a class may wait in an empty queue."""
+    return max_queue_tokens // BULK_PART if traffic == "bulk" else max_queue_tokens
+
+
 class Candidate(NamedTuple):
     """A batch that could leave now.
 

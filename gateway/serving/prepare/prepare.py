@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from embeddings_gateway.backends.base import Batch, ModelInfo, TokenIds
+from embeddings_gateway.batching.queue import max_tokens_of
 from embeddings_gateway.config import ServingConfig, Truncate
 from embeddings_gateway.errors import (
     ContextLengthExceeded,
@@ -20,7 +22,7 @@ from embeddings_gateway.serving.assemble import Windows
 from embeddings_gateway.serving.prepare.cl100k import REMEDY, Cl100k
 from embeddings_gateway.serving.prepare.prompts import NO_PROMPT, Prompt, choose_prompt, prompt_tokens
 from embeddings_gateway.serving.prepare.tokenize import TokenizeCoalescer, Tokenized
-from embeddings_gateway.serving.prepare.truncate import native, truncate
+from embeddings_gateway.serving.prepare.truncate import native, too_long, truncate
 from embeddings_gateway.serving.served import Call, IdLists, Inputs, Pairs, Texts, are_pairs, are_texts
 from embeddings_gateway.serving.yield_to_loop import ONE_INPUT, LoopYielder
 
@@ -83,17 +85,17 @@ class Preparer:
         policy = self._policy(call)
         batch, errors = await self._tokenized(call, prompt.text, info)
         faults = _faults(batch, errors, info)
-        too_long = np.flatnonzero(batch.lengths > info.max_tokens)
         errors = {**errors, **faults}
-        fatal = {
-            index: error
-            for index, error in errors.items()
-            if not (call.options.partial and error.of_the_input)
-        }
+        is_too_long = batch.lengths > info.max_tokens
+        if policy == "error" and is_too_long.any():
+            too_many = _too_long(batch, is_too_long, info)
+            faults = {**too_many, **faults}
+            errors = {**too_many, **errors}
+        fatal = [row for row, error in errors.items() if not (call.options.partial and error.of_the_input)]
         if fatal:
-            self._raise_first(batch, fatal, too_long, policy, info)
+            raise errors[min(fatal)]
         prepared = Prepared(_without(batch, faults), errors, (), None)
-        if len(too_long):
+        if policy != "error" and is_too_long.any():
             prepared = await self._fit(prepared, call, policy, prompt, info)
         self._check_total(prepared.batch.tokens, call)
         return prepared
@@ -146,10 +148,15 @@ class Preparer:
         return await self._tokenizer.tokenize([first for first, _ in pairs], [second for _, second in pairs])
 
     async def _fit(
-        self, prepared: Prepared, call: Call, policy: Truncate, prompt: Prompt, info: ModelInfo
+        self,
+        prepared: Prepared,
+        call: Call,
+        policy: Literal["right", "left", "mean"],
+        prompt: Prompt,
+        info: ModelInfo,
     ) -> Prepared:
         """Cut the inputs that are too long, or spread them over windows."""
-        prompt_ids = await self._prompt_ids(prompt) if policy != "error" and prompt.text else None
+        prompt_ids = await self._prompt_ids(prompt) if prompt.text else None
         rows: list[TokenIds] = []
         errors: dict[int, GatewayError] = {}
         truncated: list[int] = []
@@ -191,29 +198,16 @@ class Preparer:
             raise error
         return tokenized.batch.ids
 
-    def _raise_first(
-        self,
-        batch: Batch,
-        errors: Mapping[int, GatewayError],
-        too_long: Sequence[int] | np.ndarray,
-        policy: Truncate,
-        info: ModelInfo,
-    ) -> None:
-        """Raise the error of the first input that has one; one that is too long has one by some policies."""
-        first = min(errors)
-        if policy == "error" and len(too_long) and too_long[0] < first:
-            index = int(too_long[0])
-            truncate(batch.part(index, index + 1).ids, info, policy, f"input[{index}]")
-        raise errors[first]
-
     def _check_total(self, tokens: int, call: Call) -> None:
-        """Hold a call to its bound in tokens.
+        """Hold a call to its bound in tokens, and to what of its class may wait: it is not to come again in vain.
 
         Ids of OpenAI's vocabulary were held to it as such: clients that send them fill requests up to it by
         their own count, and cannot know that the model's is higher. The queue bounds what they become.
         """
         were_counted = isinstance(call.inputs[0], list) and self._serving.token_ids != "native"
-        most = self._serving.max_queue_tokens if were_counted else self._max_tokens
+        most = max_tokens_of(call.caller.traffic, self._serving.max_queue_tokens)
+        if not were_counted:
+            most = min(most, self._max_tokens)
         if tokens > most:
             raise TooManyTokens(f"A request has at most {most} tokens, this one {tokens}.", "input")
 
@@ -231,7 +225,7 @@ async def _native(inputs: IdLists, info: ModelInfo) -> Tokenized:
             errors[index] = row
             row = np.empty(0, np.int32)
         rows.append(row)
-        await turns.yield_to_loop(len(ids))
+        await turns.yield_to_loop(max(ONE_INPUT, len(ids)))
     return Tokenized(Batch.of(rows), errors)
 
 
@@ -273,6 +267,16 @@ def _faults(batch: Batch, errors: Mapping[int, GatewayError], info: ModelInfo) -
             message = "The model has no vector for a token of this input."
             faults[index] = InvalidRequest(message, f"input[{index}]")
     return faults
+
+
+def _too_long(
+    batch: Batch, is_too_long: NDArray[np.bool_], info: ModelInfo
+) -> dict[int, ContextLengthExceeded]:
+    """Return the error of each input that is too long and not to be cut."""
+    return {
+        index: too_long(int(batch.lengths[index]), info, f"input[{index}]")
+        for index in np.flatnonzero(is_too_long).tolist()
+    }
 
 
 def _without(batch: Batch, faults: Mapping[int, GatewayError]) -> Batch:

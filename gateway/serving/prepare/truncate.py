@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from embeddings_gateway.backends.base import ModelInfo, TokenIds
-from embeddings_gateway.config import Truncate
 from embeddings_gateway.errors import ContextLengthExceeded, InvalidTokenIds
 
 
@@ -36,27 +35,31 @@ def native(ids: Sequence[int], info: ModelInfo) -> TokenIds | InvalidTokenIds:
     return np.array([*before, *ids, *after], dtype=np.int32)
 
 
-def truncate(ids: TokenIds, info: ModelInfo, policy: Truncate, param: str, kept: int = 0) -> Truncated:
+def too_long(tokens: int, info: ModelInfo, param: str) -> ContextLengthExceeded:
+    """Return the error of an input of so many tokens that is not to be cut."""
+    # It begins as OpenAI's message does, by which LiteLLM and others know this error from all others.
+    return ContextLengthExceeded(
+        f"This model's maximum context length is {info.max_tokens} tokens, this input has {tokens}. "
+        "Send a shorter one, or set truncate to right, left or mean.",
+        param,
+    )
+
+
+def truncate(
+    ids: TokenIds, info: ModelInfo, policy: Literal["right", "left", "mean"], param: str, kept: int = 0
+) -> Truncated:
     """Return ids no longer than the model takes. What is cut, or spread over windows, is text alone.
 
     Args:
         ids: of one input that is too long, special tokens included.
         info: the model's facts.
-        policy: ``right`` cuts the end of the text, ``left`` its beginning, ``mean`` makes windows of it,
-            ``error`` refuses.
+        policy: ``right`` cuts the end of the text, ``left`` its beginning, ``mean`` makes windows of it.
         param: the input's name in an error.
         kept: how many ids at the beginning are special or a prompt; at least the special ones are.
 
     Raises:
-        ContextLengthExceeded: ``policy`` is ``error``, or there is no room beside the prompt.
+        ContextLengthExceeded: there is no room beside the prompt.
     """
-    if policy == "error":
-        # It begins as OpenAI's message does, by which LiteLLM and others know this error from all others.
-        raise ContextLengthExceeded(
-            f"This model's maximum context length is {info.max_tokens} tokens, this input has {len(ids)}. "
-            "Send a shorter one, or set truncate to right, left or mean.",
-            param,
-        )
     begin, end = max(kept, len(info.prefix)), len(ids) - len(info.suffix)
     room = info.max_tokens - begin - len(info.suffix)
     if room <= 0:

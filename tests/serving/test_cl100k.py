@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from embeddings_gateway.errors import InvalidTokenIds, ModelUnavailable
-from embeddings_gateway.serving.cl100k import Cl100k
+from embeddings_gateway.serving.prepare.cl100k import Cl100k
 
 pytestmark = pytest.mark.anyio
 
@@ -106,7 +106,7 @@ async def test_a_request_that_ends_while_it_is_loaded():
 
 async def test_a_load_that_hangs(monkeypatch):
     """While a vocabulary takes long to come, clients are told to come again later."""
-    monkeypatch.setattr("embeddings_gateway.serving.cl100k.PATIENCE_S", 0.0)
+    monkeypatch.setattr("embeddings_gateway.serving.prepare.cl100k.PATIENCE_S", 0.0)
     going_on = threading.Event()
     cl100k = Cl100k(lambda: going_on.wait() and encoding())
     for _ in range(2):
@@ -121,7 +121,7 @@ async def test_a_load_that_hangs(monkeypatch):
 
 async def test_tried_again(monkeypatch):
     """When the minute is over, it is tried again."""
-    monkeypatch.setattr("embeddings_gateway.serving.cl100k.RETRY_S", 0.0)
+    monkeypatch.setattr("embeddings_gateway.serving.prepare.cl100k.RETRY_S", 0.0)
     loader = Loader(failures=1)
     cl100k = Cl100k(loader)
     with pytest.raises(InvalidTokenIds):
