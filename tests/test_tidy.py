@@ -79,6 +79,8 @@ LAZY = (
     "backends/hf/text/vocabulary.py",
     "backends/hf/conversion/make.py",
     "gateway/serving/cl100k.py",
+    "bench/engines.py",
+    "bench/matmul.py",
 )
 
 by_path = pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
