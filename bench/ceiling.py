@@ -1,98 +1,79 @@
-"""What the machine's arithmetic gives, measured beside what of it arrives at models."""
+"""What the machine's arithmetic gives, measured beside how much of it reaches models."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-
-import msgspec
+import statistics
+from collections.abc import Callable
+from contextlib import ExitStack, closing
 
 from bench import models
-from bench.compare import Say
-from bench.engine_process import EngineError, EngineProcess
-from bench.engines.command import Batches, Multiply, Rate
+from bench.engine_process import EngineProcess
+from bench.engines import BackendEngine
 from bench.machine import cores
-from bench.options import Options
-from bench.results import Ceiling, ModelRate, Product
+from bench.matmul import DTYPES, SHAPES, openvino_matmul, torch_matmul
+from bench.options import Options, log
+from bench.results import Figures
+from bench.run_spec import RunError
 from embeddings_gateway.backends.spec import HfSpec
 from embeddings_gateway.workers.local.process import ENGINE_SETTINGS
 
-ENGINES = {
-    "torch": ("bench.engines.torch_products", ("torch", "torch, prepacked")),
-    "OpenVINO": ("bench.engines.openvino_products", ("OpenVINO",)),
+ENCODERS = {
+    "all-MiniLM-L6-v2": (models.minilm, (384, 1536, 6)),
+    "BERT-base's shape": (models.bert_base, (768, 3072, 12)),
 }
-SHAPES = {
-    "[1024, 768] x [768, 768]": (1024, 768, 768),
-    "[1024, 768] x [768, 3072]": (1024, 768, 3072),
-    "[1024, 3072] x [3072, 768]": (1024, 3072, 768),
-}
-"""The linear layers of BERT-base, on 1024 tokens."""
-MINILM, BERT_BASE = "all-MiniLM-L6-v2", "BERT-base's shape, random weights"
-BATCH_INPUTS, BATCH_TOKENS = 8, 128
+"""Where a model is; its width, the inner width of its layers, their number."""
+INPUTS, TOKENS = 8, 128
 PRODUCT_S = 0.1  # of a turn's second: there are eighteen products
 MODEL_S = 0.5
+ABOUT = f"""\
+Rates of matrix products with constant weights; `all` is BERT-base's layer: four products of the first shape,
+one of both others. Then what of that reaches models through the gateway's backend, in process, in batches of
+{INPUTS} x {TOKENS} tokens: a token's operations are 2 x the parameters of the linear layers + 4 x layers x
+width x length.
+"""
 
 
-def ceiling(options: Options, say: Say) -> Ceiling:
+def ceiling(options: Options) -> Figures:
     """Measure products and models in turn, round by round."""
-    found = Ceiling(settings=options.settings, products=[], models=[], left_out=[])
+    result = Figures(options.settings, ABOUT)
     with ExitStack() as stack:
-        products = list(start_products(stack, found))
-        encoders = list(start_models(stack, found, say))
+        products = [_start(stack, result, make, settings={}) for make in (torch_matmul, openvino_matmul)]
+        encoders = {}
+        for name, (find, _) in ENCODERS.items():
+            log(f"building {name}, if it is not built yet")
+            spec = HfSpec(path=str(find()), threads=cores(), max_batch_tokens=INPUTS * TOKENS)
+            encoders[name] = _start(stack, result, BackendEngine, spec, settings=ENGINE_SETTINGS)
         for number in range(options.rounds):
-            say(f"ceiling, round {number + 1} of {options.rounds}")
-            for engine, product, command in products:
-                ask = msgspec.structs.replace(command, seconds=PRODUCT_S * options.seconds)
-                flops = 2.0 * command.rows * command.inner * command.columns
-                product.gflops.append(engine.ask(ask, Rate).per_s * flops / 1e9)
-            for engine, model in encoders:
-                batches = Batches(BATCH_INPUTS, BATCH_TOKENS, MODEL_S * options.seconds)
-                model.tokens_per_s.append(engine.ask(batches, Rate).per_s)
-    return found
+            log(f"ceiling, round {number + 1} of {options.rounds}")
+            for engine in filter(None, products):
+                _add_products(result, engine.call("gflops", PRODUCT_S * options.seconds))
+            for name, encoder in encoders.items():
+                if encoder:
+                    rate = encoder.call("tokens_per_s", INPUTS, TOKENS, MODEL_S * options.seconds)
+                    result.add(f"{name} ({', '.join(encoder.call('runtime'))}), tokens/s", rate)
+                    flops = models.flops_per_token(*ENCODERS[name][1], TOKENS)
+                    result.add(f"{name}, GFLOP/s", 1e-9 * rate * flops)
+    return result
 
 
-def start_products(stack: ExitStack, found: Ceiling) -> list[tuple[EngineProcess, Product, Multiply]]:
-    """Start what multiplies, and list what it shall."""
-    wanted = []
-    for name, (module, kinds) in ENGINES.items():
-        try:
-            engine = stack.enter_context(EngineProcess(module))
-        except EngineError as error:
-            found.left_out.append(f"{name}: {error}")
-            continue
-        for kind in kinds:
-            for dtype in ("fp32", "bf16"):
-                for shape, (rows, inner, columns) in SHAPES.items():
-                    product = Product(kind, dtype, shape, [])
-                    found.products.append(product)
-                    wanted.append((engine, product, Multiply(kind, dtype, rows, inner, columns, 0.0)))
-    return wanted
+def _start(
+    stack: ExitStack,
+    result: Figures,
+    make: Callable[..., object],
+    *arguments: object,
+    settings: dict[str, str],
+) -> EngineProcess | None:
+    try:
+        return stack.enter_context(closing(EngineProcess(make, *arguments, settings=settings)))
+    except RunError as error:
+        result.left_out.append(f"{make.__name__}: {error}")
+        return None
 
 
-def start_models(stack: ExitStack, found: Ceiling, say: Say) -> list[tuple[EngineProcess, ModelRate]]:
-    """Start the encoders, in the backend's default dtype."""
-    say("building a model of BERT-base's shape, if there is none yet")
-    folders = {MINILM: models.minilm(), BERT_BASE: models.bert_base()}
-    started = []
-    for name, folder in folders.items():
-        spec = HfSpec(path=str(folder), threads=cores(), max_batch_tokens=BATCH_INPUTS * BATCH_TOKENS)
-        try:
-            engine = stack.enter_context(
-                EngineProcess(
-                    "bench.engines.backend", msgspec.json.encode(spec).decode(), environment=ENGINE_SETTINGS
-                )
-            )
-        except EngineError as error:
-            found.left_out.append(f"{name}: {error}")
-            continue
-        rate = ModelRate(
-            model=name,
-            runtime=engine.ready.runtime,
-            dtype=engine.ready.dtype,
-            inputs=BATCH_INPUTS,
-            tokens=BATCH_TOKENS,
-            flops_per_token=models.layers_of(folder).flops_per_token(BATCH_TOKENS),
-            tokens_per_s=[],
-        )
-        found.models.append(rate)
-        started.append((engine, rate))
-    return started
+def _add_products(result: Figures, gflops: dict[tuple[str, str, str], float]) -> None:
+    for engine in dict.fromkeys(engine for engine, _, _ in gflops):
+        for dtype in DTYPES:
+            rates = {shape: gflops[engine, dtype, shape] for shape in SHAPES}
+            # As many operations of each shape, so that the rate of all is the harmonic mean.
+            for shape, rate in (*rates.items(), ("all", statistics.harmonic_mean(rates.values()))):
+                result.add(f"{engine}, {dtype}, {shape}, GFLOP/s", rate)

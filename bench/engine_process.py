@@ -1,109 +1,86 @@
-"""An engine in a process of its own, seen from the measurement: commands down a pipe, answers back."""
+"""An object in a process of its own: made there, its methods called from here over a pipe."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-import subprocess
-import sys
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from types import TracebackType
-from typing import TypeVar
+from multiprocessing.connection import Connection
+from typing import Any
 
-import msgspec
+from bench.run_spec import RunError
 
-from bench.engines.command import Answer, Command, Failed, Rate, Ready, Rows
-from bench.plan import Load
-
-A = TypeVar("A", Load, Rate, Ready, Rows)
 END_S = 10.0
-DECODER = msgspec.json.Decoder(Answer)
-
-
-class EngineError(Exception):
-    """An engine does not start, cannot do what it is told, or has died."""
+REASON_CHARS = 300
 
 
 class EngineProcess:
-    """A running engine.
+    """The process, with its ``pid``. One call at a time."""
 
-    Attributes:
-        ready: what it says that it is.
-        pid: of its process.
-    """
-
-    def __init__(self, module: str, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
-        """Start it and wait until it is loaded.
+    def __init__(self, make: Callable[..., object], *arguments: object, settings: Mapping[str, str]) -> None:
+        """Start the process, with ``settings`` over our environment, and call ``make`` in it.
 
         Raises:
-            EngineError: it does not.
+            RunError: the object could not be made.
         """
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            env={**os.environ, **(environment or {})},
-        )
+        spawn = multiprocessing.get_context("spawn")  # nothing of this process is in the other's memory
+        self._pipe, theirs = spawn.Pipe()
+        self._process = spawn.Process(target=_serve, args=(theirs, make, arguments), daemon=True)
+        ours = dict(os.environ)
+        os.environ.update(settings)
+        self._process.start()
+        os.environ.clear()
+        os.environ.update(ours)
+        theirs.close()
         self.pid = self._process.pid
         try:
-            self.ready = self._receive(Ready)
-        except EngineError:
+            self._receive()
+        except RunError:
             self.close()
             raise
 
-    def __enter__(self) -> EngineProcess:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def ask(self, command: Command, expected: type[A]) -> A:
-        """Return the answer to a command.
+    def call(self, method: str, *arguments: object) -> Any:
+        """Return what a method of the object returns.
 
         Raises:
-            EngineError: it is another, or none.
+            RunError: the method raised an error, or the process has ended.
         """
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(msgspec.json.encode(command) + b"\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            raise EngineError(self._last_words()) from None
-        return self._receive(expected)
+        with suppress(BrokenPipeError):
+            self._pipe.send((method, arguments))
+        return self._receive()
 
     def close(self) -> None:
-        """End the process: it ends with its standard input."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        with suppress(BrokenPipeError):
-            self._process.stdin.close()
-        try:
-            self._process.wait(END_S)
-        except subprocess.TimeoutExpired:
+        """End the process: it ends with its pipe."""
+        self._pipe.close()
+        self._process.join(END_S)
+        if self._process.is_alive():
             self._process.kill()
-            self._process.wait()
-        self._process.stdout.close()
-        self._log.close()
+            self._process.join()
 
-    def _receive(self, expected: type[A]) -> A:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise EngineError(self._last_words())
-        answer = DECODER.decode(line)
-        if isinstance(answer, Failed):
-            raise EngineError(answer.reason)
-        if not isinstance(answer, expected):
-            raise EngineError(f"it answered {type(answer).__name__}")
-        return answer
+    def _receive(self) -> Any:
+        try:
+            result = self._pipe.recv()
+        except (EOFError, ConnectionError):
+            self._process.join(END_S)
+            result = RunError(f"its process ended with status {self._process.exitcode}")
+        if isinstance(result, RunError):
+            raise result
+        return result
 
-    def _last_words(self) -> str:
-        size = self._log.seek(0, os.SEEK_END)
-        self._log.seek(max(0, size - 500))
-        said = self._log.read().decode(errors="replace").strip()
-        return f"ended with status {self._process.wait(END_S)}: {said}"
+
+def _serve(pipe: Connection, make: Callable[..., object], arguments: tuple[object, ...]) -> None:
+    os.dup2(2, 1)  # standard output is for the report alone
+    engine = _attempt(make, arguments)
+    pipe.send(engine if isinstance(engine, RunError) else None)
+    with suppress(EOFError):
+        while not isinstance(engine, RunError):
+            method, given = pipe.recv()
+            pipe.send(_attempt(getattr(engine, method), given))
+
+
+def _attempt(act: Callable[..., object], arguments: tuple[object, ...]) -> object:
+    try:
+        return act(*arguments)
+    except Exception as error:  # whatever a library raises: the measurement goes on without this engine
+        return RunError(f"{type(error).__name__}: {str(error).partition(chr(10))[0][:REASON_CHARS]}")

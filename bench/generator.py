@@ -1,124 +1,202 @@
-"""The load generator, a process of its own: a plan on standard input, what came of it on standard output.
+"""The load generator: a closed loop of clients over HTTP, in a process of its own.
 
-Requests are built before the clock starts, and answers looked into after it has stopped.
+Requests are built before the clock starts, and answers are checked after it has stopped.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import gc
-import subprocess
-import sys
+import re
 import time
+from collections.abc import Iterator
+from contextlib import closing
+from urllib.parse import urlsplit
 
 import msgspec
+import numpy as np
 import uvloop
 
-from bench.answers import Vectors, vectors_of
-from bench.drive import Drive
-from bench.plan import SAMPLE_VECTORS, Load, Plan
+from bench.engine_process import EngineProcess
 from bench.process_tree import ProcessTree
+from bench.run_spec import Endpoint, RunResult, RunSpec, Vectors, run_result
 from bench.texts import make_texts
 
 PATIENCE_S = 120.0
+FAILURES_MAX = 20  # of one client in a row: a server that refuses everything is given up
+REASONS_MAX = 3
+OK = 200
+LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.IGNORECASE)
+CHUNKED = re.compile(rb"\r\ntransfer-encoding:\s*chunked", re.IGNORECASE)
+BUFFER = 2**24
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-class GeneratorError(Exception):
-    """The load generator itself failed, because nobody listens for instance."""
+class Item(msgspec.Struct):
+    """A vector of an answer."""
+
+    embedding: str | list[float]
+    index: int = -1
 
 
-class Times(msgspec.Struct, frozen=True):
-    """A moment: wall time, processor time of this process and of the server's."""
+class Answer(msgspec.Struct):
+    """The body of an answer."""
 
-    wall_s: float
-    client_s: float
-    server_s: float | None
-
-    @classmethod
-    def now(cls, server: ProcessTree | None) -> Times:
-        """Read the clocks."""
-        server_s = None if server is None else server.cpu_s()
-        return cls(time.perf_counter(), time.process_time(), server_s)
+    data: list[Item]
 
 
-def generate(plan: Plan) -> Load:
-    """Carry out a plan in a process of its own.
+class Generator:
+    """What runs in the process."""
 
-    Raises:
-        GeneratorError: it cannot be carried out at all.
-    """
-    command = [sys.executable, "-m", "bench.generator"]
-    done = subprocess.run(command, input=msgspec.json.encode(plan), capture_output=True, check=False)
-    if done.returncode:
-        lines = done.stderr.decode(errors="replace").strip().splitlines()
-        raise GeneratorError(lines[-1] if lines else f"the load generator ended with {done.returncode}")
-    try:
-        return msgspec.json.decode(done.stdout, type=Load)
-    except msgspec.DecodeError as error:
-        raise GeneratorError(f"the load generator wrote {len(done.stdout)} bytes: {error}") from None
+    def run(self, spec: RunSpec, endpoint: Endpoint) -> RunResult:
+        """Carry out one run."""
+        requests = build_requests(spec, endpoint)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            loop, (wall_s, client_s, tree_s, root_s) = runner.run(_drive(spec, endpoint, requests))
+        vectors = {number: decode_vectors(body, spec.inputs) for number, body in sorted(loop.bodies.items())}
+        figures = {"elapsed_s": wall_s, "cpu_s": tree_s if endpoint.pid else None, "client_cpu_s": client_s}
+        failures = {"failed": loop.failed, "errors": loop.reasons}
+        result = run_result(spec, vectors, loop.latencies_ms, **figures, **failures)
+        result.root_cpu_s = root_s
+        return result
 
 
-def requests_of(plan: Plan) -> list[bytes]:
-    """Return whole requests: head and body."""
-    texts = make_texts(plan.kind, plan.start, plan.texts)
-    fields: dict[str, object] = {"model": plan.model}
-    if plan.base64:
-        fields["encoding_format"] = "base64"
-    head = f"POST {plan.path} HTTP/1.1\r\nHost: {plan.host}:{plan.port}\r\nContent-Type: application/json\r\n"
+def generate(spec: RunSpec) -> RunResult:
+    """Carry out a run over HTTP in a process of its own; raises RunError if nobody listens."""
+    with closing(EngineProcess(Generator, settings={})) as generator:
+        result: RunResult = generator.call("run", spec, spec.endpoint)
+        return result
+
+
+def build_requests(spec: RunSpec, endpoint: Endpoint) -> list[bytes]:
+    """Return whole requests, head and body, the warm-up's first."""
+    texts = make_texts(spec.kind, range(spec.start, spec.start + spec.texts))
+    fields = {"model": endpoint.model, **({"encoding_format": "base64"} if endpoint.base64 else {})}
+    url = urlsplit(endpoint.url)
+    head = f"POST {url.path} HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Type: application/json\r\n"
     requests = []
-    for first in range(0, len(texts), plan.inputs):
-        body = msgspec.json.encode({**fields, "input": texts[first : first + plan.inputs]})
+    for first in range(0, len(texts), spec.inputs):
+        body = msgspec.json.encode({**fields, "input": texts[first : first + spec.inputs]})
         requests.append(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
     return requests
 
 
-async def drive(plan: Plan, requests: list[bytes]) -> tuple[Drive, Times, Times]:
-    """Warm up and run the plan; return what was collected, and when it began and ended."""
-    server = None if plan.pid is None else ProcessTree(plan.pid)
-    driving = Drive(plan.host, plan.port, plan.clients)
-    await driving.connect()
-    await driving.run(requests[: plan.warm_up], PATIENCE_S, PATIENCE_S)
-    driving.forget()
+async def _drive(spec: RunSpec, endpoint: Endpoint, requests: list[bytes]) -> tuple[ClosedLoop, list[float]]:
+    """Warm up and run; return the answers, and the time by each of the clocks below."""
+    url = urlsplit(endpoint.url)
+    server = ProcessTree(endpoint.pid or 0)
+
+    def clocks() -> list[float]:
+        return [time.perf_counter(), time.process_time(), server.cpu_s(), server.root_cpu_s()]
+
+    loop = ClosedLoop(url.hostname or "", url.port or 80)
+    await loop.connect(spec.clients)
+    await loop.run(requests[: spec.warm_up], PATIENCE_S, PATIENCE_S)
     gc.collect()
     gc.disable()
-    began = Times.now(server)
-    await driving.run(requests[plan.warm_up :], plan.seconds, PATIENCE_S)
-    return driving, began, Times.now(server)
+    began = clocks()
+    await loop.run(requests[spec.warm_up :], spec.seconds, PATIENCE_S)
+    return loop, [end - begin for begin, end in zip(began, clocks(), strict=True)]
 
 
-def judge(plan: Plan, driven: Drive, began: Times, ended: Times) -> Load:
-    """Look into the answers."""
-    vectors = {number: vectors_of(body, plan.inputs) for number, body in sorted(driven.bodies.items())}
-    right = {number: found for number, found in vectors.items() if found is not None}
-    known = began.server_s is not None and ended.server_s is not None
-    return Load(
-        elapsed_s=ended.wall_s - began.wall_s,
-        answered=list(right),
-        latencies_ms=driven.latencies_ms,
-        failed=driven.failed,
-        wrong=len(vectors) - len(right),
-        unit=sum(unit_rows(found) for found in right.values()),
-        errors=driven.reasons,
-        cpu_s=(ended.server_s or 0.0) - (began.server_s or 0.0) if known else None,
-        client_cpu_s=ended.client_s - began.client_s,
-        samples={number: right[number][:SAMPLE_VECTORS].tolist() for number in list(right)[: plan.samples]},
-    )
+class ClosedLoop:
+    """Clients with a keep-alive connection each; a client sends its next request when its last is answered.
+
+    Attributes:
+        bodies: of the requests answered with 200, by the request's number.
+        latencies_ms: of the same requests.
+        failed, reasons: the other requests; why, the first few reasons.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self._host, self._port = host, port
+        self._connections: list[Streams] = []
+
+    async def connect(self, clients: int) -> None:
+        """Open the connections; raises ``OSError`` if nobody listens."""
+        self._connections = [await self._open() for _ in range(clients)]
+
+    async def run(self, requests: list[bytes], seconds: float, patience_s: float) -> None:
+        """Send requests, head and body, until they or the seconds are used up; wait for the last answers."""
+        self.bodies: dict[int, bytes] = {}
+        self.latencies_ms: list[float] = []
+        self.failed, self.reasons = 0, list[str]()
+        queue, deadline = enumerate(requests), time.perf_counter() + seconds
+        tasks = [asyncio.ensure_future(self._send(i, queue, deadline)) for i in range(len(self._connections))]
+        _, late = await asyncio.wait(tasks, timeout=seconds + patience_s)
+        for task in late:
+            self._fail("no answer in time")
+            task.cancel()
+
+    async def _send(self, client: int, queue: Iterator[tuple[int, bytes]], deadline: float) -> None:
+        failures = 0
+        while failures <= FAILURES_MAX and time.perf_counter() < deadline and (numbered := next(queue, None)):
+            number, request = numbered
+            failures += 1
+            try:
+                sent = time.perf_counter()
+                status, body = await _exchange(*self._connections[client], request)
+                if status == OK:
+                    self.latencies_ms.append(1000 * (time.perf_counter() - sent))
+                    self.bodies[number] = body
+                    failures = 0
+                else:
+                    self._fail(f"status {status}: {body[:200].decode(errors='replace')}")
+            except (OSError, EOFError):
+                self._fail("the connection was closed instead of an answer")
+                try:
+                    self._connections[client] = await self._open()
+                except OSError:
+                    return
+
+    def _fail(self, reason: str) -> None:
+        self.failed += 1
+        if reason not in self.reasons and len(self.reasons) < REASONS_MAX:
+            self.reasons.append(reason)
+
+    async def _open(self) -> Streams:
+        return await asyncio.open_connection(self._host, self._port, limit=BUFFER)
 
 
-def unit_rows(vectors: Vectors) -> int:
-    """Count the rows of unit length."""
-    return int((abs((vectors.astype(float) ** 2).sum(axis=1) - 1) < 1e-3).sum())
+async def _exchange(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes
+) -> tuple[int, bytes]:
+    """Send a request; return the status and the body, which has a length or comes in chunks."""
+    writer.write(request)
+    head = await reader.readuntil(b"\r\n\r\n")
+    body, size = b"", -1
+    if length := LENGTH.search(head):
+        body = await reader.readexactly(int(length[1]))
+    elif CHUNKED.search(head):
+        while size:
+            size = int((await reader.readline()).partition(b";")[0], 16)
+            body += (await reader.readexactly(size + 2))[:size]
+    return int(head[9:12]), body
 
 
-def main() -> None:
-    """Read a plan, carry it out, write what came of it."""
-    plan = msgspec.json.decode(sys.stdin.buffer.read(), type=Plan)
-    requests = requests_of(plan)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        driven, began, ended = runner.run(drive(plan, requests))
-    sys.stdout.buffer.write(msgspec.json.encode(judge(plan, driven, began, ended)))
-    sys.stdout.buffer.flush()
+def decode_vectors(body: bytes, inputs: int) -> Vectors | None:
+    """Return an answer's vectors, ``[inputs, dimensions]``.
+
+    ``None`` if there are not as many as inputs, in order, finite, not zero and all of one width.
+    """
+    try:
+        items = msgspec.json.decode(body, type=Answer).data
+        vectors = np.stack([_decode_vector(item) for item in items])  # raises ValueError for other widths
+    except (msgspec.DecodeError, ValueError):
+        return None
+    right = [item.index for item in items] == list(range(inputs)) and vectors.any(axis=1).all()
+    return vectors if right and np.isfinite(vectors).all() else None
 
 
-if __name__ == "__main__":
-    main()
+def _decode_vector(item: Item) -> Vectors:
+    if isinstance(item.embedding, str):
+        return np.frombuffer(base64.b64decode(item.embedding), dtype="<f4")
+    return np.array(item.embedding, dtype=np.float32)
+
+
+def cosines(left: Vectors, right: Vectors) -> Vectors:
+    """Return the cosine of each row of the left with each row of the right, in double precision."""
+    units = [rows / np.linalg.norm(rows.astype(float), axis=1, keepdims=True) for rows in (left, right)]
+    return units[0] @ units[1].T  # type: ignore[no-any-return]

@@ -1,13 +1,14 @@
-"""What the command line says."""
+"""The command line, and what is logged while it runs."""
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import itertools
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-import msgspec
 
 from bench import peers
 from bench.machine import commit
@@ -17,94 +18,91 @@ PARTS = ("minilm", "gguf", "ceiling", "fake", "start", "large")
 FOLDER = Path(__file__).parent
 SECONDS, ROUNDS = 5.0, 3
 QUICK_SECONDS, QUICK_ROUNDS = 1.0, 1
+Named = tuple[str, str]
 
 
-class UrlPeer(msgspec.Struct, frozen=True):
-    """A server that somebody else has started."""
-
-    name: str
-    url: str
-    model: str
-    pid: int | None
-
-
-class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What to measure, and how.
+class Options:
+    """What to measure, and how; :func:`parse` fills it.
 
     Attributes:
-        parts: of :data:`PARTS`; none is to make the report again.
-        out: the folder for tables, plots and data.
-        seconds: of each turn.
-        rounds: turns of each side in each cell.
-        quick: less of everything, for trying out.
-        peers: the folder of the peers' environments.
-        url_peers: servers that run already.
-        url_group: the comparison in which they take part.
+        parts: of :data:`PARTS`; none is to write the report again.
+        peer, peer_model, pid, peer_group: servers that run already, and where they take part.
+        gateway_command: gateways of other checkouts.
     """
 
-    parts: tuple[str, ...]
+    parts: Sequence[str]
     out: Path
     seconds: float
     rounds: int
     quick: bool
-    peers: Path
-    url_peers: tuple[UrlPeer, ...]
-    url_group: Group
+    peers_dir: Path
+    gateway_command: list[Named]
+    peer: list[Named]
+    peer_model: list[str]
+    pid: list[int]
+    peer_group: Group
 
     @property
     def settings(self) -> Settings:
-        """What is written down of them beside the figures."""
+        """How the figures are measured."""
         now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
         return Settings(seconds=self.seconds, rounds=self.rounds, measured=now, commit=commit())
+
+    @property
+    def gateways(self) -> dict[str, Sequence[str]]:
+        """The commands of this checkout's gateway and of others, by name."""
+        return {"gateway": peers.GATEWAY, **{name: shlex.split(line) for name, line in self.gateway_command}}
+
+    def url_peers(self, group: Group) -> list[tuple[str, str, str, int | None]]:
+        """Return name, URL, model and process id of the servers that take part in a comparison."""
+        extras = itertools.zip_longest(self.peer, self.peer_model, self.pid)
+        return [
+            (*peer, model or "model", pid) for peer, model, pid in extras if peer and group == self.peer_group
+        ]
+
+
+def log(text: str) -> None:
+    """Write a line for whoever watches; standard output is for the report alone."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def parse(arguments: Sequence[str] | None = None) -> Options:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    add_arguments(parser)
-    given = parser.parse_args(arguments)
-    models, pids = [*given.peer_model], [*given.pid]
-    url_peers = []
-    for number, peer in enumerate(given.peer):
-        name, found, url = peer.partition("=")
-        if not found:
-            parser.error(f"--peer {peer}: write NAME=URL")
-        model = models[number] if number < len(models) else "model"
-        url_peers.append(UrlPeer(name, url, model, pids[number] if number < len(pids) else None))
-    parts = given.part or ["all"]
-    if unknown := set(parts) - {*PARTS, "all", "report"}:
+    parser = _parser()
+    options = parser.parse_args(arguments, Options())
+    if unknown := set(options.parts) - {*PARTS, "all", "report"}:
         parser.error(f"there is no part {', '.join(sorted(unknown))}")
-    return Options(
-        parts=() if parts == ["report"] else PARTS if "all" in parts else tuple(parts),
-        out=given.out,
-        seconds=given.seconds or (QUICK_SECONDS if given.quick else SECONDS),
-        rounds=given.rounds or (QUICK_ROUNDS if given.quick else ROUNDS),
-        quick=given.quick,
-        peers=given.peers_dir.absolute(),
-        url_peers=tuple(url_peers),
-        url_group=given.peer_group,
-    )
+    if not options.parts or "all" in options.parts:
+        options.parts = PARTS
+    options.parts = [part for part in options.parts if part != "report"]
+    options.seconds = options.seconds or (QUICK_SECONDS if options.quick else SECONDS)
+    options.rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
+    return options
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Say what can be given."""
-    parser.add_argument("part", nargs="*", help=f"{', '.join(PARTS)}, all (default), or report: no measuring")
-    parser.add_argument("--seconds", type=float, help=f"of each turn, default {SECONDS:g}")
-    parser.add_argument("--rounds", type=int, help=f"turns of each side in each cell, default {ROUNDS}")
-    parser.add_argument("--quick", action="store_true", help="one round of one second, for trying out")
-    parser.add_argument(
-        "--out", type=Path, default=FOLDER, help="where RESULTS.md, results.json and plots go"
+def _named(text: str) -> Named:
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise argparse.ArgumentTypeError("write NAME=VALUE")
+    return name, value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Measures the gateway.")
+    add = parser.add_argument
+    add(
+        "parts", nargs="*", help=f"{', '.join(PARTS)}, all (default), or report: no measuring", metavar="part"
     )
-    parser.add_argument("--peers-dir", type=Path, default=peers.FOLDER, help="the peers' environments")
-    parser.add_argument(
-        "--peer",
-        action="append",
-        default=[],
-        metavar="NAME=URL",
-        help="a running API, up to before /embeddings",
-    )
-    parser.add_argument("--peer-model", action="append", default=[], help="the model to ask that peer for")
-    parser.add_argument("--pid", action="append", default=[], type=int, help="that peer's process")
-    parser.add_argument(
-        "--peer-group", choices=["minilm", "gguf"], default="minilm", help="where such peers take part"
-    )
+    add("--seconds", type=float, help=f"of each turn, default {SECONDS:g}")
+    add("--rounds", type=int, help=f"turns of each contender in each cell, default {ROUNDS}")
+    add("--quick", action="store_true", help="one round of one second, for trying out")
+    add("--out", type=Path, default=FOLDER, help="where RESULTS.md, results.json and plots go")
+    add("--peers-dir", type=Path, default=peers.FOLDER, help="the peers' environments")
+    other = 'another checkout\'s, like "env PYTHONPATH=DIR/src PYTHON -m embeddings_gateway.cli"'
+    add("--gateway-command", type=_named, action="append", default=[], metavar="NAME=COMMAND", help=other)
+    url = "a running API, up to before /embeddings"
+    add("--peer", type=_named, action="append", default=[], metavar="NAME=URL", help=url)
+    add("--peer-model", action="append", default=[], help="the model to ask that peer for")
+    add("--pid", action="append", default=[], type=int, help="that peer's process")
+    add("--peer-group", choices=["minilm", "gguf"], default="minilm", help="where such peers take part")
+    return parser

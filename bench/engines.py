@@ -1,0 +1,118 @@
+"""Engines without HTTP: this project's own backend, and sentence-transformers, a peer and the reference."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from time import perf_counter, process_time
+
+import numpy as np
+
+from bench.run_spec import RunResult, RunSpec, Vectors, run_result
+from bench.texts import make_texts
+from embeddings_gateway.backends.base import Backend, Batch, ModelInfo, Output
+from embeddings_gateway.backends.load import load
+from embeddings_gateway.backends.spec import Spec
+
+WARM_UP_CALLS = 5
+DENSE: tuple[Output, ...] = ("dense",)
+
+
+class Engine(ABC):
+    """Embeds texts in the process that it is made in."""
+
+    @abstractmethod
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """Return the vectors of texts, row by row."""
+
+    def run(self, spec: RunSpec) -> RunResult:
+        """Make the calls of a run one after the other; check the vectors afterwards."""
+        texts = make_texts(spec.kind, range(spec.start, spec.start + spec.texts))
+        calls = [texts[first : first + spec.inputs] for first in range(0, len(texts), spec.inputs)]
+        for call in calls[: spec.warm_up]:
+            self.embed(call)
+        vectors: list[Vectors] = []
+        cpu_s, times = process_time(), [perf_counter()]
+        for call in calls[spec.warm_up :]:
+            vectors.append(self.embed(call))
+            times.append(perf_counter())
+            if times[-1] - times[0] >= spec.seconds:
+                break
+        cpu_s, elapsed_s = process_time() - cpu_s, times[-1] - times[0]
+        right = {i: rows if np.isfinite(rows).all() else None for i, rows in enumerate(vectors)}
+        return run_result(spec, right, list(1000 * np.diff(times)), elapsed_s=elapsed_s, cpu_s=cpu_s)
+
+
+class BackendEngine(Engine):
+    """This project's backend without a gateway."""
+
+    def __init__(self, spec: Spec) -> None:
+        self._backend = load(spec)
+
+    def runtime(self) -> tuple[str, str]:
+        """Return runtime and dtype."""
+        return self._backend.info.runtime, self._backend.info.dtype
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """Tokenize all texts at once, and compute them in batches of like lengths."""
+        return embed_sorted(self._backend, texts)
+
+    def tokens_per_s(self, inputs: int, tokens: int, seconds: float) -> float:
+        """Return the rate of batches of random ids, so many inputs of so many tokens."""
+        info = self._backend.info
+        bodies = np.random.default_rng(0).integers(
+            0, info.vocabulary_size, (inputs, tokens - len(info.prefix) - len(info.suffix))
+        )
+        batch = Batch.of([np.array([*info.prefix, *body, *info.suffix], dtype=np.int32) for body in bodies])
+        return inputs * tokens * calls_per_s(lambda: self._backend.run(batch, DENSE), seconds)
+
+
+class LibraryEngine(Engine):
+    """sentence-transformers as its users call it, with its defaults."""
+
+    def __init__(self, path: str) -> None:
+        from sentence_transformers import SentenceTransformer  # only in this engine's process
+
+        self._model = SentenceTransformer(path, device="cpu")
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """Return ``SentenceTransformer(path).encode(texts)``."""
+        return np.asarray(self._model.encode(list(texts), show_progress_bar=False), dtype=np.float32)
+
+
+def embed_sorted(backend: Backend, texts: Sequence[str]) -> Vectors:
+    """Return the vectors of texts in their order, computed in batches of like lengths."""
+    inputs = backend.tokenize(texts)
+    vectors = np.empty((len(texts), backend.info.dimensions), dtype=np.float32)
+    for batch in plan_batches(inputs.lengths.tolist(), backend.info):
+        vectors[batch] = backend.run(inputs.select(np.array(batch)), DENSE)["dense"].values
+    return vectors
+
+
+def plan_batches(lengths: Sequence[int], info: ModelInfo) -> Iterator[list[int]]:
+    """Yield the indexes of inputs of these lengths in batches, longest first, each as full as it may be."""
+    batch: list[int] = []
+    cost = 0
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        length = lengths[index]
+        # The first input of a batch is its longest, and padding makes all as long.
+        grown = cost + (lengths[batch[0]] if batch and info.cost == "padded" else length)
+        if batch and (grown > info.max_batch_tokens or len(batch) == info.max_batch_inputs):
+            yield batch
+            batch, grown = [], length
+        batch.append(index)
+        cost = grown
+    if batch:
+        yield batch
+
+
+def calls_per_s(call: Callable[[], object], seconds: float) -> float:
+    """Return how often a second something can be called, once it is warm; it is called at least once."""
+    for _ in range(WARM_UP_CALLS):
+        call()
+    count, began, elapsed = 0, perf_counter(), 0.0
+    while count == 0 or elapsed < seconds:
+        call()
+        count += 1
+        elapsed = perf_counter() - began
+    return count / elapsed

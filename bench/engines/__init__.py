@@ -1,1 +1,0 @@
-"""Engines without HTTP, each in a process of its own."""
