@@ -58,11 +58,11 @@ async def assemble(
         info: the model's facts.
     """
     columns, errors = request.columns(), request.errors
-    if "dense" in columns and len(errors) < len(request.batch):
-        vectors = columns["dense"].values
+    if "dense" in columns:
+        vectors = columns["dense"].values  # of no dimensions where every row failed
         if windows is not None:
             vectors, errors = await _average_all(vectors, errors, windows, info)
-        if dimensions not in (None, info.dimensions):
+        if dimensions not in (None, info.dimensions) and vectors.shape[1]:
             vectors, errors = await _cut_all(vectors, errors, dimensions, info)
         columns["dense"] = Column(vectors)
     elif windows is not None:
