@@ -11,7 +11,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from embeddings_gateway.api.encode import encode_response
 from embeddings_gateway.api.errors import error_detail
-from embeddings_gateway.api.middleware import EMBEDDINGS, LOG, RequestLog
+from embeddings_gateway.api.middleware import EMBEDDINGS, LOG, RequestLog, respond_json
 from embeddings_gateway.api.openapi import EmbeddingsOperation
 from embeddings_gateway.api.schemas import (
     Decoder,
@@ -71,7 +71,8 @@ class Embeddings:
             seconds_max=seconds_until(deadline),
         )
         result = await named.model.embed(ask)
-        note_result(log, result)
+        log.tokens, log.truncated, log.averaged = result.tokens, result.truncated, result.averaged
+        log.prompt, log.timings = result.prompt, result.seconds
         return await encode(result, log, body)
 
 
@@ -90,15 +91,6 @@ async def encode(result: Answer, log: RequestLog, body: EmbeddingRequest) -> Seq
     return pieces
 
 
-def note_result(log: RequestLog, result: Answer) -> None:
-    """Log what the model says of a request."""
-    log.tokens = result.tokens
-    log.truncated = result.truncated
-    log.averaged = result.averaged
-    log.prompt = result.prompt
-    log.timings = result.seconds
-
-
 def seconds_until(deadline: float) -> float:
     """Return the seconds that are left.
 
@@ -114,16 +106,9 @@ def seconds_until(deadline: float) -> float:
 def embeddings_route(embeddings: Embeddings) -> HTTPRouteHandler:
     """Return the handler that describes the path, and answers where it is spelled in another way."""
 
-    async def answer(scope: Scope, _receive: Receive, send: Send) -> None:
-        pieces = await embeddings(scope[REQUEST], scope[LOG])  # type: ignore[literal-required]
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % sum(map(len, pieces))),
-        ]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        for piece in pieces[:-1]:
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
-        await send({"type": "http.response.body", "body": pieces[-1], "more_body": False})
+    async def answer(scope: Scope, _receive: Receive, _send: Send) -> None:
+        request, log = scope[REQUEST], scope[LOG]  # type: ignore[literal-required]
+        await respond_json(request, log, await embeddings(request, log))
 
     @post(EMBEDDINGS, status_code=200, operation_class=EmbeddingsOperation, sync_to_thread=False)
     def create_embedding() -> ASGIApp:
