@@ -11,7 +11,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from embeddings_gateway.api.encode import encode_response
 from embeddings_gateway.api.errors import error_detail
-from embeddings_gateway.api.middleware import EMBEDDINGS, LOG, RequestLog
+from embeddings_gateway.api.middleware import EMBEDDINGS, LOG, RequestLog, respond_json
 from embeddings_gateway.api.openapi import EmbeddingsOperation
 from embeddings_gateway.api.schemas import (
     Decoder,
@@ -99,16 +99,9 @@ def note_result(log: RequestLog, result: Result) -> None:
 def embeddings_route(embeddings: Embeddings) -> HTTPRouteHandler:
     """Return the handler that describes the path, and answers where it is spelled in another way."""
 
-    async def answer(scope: Scope, _receive: Receive, send: Send) -> None:
-        pieces = await embeddings(scope[REQUEST], scope[LOG])  # type: ignore[literal-required]
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % sum(map(len, pieces))),
-        ]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        for piece in pieces[:-1]:
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
-        await send({"type": "http.response.body", "body": pieces[-1], "more_body": False})
+    async def answer(scope: Scope, _receive: Receive, _send: Send) -> None:
+        request, log = scope[REQUEST], scope[LOG]  # type: ignore[literal-required]
+        await respond_json(request, log, await embeddings(request, log))
 
     @post(EMBEDDINGS, status_code=200, operation_class=EmbeddingsOperation, sync_to_thread=False)
     def create_embedding() -> ASGIApp:

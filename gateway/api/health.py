@@ -56,8 +56,8 @@ def health_routes(registry: Registry, metrics: Metrics) -> list[HTTPRouteHandler
         A gateway that is stopping is not ready, whatever its models are.
         """
         healths = await asyncio.gather(*(health(model, registry.draining) for model in registry.models))
-        ready = all(model.ready for model in healths)
-        models = {model.name: health for model, health in zip(registry.models, healths, strict=True)}
+        ready = all(entry.ready for entry in healths)
+        models = {model.name: entry for model, entry in zip(registry.models, healths, strict=True)}
         body = Health("ready" if ready else "unavailable", models)
         return Response(body, status_code=200 if ready else 503)
 
@@ -71,5 +71,5 @@ def health_routes(registry: Registry, metrics: Metrics) -> list[HTTPRouteHandler
 
 async def health(model: Served, draining: bool) -> ModelHealth:
     """Return whether the model can take a request now, asked of its workers."""
-    wrong = "the gateway is stopping" if draining else await model.unready()
-    return ModelHealth(not wrong, model.state, wrong)
+    problem = "the gateway is stopping" if draining else await model.unready()
+    return ModelHealth(not problem, model.state, problem)

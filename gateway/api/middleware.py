@@ -151,9 +151,7 @@ class Middleware:
             scope = {LOG: request_log}
             await call_asgi(self._app, request, self._max_body_bytes, request_log.lines, scope)
             return
-        pieces = await handler(request, request_log)
-        lines = b"content-type: application/json\r\n" + request_log.lines(200)
-        await request.respond(200, lines, pieces)
+        await respond_json(request, request_log, await handler(request, request_log))
 
     async def _cancelled(self, request: Request, request_log: RequestLog) -> None:
         """Handle a cancellation: the client is gone, or the server stops. Nothing else cancels a request."""
@@ -192,6 +190,11 @@ class Middleware:
                 "code": request_log.code,
             },
         )
+
+
+async def respond_json(request: Request, request_log: RequestLog, pieces: Sequence[bytes]) -> None:
+    """Send a success whose body is these pieces of JSON."""
+    await request.respond(200, b"content-type: application/json\r\n" + request_log.lines(200), pieces)
 
 
 def request_ids() -> Iterator[bytes]:

@@ -57,7 +57,7 @@ def model_routes(registry: Registry) -> list[HTTPRouteHandler]:
 
 
 def card(model: Served) -> ModelCard:
-    """Return what is told of a model."""
+    """Return what a client reads about a model."""
     info = model.info
     facts = {} if info is None else {key: getattr(info, key) for key in FACTS}
     if info is not None:

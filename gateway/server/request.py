@@ -15,6 +15,7 @@ from embeddings_gateway.server.writer import Writer
 
 Headers = list[tuple[bytes, bytes]]
 
+BODILESS = frozenset({204, 304})
 STATUS_LINES = {int(status): f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
 
@@ -134,7 +135,7 @@ class Request:
         ``length`` is that of the body if ``lines`` state it; else the body ends with the connection.
         """
         self.started = True
-        if length is None:
+        if length is None and status not in BODILESS:
             self.keep_alive = False
         more = self._channel.response_begins(self, length or 0)
         self._response_head = b"%b%b%b\r\n" % (STATUS_LINES[status], lines, more)

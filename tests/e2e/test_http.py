@@ -116,6 +116,16 @@ def test_an_offer_without_a_body(connect):
     assert client.receive()[0] == 200
 
 
+def test_a_response_that_has_no_body(connect):
+    """The connection stays after a response that has no body and says no length."""
+    client = connect()
+    client.send(b"OPTIONS /v1/embeddings HTTP/1.1\r\nhost: x\r\n\r\n")
+    status, headers, _ = client.receive()
+    assert (status, headers.get("connection")) == (204, None)
+    client.send(START + sized(SMALL))
+    assert_vectors(client.receive())
+
+
 @pytest.mark.parametrize(
     "request_",
     [START.replace(b"1.1", b"1.0") + sized(SMALL), START + b"connection: close\r\n" + sized(SMALL)],
