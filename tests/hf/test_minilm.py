@@ -126,7 +126,7 @@ def test_bf16(inputs, expected):
     """In bf16 a vector is within tolerance of itself in company, and near that of fp32."""
     backend = HfBackend(HfSpec(path=PATH, dtype="bf16", device="cpu", runtime="torch", threads=1))
     chosen = list(range(0, len(inputs), 4))
-    batched = embed(backend, [inputs[i] for i in chosen])
+    batched = embed_all(backend, [inputs[i] for i in chosen])
     alone = np.concatenate([embed(backend, [inputs[i]]) for i in chosen])
     assert lowest_cosine(alone, batched) >= BF16  # measured: 0.99996
     assert lowest_cosine(batched, expected[chosen]) >= 0.9995  # measured: 0.9998, weights rounded to 8 bits
