@@ -14,7 +14,7 @@ pytest.importorskip("torch", reason="the hf extra is not installed")
 import torch
 from transformers import AutoModel, BertConfig, BertForMaskedLM, Qwen3Config, Qwen3ForCausalLM
 
-from embeddings_gateway.backends.base import EmbedError
+from embeddings_gateway.backends.base import EmbedError, LoadError
 from embeddings_gateway.backends.checksum import sha256
 from embeddings_gateway.backends.hf.backend import HfBackend
 from embeddings_gateway.backends.spec import HfSpec
@@ -123,6 +123,12 @@ def test_rows_are_plain_arrays(tiny):
     assert (vectors.dtype, vectors.flags.c_contiguous, vectors.flags.writeable) == (np.float32, True, True)
 
 
+def test_fp16_needs_a_gpu(tiny):
+    """A processor has no arithmetic in fp16: the configuration is refused, with what to use instead."""
+    with pytest.raises(LoadError, match=r"fp16.*GPU.*bf16"):
+        load(tiny("bert"), dtype="fp16")
+
+
 def test_closed(tiny):
     """After close the model is gone."""
     backend = load(tiny("bert"))
@@ -133,7 +139,7 @@ def test_closed(tiny):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-@pytest.mark.parametrize(("dtype", "tolerance"), [("fp32", 0.99999), ("auto", 0.999)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("fp32", 0.99999), ("auto", 0.999), ("fp16", 0.9999)])
 def test_gpu(tiny, dtype, tolerance):
     """On a GPU the vectors are those of the processor, within the dtype's tolerance."""
     gpu, cpu = load(tiny("bert"), device="cuda", dtype=dtype), load(tiny("bert"), device="cpu")

@@ -40,7 +40,7 @@ RECORD = "record.json"
 RECORD_SUM = "record.sha256"
 Kept = Converted | ConversionRefused
 """What the cache keeps: a conversion, or that none is good enough."""
-COMMAND = (sys.executable, "-P", "-m", "embeddings_gateway.backends.hf.conversion")
+COMMAND = (sys.executable, "-P", "-m", "embeddings_gateway.backends.hf.conversion.convert")
 SECONDS_MAX = 3600
 CONVERTING = "Converting the model for OpenVINO, once; this takes from seconds to a few minutes.\n"
 
