@@ -1,16 +1,23 @@
-"""A served model: real workers with the fake backend behind one call."""
+"""A model with engines of its own behind one call: every output, whatever the batch, the engines, the failures."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
+import math
 import os
+import random
 import signal
+import time
 
 import numpy as np
 import pytest
 
-from embeddings_gateway.api.health import health
+from embeddings_gateway.backends.base import Column
+from embeddings_gateway.backends.fake import fake_column
 from embeddings_gateway.backends.spec import FakeSpec, FaultSpec
+from embeddings_gateway.batching.request import Caller
+from embeddings_gateway.config import ModelConfig, ServingConfig
 from embeddings_gateway.errors import (
     ContextLengthExceeded,
     DeadlinePassed,
@@ -20,58 +27,174 @@ from embeddings_gateway.errors import (
     SpaceMismatch,
     TooManyTokens,
 )
-from embeddings_gateway.serving.ask import Ask
-from tests.gateway.fakes import all_quiet, vector_of
-from tests.processes import children_of, freeze
+from embeddings_gateway.serving.local import LocalModel
+from embeddings_gateway.serving.prepare.cl100k import Cl100k
+from embeddings_gateway.serving.served import Call, CallOptions
+from embeddings_gateway.workers.engine import CallFailed
+from tests.gateway.fakes import (
+    BACKEND,
+    OUTPUTS,
+    SPEC,
+    AnsweringEngine,
+    HeldEngine,
+    all_quiet,
+    make_info,
+    right,
+    same,
+    vector_of,
+)
+from tests.processes import children_of
 
 pytestmark = pytest.mark.anyio
 
-DIMENSIONS = FakeSpec(width=8, dimensions=(4,))
+TEXTS = [f"{'text' * (number % 7)} {number}" for number in range(40)]
+PAIRS = [(text, f"{text}?") for text in TEXTS]
+SUBSETS = [*itertools.combinations(OUTPUTS, 1), ("dense", "sparse"), OUTPUTS]
+ROOMY = make_info(max_batch_tokens=128, max_batch_inputs=16)
 
 
-async def test_answer(start):
-    """An answer has a vector for each input, the tokens with the special ones, the space and the phases."""
+def make_model(metrics, *engines, **serving):
+    """Return a model of engines in this process."""
+    config = ModelConfig(spec=FakeSpec(), serving=ServingConfig(**serving))
+    makes = [engine.make for engine in engines]
+    return LocalModel("m", config, makes, metrics.model("m"), cl100k=Cl100k(), max_request_tokens=500_000)
+
+
+async def run(model, inputs, outputs=("dense",), *, deadline=math.inf, **options):
+    """Return the result of a call."""
+    return await model.run(Call(inputs, outputs, CallOptions(**options), deadline=deadline))
+
+
+def alone(inputs, outputs):
+    """Return what each input has by itself, joined."""
+    if isinstance(inputs[0], str):
+        batches = [BACKEND.tokenize([text]) for text in inputs]
+    else:
+        batches = [BACKEND.tokenize([text], [pair]) for text, pair in inputs]
+    return {
+        output: Column.concat([fake_column(output, batch, SPEC) for batch in batches]) for output in outputs
+    }
+
+
+def equal(columns, expected, inputs=None):
+    """Tell whether all columns are the expected ones, or are for some inputs."""
+    pick = (lambda column: column) if inputs is None else (lambda column: column.select(np.array(inputs)))
+    return columns.keys() == expected.keys() and all(
+        same(pick(column), pick(expected[output])) for output, column in columns.items()
+    )
+
+
+async def test_result(start):
+    """A result has a vector for each input, the tokens with the special ones, the space and the phases."""
     model = await start()
-    answer = await model.embed(Ask(["a", "bc"]))
-    assert np.array_equal(answer.vectors, [vector_of("a"), vector_of("bc")])
-    assert answer.tokens == 3 + 4
-    assert answer.space == model.replicas.info.fingerprint
-    assert answer.seconds.keys() == {"tokenize", "queue", "infer"}
-    assert min(answer.seconds.values()) >= 0
+    call = Call(["a", "bc"])
+    result = await model.run(call)
+    assert np.array_equal(result.vectors, [vector_of("a"), vector_of("bc")])
+    assert result.tokens == 3 + 4
+    assert result.fingerprint == model.info.fingerprint
+    assert call.timings.keys() == {"tokenize", "queue", "infer"}
+    assert min(call.timings.values()) >= 0
     await all_quiet()
-    assert model.batcher.idle
+    assert repr(model) == "<LocalModel m ready <Batcher 0 rows, 0 tokens, 0 running>>"
 
 
-async def test_dimensions(start):
+@pytest.mark.parametrize("inputs", [TEXTS, PAIRS], ids=["texts", "pairs"])
+async def test_every_output_of_a_worker(start, inputs):
+    """A worker's outputs, all of one pass and split over batches, are what each input has alone."""
+    model = await start(FakeSpec(width=8, outputs=OUTPUTS, labels=3, max_batch_tokens=128))
+    result = await run(model, inputs, OUTPUTS)
+    assert equal(result.columns, alone(inputs, OUTPUTS))
+
+
+@pytest.mark.parametrize("outputs", SUBSETS, ids="-".join)
+@pytest.mark.parametrize("inputs", [TEXTS, PAIRS], ids=["texts", "pairs"])
+async def test_every_output_in_every_batch(metrics, inputs, outputs):
+    """Whatever is asked for, and whoever shares the batches, each input has what it has alone."""
+    engine = AnsweringEngine(info=ROOMY)
+    model = make_model(metrics, engine, AnsweringEngine(info=ROOMY), audit_every=2)
+    parts = [inputs, inputs[::-1], inputs[7:8], inputs[3:30:3]]
+    results = await asyncio.gather(*(run(model, part, outputs) for part in parts), run(model, ["x"], OUTPUTS))
+    for part, result in zip(parts, results, strict=False):
+        assert equal(result.columns, alone(part, outputs))
+    assert set(engine.outputs) <= {outputs, OUTPUTS}
+    assert len(engine.batches) > 3
+
+
+@pytest.mark.parametrize("outputs", SUBSETS, ids="-".join)
+async def test_partial_results(metrics, outputs):
+    """With partial results bad inputs have errors by name, and all others have every output."""
+
+    def answer(batch, outputs):
+        if any(b"bad" in bytes(ids[1:-1].tolist()) for ids in batch.split()):
+            raise CallFailed("it fails")
+        return right(batch, outputs)
+
+    model = make_model(metrics, AnsweringEngine(answer, ROOMY))
+    inputs = [*TEXTS[:5], "bad", *TEXTS[5:9], "long" * 30, *TEXTS[9:]]
+    result = await run(model, inputs, outputs, partial=True)
+    assert {index: (type(error), error.param) for index, error in result.errors.items()} == {
+        5: (InputFailed, "input[5]"),
+        10: (ContextLengthExceeded, "input[10]"),
+    }
+    rest = [index for index in range(len(inputs)) if index not in result.errors]
+    assert all(len(column) == len(inputs) for column in result.columns.values())
+    assert equal(result.columns, alone(inputs, outputs), rest)
+    with pytest.raises(InputFailed) as refusal:
+        await run(model, inputs[:10], outputs)
+    assert refusal.value.param == "input[5]"
+    nothing = await run(model, ["bad", "long" * 30], outputs, partial=True)
+    assert len(nothing.errors) == 2
+    assert all(len(column) == 2 for column in nothing.columns.values())
+
+
+async def test_an_output_that_the_model_lacks(metrics):
+    """An output that the model has not is refused by field, and those that it has are named."""
+    model = make_model(metrics, AnsweringEngine(info=make_info(outputs=("dense", "sparse"))))
+    with pytest.raises(InvalidRequest, match="dense, sparse") as refusal:
+        await run(model, ["a"], ("dense", "score"))
+    assert refusal.value.param == "output"
+
+
+async def test_tokens_alone(metrics):
+    """A call for no output gives the ids, and computes nothing."""
+    engine = AnsweringEngine()
+    result = await run(make_model(metrics, engine), ["abc", "d", "long" * 30], (), partial=True)
+    assert (result.columns, list(result.errors), engine.batches) == ({}, [2], [])
+    assert result.batch.split()[1].tolist() == [256, 100, 257]
+    assert result.tokens == 5 + 3
+
+
+async def test_five_thousand_inputs(metrics):
+    """Many inputs in random order and in many calls at once, of two classes: each has its own vector."""
+    source = random.Random(5)
+    texts = [f"{number:x}" * source.randint(1, 20) for number in range(5000)]
+    source.shuffle(texts)
+    engines = [AnsweringEngine(info=make_info(max_batch_tokens=1024, max_batch_inputs=64)) for _ in range(2)]
+    model = make_model(metrics, *engines)
+    bounds = sorted({0, 5000, *source.sample(range(5000), 12)})
+    callers = [Caller(str(number % 3), 1 + number % 2, "bulk") for number in range(6)] + [Caller()]
+    parts = [texts[begin:end] for begin, end in itertools.pairwise(bounds)]
+    results = await asyncio.gather(*(model.run(Call(part, caller=source.choice(callers))) for part in parts))
+    vectors = np.concatenate([result.vectors for result in results])
+    assert np.array_equal(vectors, np.stack([vector_of(text) for text in texts]))
+
+
+async def test_dimensions(metrics):
     """Dimensions that the model offers are cut and renormalised; others are refused by field."""
-    model = await start(DIMENSIONS)
-    short = (await model.embed(Ask(["a"], dimensions=4))).vectors[0]
+    model = make_model(metrics, AnsweringEngine(info=make_info(supported_dimensions=(4, 8))))
+    short = (await run(model, ["a"], dimensions=4)).vectors[0]
     assert np.allclose(short, vector_of("a")[:4] / np.linalg.norm(vector_of("a")[:4]), atol=1e-6)
     with pytest.raises(InvalidRequest, match="4, 8") as refusal:
-        await model.embed(Ask(["a"], dimensions=5))
+        await run(model, ["a"], dimensions=5)
     assert refusal.value.param == "dimensions"
 
 
-async def test_space(start):
+async def test_embedding_space(metrics):
     """The space that the model has may be pinned, another one may not."""
-    model = await start()
-    await model.embed(Ask(["a"], space=model.replicas.info.fingerprint))
+    model = make_model(metrics, AnsweringEngine())
+    await run(model, ["a"], expected_fingerprint=model.info.fingerprint)
     with pytest.raises(SpaceMismatch):
-        await model.embed(Ask(["a"], space="another"))
-
-
-async def test_partial(start):
-    """With partial results a failed input has its error and the tokens of the others are counted."""
-    answer = await (await start()).embed(Ask(["a", "x" * 600], partial=True))
-    assert {index: type(error) for index, error in answer.errors.items()} == {1: ContextLengthExceeded}
-    assert np.array_equal(answer.vectors[0], vector_of("a"))
-    assert answer.tokens == 3
-
-
-async def test_all_partial(start):
-    """With partial results a request of which nothing can be embedded is an answer too."""
-    answer = await (await start()).embed(Ask(["x" * 600] * 2, partial=True))
-    assert (len(answer.errors), answer.tokens, len(answer.vectors)) == (2, 0, 2)
+        await run(model, ["a"], expected_fingerprint="another")
 
 
 LONG = ["a", "x" * 600 + "<nan>" + "y" * 600, "b" * 600]
@@ -79,119 +202,144 @@ LONG = ["a", "x" * 600 + "<nan>" + "y" * 600, "b" * 600]
 
 
 async def test_window_that_fails(start):
-    """An input of which one window fails has failed, under its own number, and costs the others nothing."""
+    """An input of which one window fails has failed under its own number; the others have their means."""
     model = await start(FaultSpec())
-    answer = await model.embed(Ask(LONG, truncate="mean", partial=True))
-    assert [(index, type(error), error.param) for index, error in answer.errors.items()] == [
+    result = await run(model, LONG, truncate="mean", partial=True)
+    assert [(index, type(error), error.param) for index, error in result.errors.items()] == [
         (1, InputFailed, "input[1]")
     ]
-    assert answer.averaged == [2]
+    assert result.averaged == [2]
     windows = np.stack([vector_of("b" * 510), vector_of("b" * 90)])
     mean = np.average(windows, axis=0, weights=[510, 90])
-    assert np.allclose(answer.vectors[[0, 2]], [vector_of("a"), mean / np.linalg.norm(mean)], atol=1e-6)
-
-
-async def test_window_that_fails_alone(start):
-    """Without partial results the request fails, and names the input and not the window."""
+    assert np.allclose(result.vectors[[0, 2]], [vector_of("a"), mean / np.linalg.norm(mean)], atol=1e-6)
     with pytest.raises(InputFailed) as failure:
-        await (await start(FaultSpec())).embed(Ask(LONG, truncate="mean"))
+        await run(model, LONG, truncate="mean")
     assert failure.value.param == "input[1]"
 
 
-async def test_deadline(start):
-    """A request that is not done in time says so, and leaves nothing in the queue."""
-    model = await start()
+@pytest.mark.parametrize("seconds", [-1.0, 0.01])
+async def test_deadline(metrics, seconds):
+    """A call that is not done in time says so, and leaves nothing in the queue."""
+    engine = HeldEngine()
+    model = make_model(metrics, engine)
     with pytest.raises(DeadlinePassed):
-        await model.embed(Ask(["a"], seconds_max=0.0))
-    assert repr(model.batcher) == "<Batcher 0 jobs, 0 tokens, 0 running>"
-
-
-async def test_client_gone(start, own_child):
-    """What a client that went away had waiting leaves the queue."""
-    model = await start()
-    ids = await model.replicas.workers[0].tokenize(["x" * 398] * 2)
-    model._preparer._tokenize = lambda _: asyncio.sleep(0, ids)  # the worker answers nothing from here on
-    freeze(own_child())
-    asks = [asyncio.ensure_future(model.embed(Ask(["x" * 398] * 2))) for _ in range(3)]
+        await run(model, ["x" * 14] * 5, deadline=time.monotonic() + seconds)
+    assert repr(model._batcher).startswith("<Batcher 0 rows, 0 tokens")
+    for running in list(engine.running):
+        running.finish()
     await all_quiet()
-    assert repr(model.batcher) == "<Batcher 4 jobs, 1600 tokens, 2 running>"
-    asks[2].cancel()
+    assert model._batcher.idle
+    assert repr(model._batcher.admission) == "<Admission 0 tokens reserved>"
+
+
+async def test_client_gone(metrics):
+    """What a client that went away had waiting leaves the queue; the others are refused when all stops."""
+    model = make_model(metrics, HeldEngine())
+    calls = [asyncio.ensure_future(run(model, ["x" * 14] * 2)) for _ in range(3)]
     await all_quiet()
-    assert repr(model.batcher) == "<Batcher 2 jobs, 800 tokens, 2 running>"
-    await model.replicas.stop()
-    for ask in asks[:2]:
-        with pytest.raises(ModelUnavailable):
-            await ask
+    assert repr(model._batcher) == "<Batcher 4 rows, 64 tokens, 2 running>"
+    calls[2].cancel()
+    await all_quiet()
+    assert repr(model._batcher) == "<Batcher 2 rows, 32 tokens, 2 running>"
+    await model.stop()
+    with pytest.raises(ModelUnavailable):
+        await calls[1]
 
 
-@pytest.mark.parametrize("count", [0, 2, 4])
-async def test_a_tokenizer_that_loses_texts(start, count):
-    """Ids of fewer texts than were sent, or of more, are a failure, never a shorter answer."""
-    model = await start()
-    worker = model.replicas.workers[0]
-    ids = await worker.tokenize(["a"] * count)
-    worker.tokenize = lambda _: asyncio.sleep(0, ids)
-    with pytest.raises(InputFailed):
-        await model.embed(Ask(["a", "b", "c"]))
+@pytest.mark.parametrize(("traffic", "most"), [("interactive", 20), ("bulk", 10)])
+async def test_queue_bounds_a_call(metrics, traffic, most):
+    """A call has at most the tokens that may wait, so that it is never told to try again in vain."""
+    model = make_model(metrics, AnsweringEngine(), max_queue_tokens=20)
+    for chars, error in ((most - 2, None), (most - 1, TooManyTokens), (90, TooManyTokens)):
+        call = Call(["x" * chars], caller=Caller(traffic=traffic))
+        if error is None:
+            await model.run(call)
+        else:
+            with pytest.raises(error):
+                await model.run(call)
 
 
-async def test_queue_bounds_a_request(start):
-    """A request has at most the tokens that may wait, so that it is never told to try again in vain."""
-    model = await start(max_queue_tokens=20)
-    await model.embed(Ask(["x" * 18]))
-    with pytest.raises(TooManyTokens):
-        await model.embed(Ask(["x" * 19]))
+async def test_learns_how_many_tokens_texts_have(metrics):
+    """From what was computed a model knows about how many tokens the next call has."""
+    model = make_model(metrics, AnsweringEngine(info=make_info(max_tokens=512, max_batch_tokens=512)))
+    call = Call(["x" * 400] * 20)
+    estimates = []
+    for _ in range(3):
+        estimates.append(model._expected_tokens(call, model._preparer.prompt(call, model.info), model.info))
+        await model.run(call)
+    assert estimates[0] == 20 * (100 + 2)
+    assert estimates[2] == pytest.approx(20 * (400 + 2), rel=0.1)
+
+
+async def test_engines_come_and_go(metrics):
+    """While calls run an engine is added, another one removed, and no call is lost."""
+    first, second = HeldEngine(), AnsweringEngine()
+    model = make_model(metrics, first)
+    model.start()
+    calls = [asyncio.ensure_future(run(model, TEXTS[start::4])) for start in range(4)]
+    await all_quiet()
+    model._dispatcher.add(second.make)
+    removing = asyncio.ensure_future(model._dispatcher.remove(first))
+    await all_quiet()
+    assert not removing.done()
+    while first.running:
+        first.running[0].finish()
+        await all_quiet()
+    await removing
+    assert first.state == "stopped"
+    for start, result in enumerate(await asyncio.gather(*calls)):
+        assert np.array_equal(result.vectors, [vector_of(text) for text in TEXTS[start::4]])
+    assert model._batcher.idle
 
 
 async def test_failed_model(start):
     """A model that cannot be served refuses, and keeps the reason for the operator."""
     model = await start(FakeSpec(dimensions=(16,)))
-    assert model.replicas.state == "failed"
+    assert model.state == "failed"
     with pytest.raises(ModelUnavailable, match="cannot take a request") as refusal:
-        await model.embed(Ask(["a"]))
+        await run(model, ["a"])
     assert refusal.value.retry_after
-    assert "the model has 8" in model.replicas.reason
+    assert "the model has 8" in model.reason
 
 
-async def test_replica_with_another_space(start, monkeypatch, tmp_path):
-    """A replica whose vectors live in another space than the first one's never serves."""
+async def test_engine_with_another_space(start, monkeypatch, tmp_path):
+    """A worker whose vectors live in another space than the first one's never serves."""
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (tmp_path / "sitecustomize.py").write_text(
         "import os\nfrom embeddings_gateway.backends import fake\n"
         "fake.fingerprint = lambda facts: str(os.getpid())\n"
     )
     model = await start(replicas=2)
-    assert sorted(worker.state for worker in model.replicas.workers) == ["failed", "ready"]
-    assert model.replicas.state == "ready"
-    assert {(await model.embed(Ask(["a"]))).space for _ in range(4)} == {model.replicas.info.fingerprint}
+    assert sorted(engine.state for engine in model._dispatcher.engines) == ["failed", "ready"]
+    assert model.state == "ready"
+    assert {(await run(model, ["a"])).fingerprint for _ in range(4)} == {model.info.fingerprint}
 
 
-async def test_lost_replica(start):
-    """While one of two replicas is away the other one serves."""
+async def test_lost_worker(start):
+    """While one of two workers is away the other one serves."""
     before = set(children_of(os.getpid()))
     model = await start(replicas=2)
-    one, _ = set(children_of(os.getpid())) - before
-    os.kill(one, signal.SIGKILL)
-    while all(worker.ready for worker in model.replicas.workers):
+    killed, _ = set(children_of(os.getpid())) - before
+    os.kill(killed, signal.SIGKILL)
+    while all(engine.ready for engine in model._dispatcher.engines):
         await asyncio.sleep(0)
     for text in "abcd":
-        assert np.array_equal((await model.embed(Ask([text]))).vectors, [vector_of(text)])
+        assert np.array_equal((await run(model, [text])).vectors, [vector_of(text)])
 
 
-async def test_readiness_during_a_search(start, metrics):
-    """While a worker is there only for a search, all that is told of the model says so; it is waited for."""
-    model = await start()
+async def test_readiness_during_a_search(metrics):
+    """While an engine is there only for a search, the model is not ready, and is waited for."""
+    engine = AnsweringEngine()
+    model = make_model(metrics, engine)
 
-    def workers_ready():
+    def engines_ready():
         return metrics.registry.get_sample_value("embeddings_gateway_workers_ready", {"model": "m"})
 
-    assert ((await health(model, False)).state, workers_ready()) == ("ready", 1)
-    async with model.replicas.workers[0].alone():
-        told = await health(model, False)
-        assert (told.ready, told.state, workers_ready()) == (False, "searching", 0)
-        assert "looks for the input" in told.reason
-        asked = asyncio.ensure_future(model.embed(Ask(["a"])))
+    assert (model.state, engines_ready(), await model.unready()) == ("ready", 1, "")
+    async with engine.exclusive():
+        assert (model.state, engines_ready()) == ("searching", 0)
+        assert await model.unready()
+        asked = asyncio.ensure_future(run(model, ["a"]))
         await all_quiet()
         assert not asked.done()
     assert np.array_equal((await asked).vectors, [vector_of("a")])
-    assert ((await health(model, False)).state, workers_ready()) == ("ready", 1)
