@@ -2,45 +2,43 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from pathlib import Path
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
 
-from bench import models, peers
-from bench.engine_process import EngineProcess
-from bench.engines import BackendEngine, LibraryEngine
+from bench import models
+from bench.engines import BackendEngine, EngineProcess, LibraryEngine
 from bench.generator import cosines, generate
-from bench.machine import cores
+from bench.machine import ProcessTree, sample_memory
 from bench.metrics import METRICS, written
 from bench.options import Options, log
-from bench.process_tree import ProcessTree, sample_memory
 from bench.results import Cell, Comparison, ContenderInfo, Group, Kind, Turn
 from bench.run_spec import WORKLOADS, Endpoint, RunError, RunResult, RunSpec, Workload
-from bench.server import Recipe, Server, find_endpoint, gateway_runtime
+from bench.server import (
+    INFINITY,
+    TUNED,
+    Recipe,
+    Server,
+    find_endpoint,
+    gateway,
+    gateway_runtime,
+    infinity,
+    llama_server,
+)
 from bench.texts import make_texts
 from embeddings_gateway.backends.spec import GgufSpec, Spec
 from embeddings_gateway.config_file import read_config
+from embeddings_gateway.workers.local.cores import usable
 from embeddings_gateway.workers.local.process import ENGINE_SETTINGS
 
 SAMPLE_REQUESTS, SAMPLE_VECTORS = 2, 10
 LIBRARY = "`SentenceTransformer(path).encode(texts)` in process, its defaults: fp32, batches of 32"
-INFINITY = f"`infinity_emb {peers.INFINITY}`"
 LLAMA = "`python -m llama_cpp.server`, same file, as many threads"
 
-
-class InProcess(NamedTuple):
-    """How an engine in process is started: what makes it, its argument, and settings of its environment."""
-
-    make: Callable[..., object]
-    argument: object
-    settings: Mapping[str, str] = {}
-
-
-Participant = tuple[str, Kind, str, Recipe | InProcess | Endpoint]
+Participant = tuple[str, Kind, str, Recipe | Endpoint | Callable[[], EngineProcess]]
 """Name, kind, how it is described, and how it is started, unless it runs already."""
 
 
@@ -52,74 +50,58 @@ class Contender(NamedTuple):
     endpoint: Endpoint | None = None
     engine: EngineProcess | None = None
 
-    def run(self, spec: RunSpec) -> RunResult:
-        """Take a turn; one that cannot be taken has failed."""
-        try:
-            result: RunResult = self.engine.call("run", spec) if self.engine else generate(spec)
-        except RunError as error:
-            result = RunResult(Turn(failed=1, errors=[str(error)]))
-        return result
-
 
 def minilm(options: Options) -> Comparison:
     """Compare on all-MiniLM-L6-v2, with the gateway as it comes."""
-    model = models.minilm()
     name, served = next(iter(read_config(None).models.items()))
-    backend = "the gateway's backend in process, as the default configures it"
-    with tempfile.TemporaryDirectory() as folder:
-        participants = [
-            *_gateways(options, "no settings", Path(folder), name, {}),
-            ("infinity", "server", INFINITY, peers.infinity(options.peers_dir, model)),
-            ("sentence-transformers", "library", LIBRARY, InProcess(LibraryEngine, str(model))),
-            ("backend", "engine", backend, _backend(served.spec)),
-            *_running("minilm", options),
-        ]
-        return compare(participants, WORKLOADS, options)
+    peer = infinity(options.peers_dir, models.minilm())
+    participants: list[Participant] = [
+        *_servers("minilm", "no settings", name, {}, options),
+        ("infinity", "server", f"`infinity_emb {INFINITY}`", peer),
+        *_in_process("the gateway's backend in process, as the default configures it", served.spec),
+    ]
+    return compare(participants, WORKLOADS, options)
 
 
 def gguf(options: Options) -> Comparison:
     """Compare on all-MiniLM-L6-v2 as a GGUF file in bf16; sentence-transformers is the reference only."""
-    file = models.minilm_gguf()
+    file = models.built("minilm-bf16.gguf")
     keys = {"backend": "gguf", "path": str(file)}
-    llama, tuned = (peers.llama_server(options.peers_dir, file, settings) for settings in ("", peers.TUNED))
+    plain, tuned = (llama_server(options.peers_dir, file, settings) for settings in ("", TUNED))
+    participants: list[Participant] = [
+        *_servers("gguf", "no settings but the file", "minilm-gguf", keys, options),
+        ("llama-cpp-python", "server", LLAMA, plain),
+        ("llama-cpp-python, tuned", "server", f"{LLAMA}, `{TUNED}`", tuned),
+        *_in_process("the gateway's backend in process", GgufSpec(path=str(file))),
+    ]
     workloads = [each._replace(kinds=each.kinds - {"library"}) for each in WORKLOADS]
-    with tempfile.TemporaryDirectory() as folder:
-        participants = [
-            *_gateways(options, "no settings but the file", Path(folder), "minilm-gguf", keys),
-            ("llama-cpp-python", "server", LLAMA, llama),
-            ("llama-cpp-python, tuned", "server", f"{LLAMA}, `{peers.TUNED}`", tuned),
-            ("sentence-transformers", "library", LIBRARY, InProcess(LibraryEngine, str(models.minilm()))),
-            ("backend", "engine", "the gateway's backend in process", _backend(GgufSpec(path=str(file)))),
-            *_running("gguf", options),
-        ]
-        return compare(participants, workloads, options)
+    return compare(participants, workloads, options)
 
 
-def _gateways(
-    options: Options, how: str, folder: Path, model: str, keys: Mapping[str, str | int]
+def _servers(
+    group: Group, how: str, model: str, keys: Mapping[str, str | int], options: Options
 ) -> Iterator[Participant]:
+    """Yield the gateways of this checkout and of others, and the servers that run already."""
     for name, command in options.gateways.items():
-        recipe = peers.gateway(folder, model, keys, command)
-        if name == "gateway":
-            yield name, "gateway", f"`embeddings-gateway serve`, {how}", recipe
-        else:
-            yield name, "server", f"`{' '.join(command)} serve`, {how}", recipe
+        kind: Kind = "gateway" if name == "gateway" else "server"
+        line = "embeddings-gateway" if name == "gateway" else " ".join(command)
+        yield name, kind, f"`{line} serve`, {how}", gateway(model, keys, command)
+    for name, url, asked, pid in options.url_peers(group):
+        endpoint = Endpoint(f"{url.rstrip('/')}/embeddings", asked, pid)
+        yield name, "server", f"a server that ran already, asked for `{asked}`", endpoint
 
 
-def _backend(spec: Spec) -> InProcess:
-    return InProcess(BackendEngine, msgspec.structs.replace(spec, threads=cores()), ENGINE_SETTINGS)
-
-
-def _running(group: Group, options: Options) -> Iterator[Participant]:
-    for name, url, model, pid in options.url_peers(group):
-        how = f"a server that ran already, asked for `{model}`"
-        yield name, "server", how, Endpoint(f"{url.rstrip('/')}/embeddings", model, pid)
+def _in_process(how: str, spec: Spec) -> Iterator[Participant]:
+    library = partial(EngineProcess, LibraryEngine, str(models.minilm()), settings={})
+    yield "sentence-transformers", "library", LIBRARY, library
+    spec = msgspec.structs.replace(spec, threads=usable().total)
+    yield "backend", "engine", how, partial(EngineProcess, BackendEngine, spec, settings=ENGINE_SETTINGS)
 
 
 def compare(
     participants: Sequence[Participant], workloads: Sequence[Workload], options: Options
 ) -> Comparison:
-    """Start the contenders, but for those that do not start; measure all workloads; end the contenders."""
+    """Start the participants, but for those that do not start; measure all workloads; end them."""
     contenders: list[Contender] = []
     left_out: list[str] = []
     with ExitStack() as stack:
@@ -135,22 +117,17 @@ def compare(
 
 
 def start(stack: ExitStack, participant: Participant, options: Options) -> Contender:
-    """Start a participant; leave it to the stack to end it. Gateways and backends say what runs their model.
-
-    Raises:
-        RunError: it does not start.
-    """
+    """Start a participant, which the stack ends; gateways and backends say what runs their model."""
     name, kind, how, recipe = participant
     log(f"starting {name}")
-    if isinstance(recipe, InProcess):
-        make, argument, settings = recipe
-        engine = stack.enter_context(closing(EngineProcess(make, argument, settings=settings)))
-        how += f"; {', '.join(engine.call('runtime'))}" if kind == "engine" else ""
-        return Contender(ContenderInfo(name, kind, how), engine.pid, engine=engine)
-    if isinstance(recipe, Recipe):
+    if isinstance(recipe, Endpoint):
+        endpoint = find_endpoint(recipe.url, recipe.model, recipe.pid)
+    elif isinstance(recipe, Recipe):
         endpoint = stack.enter_context(closing(Server(recipe))).ready()
     else:
-        endpoint = find_endpoint(recipe.url, recipe.model, recipe.pid)
+        engine = stack.enter_context(closing(recipe()))
+        how += f"; {', '.join(engine.call('runtime'))}" if kind == "engine" else ""
+        return Contender(ContenderInfo(name, kind, how), engine.pid, engine=engine)
     how += f"; {gateway_runtime(endpoint)}" if name in options.gateways else ""
     return Contender(ContenderInfo(name, kind, how), endpoint.pid, endpoint)
 
@@ -180,7 +157,10 @@ class Comparer:
         others = [ProcessTree(one.pid) for one in self._contenders if one is not contender and one.pid]
         idle_s = -sum(tree.cpu_s() for tree in others)
         with sample_memory(contender.pid) as memory:
-            result = contender.run(spec)
+            try:
+                result = contender.engine.call("run", spec) if contender.engine else generate(spec)
+            except RunError as error:
+                result = RunResult(Turn(failed=1, errors=[str(error)]))
         figures = {
             "contender": contender.info.name,
             "round": number,

@@ -1,21 +1,90 @@
-"""Engines without HTTP: this project's own backend, and sentence-transformers, a peer and the reference."""
+"""Engines without HTTP, each in a process of its own: this project's backend, and sentence-transformers."""
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection
 from time import perf_counter, process_time
+from typing import Any
 
 import numpy as np
 
-from bench.run_spec import RunResult, RunSpec, Vectors, run_result
+from bench.run_spec import RunError, RunResult, RunSpec, Vectors, run_result
 from bench.texts import make_texts
-from embeddings_gateway.backends.base import Backend, Batch, ModelInfo, Output
+from embeddings_gateway.backends.base import Batch, ModelInfo, Output
 from embeddings_gateway.backends.load import load
 from embeddings_gateway.backends.spec import Spec
 
 WARM_UP_CALLS = 5
 DENSE: tuple[Output, ...] = ("dense",)
+END_S = 10.0
+REASON_CHARS = 300
+
+
+class EngineProcess:
+    """An object in a process of its own, with its ``pid``: made there, its methods called from here."""
+
+    def __init__(self, make: Callable[..., object], *arguments: object, settings: Mapping[str, str]) -> None:
+        """Start the process, with ``settings`` over our environment; raises RunError if ``make`` fails."""
+        spawn = multiprocessing.get_context("spawn")  # nothing of this process is in the other's memory
+        self._pipe, theirs = spawn.Pipe()
+        self._process = spawn.Process(target=_serve, args=(theirs, make, arguments), daemon=True)
+        ours = dict(os.environ)
+        os.environ.update(settings)
+        self._process.start()
+        os.environ.clear()
+        os.environ.update(ours)
+        theirs.close()
+        self.pid = self._process.pid
+        try:
+            self._receive()
+        except RunError:
+            self.close()
+            raise
+
+    def call(self, method: str, *arguments: object) -> Any:
+        """Call a method of the object; raises RunError if it fails, or if the process has ended."""
+        with suppress(BrokenPipeError):
+            self._pipe.send((method, arguments))
+        return self._receive()
+
+    def close(self) -> None:
+        """End the process: it ends with its pipe."""
+        self._pipe.close()
+        self._process.join(END_S)
+        self._process.kill()  # if it has not ended yet
+        self._process.join()
+
+    def _receive(self) -> Any:
+        try:
+            result = self._pipe.recv()
+        except (EOFError, ConnectionError):
+            self._process.join(END_S)
+            result = RunError(f"its process ended with status {self._process.exitcode}")
+        if isinstance(result, RunError):
+            raise result
+        return result
+
+
+def _serve(pipe: Connection, make: Callable[..., object], arguments: tuple[object, ...]) -> None:
+    os.dup2(2, 1)  # standard output is for the report alone
+    engine = _attempt(make, arguments)
+    pipe.send(engine if isinstance(engine, RunError) else None)
+    with suppress(EOFError):
+        while not isinstance(engine, RunError):
+            method, given = pipe.recv()
+            pipe.send(_attempt(getattr(engine, method), given))
+
+
+def _attempt(act: Callable[..., object], arguments: tuple[object, ...]) -> object:
+    try:
+        return act(*arguments)
+    except Exception as error:  # whatever a library raises: the measurement goes on without this engine
+        return RunError(f"{type(error).__name__}: {str(error).partition(chr(10))[0][:REASON_CHARS]}")
 
 
 class Engine(ABC):
@@ -39,7 +108,8 @@ class Engine(ABC):
             if times[-1] - times[0] >= spec.seconds:
                 break
         cpu_s, elapsed_s = process_time() - cpu_s, times[-1] - times[0]
-        right = {i: rows if np.isfinite(rows).all() else None for i, rows in enumerate(vectors)}
+        fits = [len(rows) == spec.inputs and bool(np.isfinite(rows).all()) for rows in vectors]
+        right = {number: vectors[number] if fit else None for number, fit in enumerate(fits)}
         return run_result(spec, right, list(1000 * np.diff(times)), elapsed_s=elapsed_s, cpu_s=cpu_s)
 
 
@@ -55,20 +125,23 @@ class BackendEngine(Engine):
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Tokenize all texts at once, and compute them in batches of like lengths."""
-        return embed_sorted(self._backend, texts)
+        inputs = self._backend.tokenize(texts)
+        vectors = np.empty((len(texts), self._backend.info.dimensions), dtype=np.float32)
+        for batch in plan_batches(inputs.lengths.tolist(), self._backend.info):
+            vectors[batch] = self._backend.run(inputs.select(np.array(batch)), DENSE)["dense"].values
+        return vectors
 
     def tokens_per_s(self, inputs: int, tokens: int, seconds: float) -> float:
         """Return the rate of batches of random ids, so many inputs of so many tokens."""
         info = self._backend.info
-        bodies = np.random.default_rng(0).integers(
-            0, info.vocabulary_size, (inputs, tokens - len(info.prefix) - len(info.suffix))
-        )
+        size = (inputs, tokens - len(info.prefix) - len(info.suffix))
+        bodies = np.random.default_rng(0).integers(0, info.vocabulary_size, size)
         batch = Batch.of([np.array([*info.prefix, *body, *info.suffix], dtype=np.int32) for body in bodies])
         return inputs * tokens * calls_per_s(lambda: self._backend.run(batch, DENSE), seconds)
 
 
 class LibraryEngine(Engine):
-    """sentence-transformers as its users call it, with its defaults."""
+    """sentence-transformers as its users call it, with its defaults: a peer, and the reference of vectors."""
 
     def __init__(self, path: str) -> None:
         from sentence_transformers import SentenceTransformer  # only in this engine's process
@@ -78,15 +151,6 @@ class LibraryEngine(Engine):
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Return ``SentenceTransformer(path).encode(texts)``."""
         return np.asarray(self._model.encode(list(texts), show_progress_bar=False), dtype=np.float32)
-
-
-def embed_sorted(backend: Backend, texts: Sequence[str]) -> Vectors:
-    """Return the vectors of texts in their order, computed in batches of like lengths."""
-    inputs = backend.tokenize(texts)
-    vectors = np.empty((len(texts), backend.info.dimensions), dtype=np.float32)
-    for batch in plan_batches(inputs.lengths.tolist(), backend.info):
-        vectors[batch] = backend.run(inputs.select(np.array(batch)), DENSE)["dense"].values
-    return vectors
 
 
 def plan_batches(lengths: Sequence[int], info: ModelInfo) -> Iterator[list[int]]:

@@ -1,7 +1,4 @@
-"""The load generator: a closed loop of clients over HTTP, in a process of its own.
-
-Requests are built before the clock starts, and answers are checked after it has stopped.
-"""
+"""The load generator: clients in a closed loop over HTTP, in a process of its own."""
 
 from __future__ import annotations
 
@@ -18,8 +15,8 @@ import msgspec
 import numpy as np
 import uvloop
 
-from bench.engine_process import EngineProcess
-from bench.process_tree import ProcessTree
+from bench.engines import EngineProcess
+from bench.machine import ProcessTree
 from bench.run_spec import Endpoint, RunResult, RunSpec, Vectors, run_result
 from bench.texts import make_texts
 
@@ -34,24 +31,11 @@ BUFFER = 2**24
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-class Item(msgspec.Struct):
-    """A vector of an answer."""
-
-    embedding: str | list[float]
-    index: int = -1
-
-
-class Answer(msgspec.Struct):
-    """The body of an answer."""
-
-    data: list[Item]
-
-
 class Generator:
     """What runs in the process."""
 
     def run(self, spec: RunSpec, endpoint: Endpoint) -> RunResult:
-        """Carry out one run."""
+        """Build the requests, send them while the clock runs, and check the answers afterwards."""
         requests = build_requests(spec, endpoint)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             loop, (wall_s, client_s, tree_s, root_s) = runner.run(_drive(spec, endpoint, requests))
@@ -104,10 +88,8 @@ async def _drive(spec: RunSpec, endpoint: Endpoint, requests: list[bytes]) -> tu
 class ClosedLoop:
     """Clients with a keep-alive connection each; a client sends its next request when its last is answered.
 
-    Attributes:
-        bodies: of the requests answered with 200, by the request's number.
-        latencies_ms: of the same requests.
-        failed, reasons: the other requests; why, the first few reasons.
+    ``bodies``, by the request's number, and ``latencies_ms`` are of the requests that were answered with 200;
+    ``failed`` counts the others, with the first few ``reasons``.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -137,7 +119,7 @@ class ClosedLoop:
             failures += 1
             try:
                 sent = time.perf_counter()
-                status, body = await _exchange(*self._connections[client], request)
+                status, body = await _exchange(self._connections[client], request)
                 if status == OK:
                     self.latencies_ms.append(1000 * (time.perf_counter() - sent))
                     self.bodies[number] = body
@@ -160,10 +142,9 @@ class ClosedLoop:
         return await asyncio.open_connection(self._host, self._port, limit=BUFFER)
 
 
-async def _exchange(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes
-) -> tuple[int, bytes]:
+async def _exchange(connection: Streams, request: bytes) -> tuple[int, bytes]:
     """Send a request; return the status and the body, which has a length or comes in chunks."""
+    reader, writer = connection
     writer.write(request)
     head = await reader.readuntil(b"\r\n\r\n")
     body, size = b"", -1
@@ -182,18 +163,18 @@ def decode_vectors(body: bytes, inputs: int) -> Vectors | None:
     ``None`` if there are not as many as inputs, in order, finite, not zero and all of one width.
     """
     try:
-        items = msgspec.json.decode(body, type=Answer).data
-        vectors = np.stack([_decode_vector(item) for item in items])  # raises ValueError for other widths
-    except (msgspec.DecodeError, ValueError):
+        items = msgspec.json.decode(body)["data"]
+        vectors = np.stack([_decode_vector(item["embedding"]) for item in items])
+        ordered = [item["index"] for item in items] == list(range(inputs))
+    except (msgspec.DecodeError, KeyError, TypeError, ValueError):  # other widths are ValueErrors
         return None
-    right = [item.index for item in items] == list(range(inputs)) and vectors.any(axis=1).all()
-    return vectors if right and np.isfinite(vectors).all() else None
+    return vectors if ordered and vectors.any(axis=1).all() and np.isfinite(vectors).all() else None
 
 
-def _decode_vector(item: Item) -> Vectors:
-    if isinstance(item.embedding, str):
-        return np.frombuffer(base64.b64decode(item.embedding), dtype="<f4")
-    return np.array(item.embedding, dtype=np.float32)
+def _decode_vector(embedding: str | list[float]) -> Vectors:
+    if isinstance(embedding, str):
+        return np.frombuffer(base64.b64decode(embedding), dtype="<f4")
+    return np.array(embedding, dtype=np.float32)
 
 
 def cosines(left: Vectors, right: Vectors) -> Vectors:

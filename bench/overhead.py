@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 import time
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 import numpy as np
 
-from bench import models, peers
-from bench.engine_process import EngineProcess
-from bench.engines import LibraryEngine
+from bench import models
+from bench.engines import EngineProcess, LibraryEngine
 from bench.generator import cosines, generate
+from bench.machine import ProcessTree, pss_mb, rss_mb, sample_memory, total
 from bench.options import Options, log
-from bench.process_tree import ProcessTree, sample_memory
 from bench.results import Figures
-from bench.run_spec import Endpoint, RunError, RunResult, RunSpec, Workload
-from bench.server import Server, gateway_runtime
+from bench.run_spec import Endpoint, RunResult, RunSpec, Workload
+from bench.server import Server, gateway, gateway_runtime
 from bench.texts import make_texts
 from embeddings_gateway.config_file import read_config
 
@@ -45,9 +43,8 @@ def fake(options: Options) -> Figures:
     result = Figures(options.settings, f"A backend without a model, 384 dimensions, base64; {where}.")
     with ExitStack() as stack:
         endpoints = {}
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         for name, command in options.gateways.items():
-            recipe = peers.gateway(folder, "fake", FAKE, command)
+            recipe = gateway("fake", FAKE, command)
             endpoints[name] = stack.enter_context(closing(Server(recipe))).ready()
         if len(cores) > 1:
             stack.callback(os.sched_setaffinity, 0, cores)
@@ -98,40 +95,35 @@ def start(options: Options) -> Figures:
     """Start the default configuration again and again; the first start fills caches and does not count."""
     about = "From the command to the first vector over HTTP, all files being in the system's cache."
     result = Figures(options.settings, about)
-    with tempfile.TemporaryDirectory() as folder:
-        recipe = peers.gateway(Path(folder), next(iter(read_config(None).models)), {})
-        for number in range(1 + (QUICK_STARTS if options.quick else STARTS)):
-            began = time.perf_counter()
-            with closing(Server(recipe)) as server:
-                server.ready()
-                seconds = time.perf_counter() - began
-            log(f"start {number}: {seconds:.2f} s")
-            result.add("warm start, s", seconds if number else None)
+    recipe = gateway(next(iter(read_config(None).models)), {})
+    for number in range(1 + (QUICK_STARTS if options.quick else STARTS)):
+        began = time.perf_counter()
+        with closing(Server(recipe)) as server:
+            server.ready()
+            seconds = time.perf_counter() - began
+        log(f"start {number}: {seconds:.2f} s")
+        result.add("warm start, s", seconds if number else None)
     return result
 
 
 def large(options: Options) -> Figures:
     """Send a thousand texts of a hundred tokens to a model of BGE-M3's shape; compare a few vectors."""
-    log("building a model of BGE-M3's shape, if it is not built yet")
-    folder = models.large()
+    folder = models.built("large")
     texts = QUICK_LARGE_TEXTS if options.quick else LARGE_TEXTS
-    with tempfile.TemporaryDirectory() as work:
-        recipe = peers.gateway(Path(work), "large", {"backend": "hf", "path": str(folder)})
-        with closing(Server(recipe)) as server:
-            with sample_memory(server.pid) as loading:
-                endpoint = server.ready()
-            spec = LARGE.spec(endpoint, 0, LONGEST_S, 1)._replace(requests=texts // LARGE.inputs)
-            with sample_memory(server.pid, pss=True) as memory:
-                run = generate(spec)
-            rss_mb, pss_mb = (
-                measure() for measure in (ProcessTree(server.pid).rss_mb, ProcessTree(server.pid).pss_mb)
-            )
-            runtime = gateway_runtime(endpoint)
+    with closing(Server(gateway("large", {"backend": "hf", "path": str(folder)}))) as server:
+        with sample_memory(server.pid) as loading:
+            endpoint = server.ready()
+        spec = LARGE.spec(endpoint, 0, LONGEST_S, 1)._replace(requests=texts // LARGE.inputs)
+        with sample_memory(server.pid, pss=True) as memory:
+            run = generate(spec)
+        family = ProcessTree(server.pid).family()
+        rss, pss = total(family, rss_mb), total(family, pss_mb)
+        runtime = gateway_runtime(endpoint)
     about = f"A model of BGE-M3's shape with random weights ({runtime}), {texts} texts of 100 tokens."
     result, turn = Figures(options.settings, about), run.turn
     tokens = models.TokenCounter(folder).count(spec.kind, spec.text_numbers(run.answered))
     right_width = {rows.shape[1] for rows in run.samples.values()} <= {LARGE_DIMENSIONS}
-    own, other = _reference_cosines(folder, spec, run)
+    own, other = _reference_cosines(folder, spec, run) if run.samples else (None, None)
     result.add("right vectors", run.unit_vectors if right_width else 0)
     result.add("failed requests", turn.failed + turn.wrong)
     result.add("time of a text, ms", 1000 * turn.elapsed_s / texts)
@@ -139,27 +131,22 @@ def large(options: Options) -> Figures:
     result.add("processor time of a text, ms", 1000 * (turn.cpu_s or 0.0) / texts)
     result.add("resident memory, sampled peak of the start, MB", loading.rss_peak_mb)
     result.add("resident memory, sampled peak, MB", memory.rss_peak_mb)
-    result.add("resident memory at the end, MB", rss_mb)
+    result.add("resident memory at the end, MB", rss)
     result.add("proportional memory (PSS), sampled peak, MB", memory.pss_peak_mb)
-    result.add("proportional memory (PSS) at the end, MB", pss_mb)
+    result.add("proportional memory (PSS) at the end, MB", pss)
     result.add("least cosine to fp32", own)
     result.add("largest cosine to another text's vector in fp32", other)
     return result
 
 
-def _reference_cosines(folder: Path, spec: RunSpec, run: RunResult) -> tuple[float | None, float | None]:
+def _reference_cosines(folder: Path, spec: RunSpec, run: RunResult) -> tuple[float, float]:
     """Return the least cosine of a text's vector to its reference, and the largest to another text's.
 
     With random weights texts lie close together, so the one says little without the other.
     """
-    for request, rows in run.samples.items():
+    ((request, rows),) = run.samples.items()
+    with closing(EngineProcess(LibraryEngine, str(folder), settings={})) as library:
         texts = make_texts(spec.kind, spec.text_numbers([request]))
-        try:
-            with closing(EngineProcess(LibraryEngine, str(folder), settings={})) as library:
-                found = cosines(rows, library.call("embed", texts))
-        except RunError as error:
-            log(f"there is no reference: {error}")
-            break
-        own = np.eye(len(texts), dtype=bool)
-        return float(found[own].min()), float(found[~own].max())
-    return None, None
+        found = cosines(rows, library.call("embed", texts))
+    own = np.eye(len(texts), dtype=bool)
+    return float(found[own].min()), float(found[~own].max())

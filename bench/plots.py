@@ -35,7 +35,7 @@ def draw(results: Results, folder: Path) -> list[Path]:
 
 def _pictures(results: Results) -> Iterator[tuple[str, Axes]]:
     for group, comparison in (("minilm", results.minilm), ("gguf", results.gguf)):
-        if comparison is not None and comparison.cells:
+        if comparison is not None:
             yield f"ratios-{group}", _ratios(comparison)
             yield f"latency-{group}", _latencies(comparison)
     if results.ceiling is not None:
@@ -44,12 +44,12 @@ def _pictures(results: Results) -> Iterator[tuple[str, Axes]]:
 
 def _ratios(comparison: Comparison) -> Axes:
     names = [one.name for one in comparison.contenders if one.kind != "gateway"]
+    cells = {cell.workload: cell for cell in comparison.cells}
     bars = {
-        cell.workload: {name: ratio(cell, "gateway", name, "inputs/s") for name in names}
-        for cell in comparison.cells
+        load: {name: ratio(cell, "gateway", name, "inputs/s") for name in names}
+        for load, cell in cells.items()
     }
-    label = "inputs/s of the gateway over inputs/s of the other (above 1: the gateway is faster)"
-    axes = _draw_bars(bars, "x", label)
+    axes = _draw_bars(bars, "x", "inputs/s of the gateway over the other's (above 1: the gateway is faster)")
     axes.axvline(1.0, color="black", linewidth=0.8)
     return axes
 
@@ -60,9 +60,7 @@ def _latencies(comparison: Comparison) -> Axes:
         {cell.workload: {name: median_of(cell, name, metric) for name in names} for cell in comparison.cells}
         for metric in ("p50 ms", "p99 ms")
     )
-    axes = _draw_bars(
-        bars, "ms", "latency of a request, ms: median, and a line to the 99th percentile", lines
-    )
+    axes = _draw_bars(bars, "ms", "latency of a request, ms: median and 99th percentile", lines)
     axes.set_xscale("log")
     return axes
 

@@ -1,8 +1,4 @@
-"""Texts that the measurements are made on: plain English, made from a number, no two alike.
-
-Every word is one token of BERT's vocabulary, so that the lengths are known; what a run reports is counted
-with the model's own tokenizer all the same.
-"""
+"""Texts that the measurements are made on: plain English, made from a number, no two alike."""
 
 from __future__ import annotations
 
@@ -27,11 +23,7 @@ WIDE_LENGTH = 98
 
 
 def make_texts(kind: TextKind, numbers: Sequence[int]) -> list[str]:
-    """Return the texts of these numbers. Other numbers give other texts, whatever their kinds.
-
-    Raises:
-        ValueError: there are not that many.
-    """
+    """Return the texts of these numbers; other numbers give other texts, whatever their kinds."""
     if numbers and numbers[-1] >= CORES:
         raise ValueError(f"there are only {CORES} different texts")
     return list(map({"short": _short, "mixed": _mixed, "long": _long, "wide": _wide}[kind], numbers))

@@ -95,7 +95,7 @@ LAZY = (
     "backends/hf/conversion/convert.py",
     "gateway/serving/prepare/cl100k.py",
     "bench/engines.py",
-    "bench/matmul.py",
+    "bench/ceiling.py",
 )
 
 by_path = pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))

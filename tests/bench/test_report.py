@@ -7,12 +7,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bench import report
 from bench.__main__ import MEASURE
-from bench.goals import goal_rows
 from bench.metrics import METRICS, median, median_of, percentile, ratio, written
 from bench.models import flops_per_token
 from bench.options import PARTS, parse
+from bench.report import goal_rows, write
 from bench.results import (
     Cell,
     Comparison,
@@ -26,7 +25,7 @@ from bench.results import (
 )
 
 SETTINGS = Settings(seconds=1.0, rounds=2, measured="2026-01-01 00:00 UTC")
-STORED = Path(report.__file__).with_name("results.json")
+STORED = Path(__file__).parents[2] / "bench" / "results.json"
 
 
 def turn(contender, number, **others):
@@ -150,7 +149,7 @@ def test_goals_stand_beside_what_was_measured():
 
 def test_the_report_shows_ratios_failures_and_plots(tmp_path):
     """Ratios above 1 are good for the gateway; failures and what was left out have their reasons."""
-    text = report.write(results(), tmp_path)
+    text = write(results(), tmp_path)
     assert "| 8 x 32 short | infinity | 3.00 x | 1.00 x | 1.00 x | 3.00 x | 2.50 x |" in text
     assert "- 16 x 1 short, infinity, round 1: it died" in text
     assert "- another: not installed" in text

@@ -18,7 +18,7 @@ def counter():
 
 
 def test_texts_have_the_lengths_that_are_stated(counter):
-    """Short texts have 9 to 20 tokens, long ones 256, mixed ones 1 to 16 sentences that MiniLM takes whole."""
+    """Short texts have 9 to 20 tokens, long ones 256, mixed ones 1 to 16 sentences, which fit MiniLM."""
     counts = {
         kind: [counter.count(kind, [number]) for number in range(1000, 1000 + COUNT)]
         for kind in ("short", "mixed", "long")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from embeddings_gateway.allowed_values import describe_field, explain_value
+from embeddings_gateway.api.schemas import EmbeddingRequest
 from embeddings_gateway.config import Truncate
-from embeddings_gateway.http.wire import EmbeddingRequest
 
 REQUEST = {
     "model": "a string",

@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from embeddings_gateway.api.encode import BLOCK_NUMBERS, encode_response
 from embeddings_gateway.api.errors import ErrorDetail
-from embeddings_gateway.serving.dimensions import cut
+from embeddings_gateway.serving.assemble import cut
 
 FINITE = arrays(
     np.float32,

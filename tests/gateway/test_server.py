@@ -38,7 +38,7 @@ async def running(said=MODELS, bounds=None):
     await server.listen()
     async with registry:
         serving = asyncio.ensure_future(server.serve())
-        await registry.attempted()
+        await registry.first_attempt()
         yield server, registry, metrics
         server.stop()
         await serving
