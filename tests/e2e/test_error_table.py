@@ -237,14 +237,19 @@ max_queue_tokens = 1000
 """
 
 
+QUEUED = 'queue_tokens{model="fake"} 500.0'
+
+
 def test_a_full_queue(tmp_path):
     """What the queue cannot take as a whole is 429 with the seconds after which to try again."""
     ids = [1] * 498  # 500 with the special tokens, so that two of them are in the worker and one waits
     with serving(tmp_path, NARROW) as server, ThreadPoolExecutor() as pool:
         worker = server.worker()
         os.kill(worker, signal.SIGSTOP)
-        waiting = [pool.submit(post, server, GOOD | {"input": ids}) for _ in range(3)]
-        eventually(lambda: 'queue_tokens{model="fake"} 500.0' in httpx.get(f"{server.url}/metrics").text)
+        waiting = []
+        for told in ('batch_inputs_count{model="fake"} 1.0', 'batch_inputs_count{model="fake"} 2.0', QUEUED):
+            waiting.append(pool.submit(post, server, GOOD | {"input": ids}))
+            eventually(lambda told=told: told in httpx.get(f"{server.url}/metrics").text)
         answer = post(server, GOOD | {"input": [ids, ids]})
         assert_error(answer, 429, "overloaded_error", code="overloaded")
         assert 1 <= int(answer.headers["retry-after"]) <= 120
