@@ -11,7 +11,7 @@ import pytest
 PROGRAM = """
 import gc
 import msgspec
-from embeddings_gateway.backends.protocol import FromWorker, ToWorker
+from embeddings_gateway.backends.messages import FromWorker, ToWorker
 from embeddings_gateway.backends.spec import Spec
 from embeddings_gateway.config import Config
 from embeddings_gateway.http.encode import EmbeddingResponse
