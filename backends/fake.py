@@ -118,17 +118,17 @@ def fake_column(output: Output, batch: Batch, spec: FakeSpec) -> Column:
     sums = np.array([zlib.crc32(ids.astype("<i4").tobytes()) for ids in inputs], np.uint64)
     if output == "score":
         return Column(_fractions(sums[:, None], np.arange(spec.labels)))
-    owners = np.repeat(np.arange(len(inputs)), batch.lengths)
+    sequence_ids = np.repeat(np.arange(len(inputs)), batch.lengths)
     if output == "multi_vector":
         table = np.random.default_rng(0).standard_normal((VOCABULARY, spec.width))
         table /= np.linalg.norm(table, axis=1, keepdims=True)
-        rows = (batch.ids + sums[owners].astype(np.int64)) % VOCABULARY
+        rows = (batch.ids + sums[sequence_ids].astype(np.int64)) % VOCABULARY
         return Column(table[rows].astype(np.float32), batch.offsets())
     plain = batch.ids < BEGIN
-    keys = np.unique(owners[plain] * VOCABULARY + batch.ids[plain])
-    owners, ids = np.divmod(keys, VOCABULARY)
-    offsets = np.searchsorted(owners, np.arange(len(inputs) + 1))
-    return Column(_fractions(sums[owners], ids)[:, None], offsets, ids.astype(np.int32))
+    keys = np.unique(sequence_ids[plain] * VOCABULARY + batch.ids[plain])
+    sequence_ids, ids = np.divmod(keys, VOCABULARY)
+    offsets = np.searchsorted(sequence_ids, np.arange(len(inputs) + 1))
+    return Column(_fractions(sums[sequence_ids], ids)[:, None], offsets, ids.astype(np.int32))
 
 
 def _fractions(sums: NDArray[np.uint64], numbers: NDArray[np.int64]) -> NDArray[np.float32]:
