@@ -121,24 +121,24 @@ class Runner:
         Returns:
             The rows that were lost with the worker, by no fault of theirs, and that somebody waits for.
         """
-        running = RunningBatch(chunks)
-        isolation = FaultIsolation(
-            engine,
-            partial(self._run, engine, running),
-            partial(self._fail, running),
-            partial(self._pending, running),
-            self._log,
-        )
         try:
+            running = RunningBatch(chunks)
+            isolation = FaultIsolation(
+                engine,
+                partial(self._run, engine, running),
+                partial(self._fail, running),
+                partial(self._pending, running),
+                self._log,
+            )
             if not engine.ready:  # any more
-                raise WorkerGone
+                return running.still_open()
             await isolation.run(range(len(running)))
         except WorkerGone:
             return running.still_open()
-        except Exception:
-            self._log.exception("batch failed", inputs=len(running))
-            for item in np.flatnonzero(running.open).tolist():
-                running.fail(item, InternalError())
+        except Exception:  # a fault of ours: nobody waits for these rows in vain
+            self._log.exception("batch failed", inputs=sum(map(len, chunks)))
+            for chunk in chunks:
+                chunk.request.fail_open(chunk.rows, InternalError)
         return []
 
     async def _run(self, engine: Engine, running: RunningBatch, items: Sequence[int]) -> Sequence[int]:

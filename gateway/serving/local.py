@@ -160,6 +160,8 @@ class LocalModel:
         if options.dimensions is not None and options.dimensions not in info.supported_dimensions:
             offered = ", ".join(map(str, info.supported_dimensions))
             raise InvalidRequest(f"The model offers these dimensions: {offered}.", "dimensions")
+        if options.dimensions is not None and "dense" not in call.outputs:
+            raise InvalidRequest("Only dense vectors have dimensions to choose.", "dimensions")
         if set(call.outputs) - set(info.outputs):
             raise InvalidRequest(f"The model has these outputs: {', '.join(info.outputs)}.", "output")
         return info

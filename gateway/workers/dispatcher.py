@@ -58,9 +58,11 @@ class Dispatcher:
     @property
     def reason(self) -> str:
         """Why no engine is ready, from the one in the best state; empty if one is."""
+        if self.ready:
+            return ""
         state = self.state
-        reasons = (engine.reason for engine in self.engines if engine.state == state)
-        return next(reasons, "the model has no engine")
+        reasons = (engine.reason for engine in self.engines if engine.state == state and engine.reason)
+        return next(reasons, f"the model is {state}" if self.engines else "the model has no engine")  # never empty
 
     @property
     def ready(self) -> bool:
