@@ -110,7 +110,7 @@ class Engine(ABC):
         cpu_s, elapsed_s = process_time() - cpu_s, times[-1] - times[0]
         fits = [len(rows) == spec.inputs and bool(np.isfinite(rows).all()) for rows in vectors]
         right = {number: vectors[number] if fit else None for number, fit in enumerate(fits)}
-        return run_result(spec, right, list(1000 * np.diff(times)), elapsed_s=elapsed_s, cpu_s=cpu_s)
+        return run_result(spec, right, (1000 * np.diff(times)).tolist(), elapsed_s=elapsed_s, cpu_s=cpu_s)
 
 
 class BackendEngine(Engine):

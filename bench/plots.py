@@ -78,7 +78,7 @@ def _ceiling(ceiling: Figures) -> Axes:
 def _draw_bars(bars: Bars, unit: str, label: str, lines: Bars | None = None) -> Axes:
     """Draw bars with their values, and with a line from a bar to its value of ``lines``."""
     axes = Figure(figsize=(9.0, 1.6 + 0.75 * len(bars))).add_subplot()
-    names = list(dict.fromkeys(name for group in bars.values() for name in group))
+    names = list(dict.fromkeys(name for group in bars.values() for name in group if group[name] is not None))
     for place, (group, values) in enumerate(bars.items()):
         known = {name: value for name, value in values.items() if value is not None}
         height = 0.8 / max(1, len(known))
@@ -89,7 +89,7 @@ def _draw_bars(bars: Bars, unit: str, label: str, lines: Bars | None = None) -> 
             axes.plot([value, end], [at, at], color="black", linewidth=0.8)
             axes.annotate(f" {written(value, unit)}", (end, at), va="center", fontsize=8)
     for number, name in enumerate(names):
-        axes.barh([], [], color=f"C{number}", label=name)
+        axes.plot([], [], color=f"C{number}", linewidth=8, label=name)
     axes.set_yticks(range(len(bars)), list(bars))
     axes.invert_yaxis()
     axes.set_xlabel(label)

@@ -9,6 +9,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -105,6 +106,7 @@ def test_an_engine_runs_in_a_process_of_its_own():
     spec = Workload(1, 1, "mixed").spec(None, 0, 600.0, 1)._replace(inputs=30, warm_up=1, requests=5)
     result = engine.call("run", spec)
     assert result.answered == [0, 1, 2, 3, 4]
+    assert msgspec.json.decode(msgspec.json.encode(result.turn), type=Turn) == result.turn
     backend, texts = FakeBackend(FakeSpec()), make_texts("mixed", spec.text_numbers([0]))
     alone = np.concatenate([backend.embed(backend.tokenize([text])) for text in texts])
     np.testing.assert_array_equal(result.samples[0], alone)

@@ -130,11 +130,6 @@ def test_values_have_the_digits_that_mean_something():
     assert METRICS["CPU s per 1000"](turn("a", 0)) is None
 
 
-def test_operations_of_an_encoder_are_counted():
-    """BERT-base: 85 million parameters in linear layers, twice, and attention over 128 tokens."""
-    assert flops_per_token(768, 3072, 12, 128) == 2 * 84_934_656 + 4 * 12 * 768 * 128
-
-
 def test_goals_stand_beside_what_was_measured():
     """Ratios, shares and figures are judged; what was not measured is a dash."""
     rows = {what: row for what, *row in goal_rows(results())}
@@ -177,3 +172,8 @@ def test_results_are_stored(tmp_path):
     write_results(tmp_path / "results.json", results())
     assert read_results(tmp_path / "results.json") == results()
     assert read_results(STORED).minilm is not None
+
+
+def test_operations_of_an_encoder_are_counted():
+    """BERT-base: 85 million parameters in linear layers, twice, and attention over 128 tokens."""
+    assert flops_per_token(768, 3072, 12, 128) == 2 * 84_934_656 + 4 * 12 * 768 * 128
