@@ -19,7 +19,7 @@ from embeddings_gateway.errors import (
     TooManyTokens,
 )
 from embeddings_gateway.library.embeddings import Embeddings
-from embeddings_gateway.serving.served import Call, InputLimits, Result, Served, Texts
+from embeddings_gateway.serving.served import Call, InputLimits, Result, Served, Texts, check
 from embeddings_gateway.workers.engine import OVER
 
 PART = 256
@@ -117,6 +117,10 @@ async def embed_many(
         GatewayError: a text cannot be embedded, and ``partial`` is false; or none can now.
     """
     began = time.monotonic()
+    info = served.info
+    if info is None:
+        raise unavailable(served, ModelUnavailable("The model is not loaded."))
+    check(call, info)
     texts = cast(Texts, call.inputs)
     refused = find_errors(texts, limits)
     if refused and not call.options.partial:
@@ -135,9 +139,6 @@ async def embed_many(
                 tasks.create_task(work())
     except BaseExceptionGroup as group:
         raise group.exceptions[0] from None
-    info = served.info
-    if info is None:
-        raise unavailable(served, ModelUnavailable("The model is not loaded."))
     dimensions = call.options.dimensions or info.dimensions
     return collected.embeddings(served.name, info.fingerprint, dimensions, time.monotonic() - began)
 
