@@ -43,25 +43,23 @@ AT_HOME = {
 }
 ROOMS = {
     "embeddings_gateway.workers": {"workers", "metrics", "config", "log"},
-    "embeddings_gateway.batching": {"batching", "workers", "metrics", "errors", "log"},
+    "embeddings_gateway.batching": {"batching", "workers", "metrics", "errors", "config", "log"},
     "embeddings_gateway.serving": {"serving", "batching", "workers", "metrics", "errors", "config", "log"},
     "embeddings_gateway.library": {"library", "serving", "metrics", "errors", "config", "config_file"},
     "embeddings_gateway.http": {"http", "serving", "metrics", "errors", "config", "log"},
 }
 PURE = (
     "gateway/batching/planner.py",
-    "gateway/batching/outcome.py",
-    "gateway/batching/budget.py",
+    "gateway/batching/checks.py",
     "gateway/batching/speed.py",
     "gateway/workers/breaker.py",
     "gateway/workers/last_words.py",
     "gateway/workers/vigil.py",
     "gateway/library/quality.py",
-    "gateway/serving/averages.py",
-    "gateway/serving/estimate.py",
-    "gateway/serving/prompts.py",
-    "gateway/serving/tokens.py",
-    "gateway/serving/dimensions.py",
+    "gateway/serving/served.py",
+    "gateway/serving/prepare/estimate.py",
+    "gateway/serving/prepare/prompts.py",
+    "gateway/serving/prepare/truncate.py",
     "backends/invariance.py",
     "backends/gguf/sizes.py",
     "backends/gguf/pack.py",
@@ -78,7 +76,7 @@ LAZY = (
     "backends/hf/runtimes/choice.py",
     "backends/hf/text/vocabulary.py",
     "backends/hf/conversion/make.py",
-    "gateway/serving/cl100k.py",
+    "gateway/serving/prepare/cl100k.py",
 )
 
 by_path = pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
