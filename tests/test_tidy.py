@@ -75,6 +75,7 @@ PURE = (
     "gateway/workers/local/stderr_filter.py",
     "gateway/workers/local/hang_detector.py",
     "gateway/library/quality.py",
+    "gateway/serving/served.py",
     "gateway/serving/prepare/estimate.py",
     "gateway/serving/prepare/prompts.py",
     "gateway/serving/prepare/truncate.py",

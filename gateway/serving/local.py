@@ -13,12 +13,7 @@ from embeddings_gateway.batching.quarantine import Quarantine
 from embeddings_gateway.batching.queue import max_tokens_of
 from embeddings_gateway.batching.request import Request
 from embeddings_gateway.config import ModelConfig
-from embeddings_gateway.errors import (
-    DeadlinePassed,
-    InvalidRequest,
-    ModelUnavailable,
-    SpaceMismatch,
-)
+from embeddings_gateway.errors import DeadlinePassed, ModelUnavailable
 from embeddings_gateway.metrics import ModelMetrics
 from embeddings_gateway.serving.assemble import Assembled, assemble
 from embeddings_gateway.serving.prepare.cl100k import Cl100k
@@ -26,7 +21,7 @@ from embeddings_gateway.serving.prepare.estimate import Estimate
 from embeddings_gateway.serving.prepare.prepare import Prepared, Preparer
 from embeddings_gateway.serving.prepare.prompts import Prompt
 from embeddings_gateway.serving.prepare.tokenize import TokenizeCoalescer
-from embeddings_gateway.serving.served import Call, Result, are_texts
+from embeddings_gateway.serving.served import Call, Result, are_texts, check
 from embeddings_gateway.workers.dispatcher import Dispatcher
 from embeddings_gateway.workers.engine import MakeEngine, State
 
@@ -151,19 +146,7 @@ class LocalModel:
         info = self.info
         if info is None or not self._dispatcher.worth_waiting:
             raise self._unavailable()
-        options = call.options
-        if options.expected_fingerprint not in (None, info.fingerprint):
-            raise SpaceMismatch(
-                f"The model's embedding space is {info.fingerprint}, the request expects another one.",
-                "model",
-            )
-        if options.dimensions is not None and options.dimensions not in info.supported_dimensions:
-            offered = ", ".join(map(str, info.supported_dimensions))
-            raise InvalidRequest(f"The model offers these dimensions: {offered}.", "dimensions")
-        if options.dimensions is not None and "dense" not in call.outputs:
-            raise InvalidRequest("Only dense vectors have dimensions to choose.", "dimensions")
-        if set(call.outputs) - set(info.outputs):
-            raise InvalidRequest(f"The model has these outputs: {', '.join(info.outputs)}.", "output")
+        check(call, info)
         return info
 
     def _expected_tokens(self, call: Call, prompt: Prompt, info: ModelInfo) -> int:

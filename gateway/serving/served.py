@@ -16,7 +16,7 @@ from typing_extensions import TypeIs
 from embeddings_gateway.backends.base import Batch, Column, ModelInfo, Output, Vectors
 from embeddings_gateway.batching.request import ANONYMOUS, Caller
 from embeddings_gateway.config import InputType, Truncate
-from embeddings_gateway.errors import GatewayError, InvalidRequest, TooManyTokens
+from embeddings_gateway.errors import GatewayError, InvalidRequest, SpaceMismatch, TooManyTokens
 from embeddings_gateway.workers.engine import State
 
 Texts = list[str]
@@ -104,6 +104,26 @@ class Call:
     def part(self, inputs: Inputs, refused: Mapping[int, GatewayError]) -> Self:
         """Return the same call for some of its inputs, with timings of its own."""
         return replace(self, inputs=inputs, refused=refused, timings={})
+
+
+def check(call: Call, info: ModelInfo) -> None:
+    """Check what a call asks for against the facts of a model.
+
+    Raises:
+        InvalidRequest, SpaceMismatch: the model does not offer it.
+    """
+    options = call.options
+    if options.expected_fingerprint not in (None, info.fingerprint):
+        raise SpaceMismatch(
+            f"The model's embedding space is {info.fingerprint}, the request expects another one.", "model"
+        )
+    if options.dimensions is not None and options.dimensions not in info.supported_dimensions:
+        offered = ", ".join(map(str, info.supported_dimensions))
+        raise InvalidRequest(f"The model offers these dimensions: {offered}.", "dimensions")
+    if options.dimensions is not None and "dense" not in call.outputs:
+        raise InvalidRequest("Only dense vectors have dimensions to choose.", "dimensions")
+    if set(call.outputs) - set(info.outputs):
+        raise InvalidRequest(f"The model has these outputs: {', '.join(info.outputs)}.", "output")
 
 
 @dataclass(frozen=True, slots=True)

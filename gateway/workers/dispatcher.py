@@ -62,7 +62,9 @@ class Dispatcher:
             return ""
         state = self.state
         reasons = (engine.reason for engine in self.engines if engine.state == state and engine.reason)
-        return next(reasons, f"the model is {state}" if self.engines else "the model has no engine")  # never empty
+        return next(
+            reasons, f"the model is {state}" if self.engines else "the model has no engine"
+        )  # never empty
 
     @property
     def ready(self) -> bool:
