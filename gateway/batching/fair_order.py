@@ -195,16 +195,15 @@ class FairOrder:
         self._overdue[:0] = chunks
 
     def window(self, max_tokens: int, max_rows: int) -> list[Chunk]:
-        """Return the chunks at the head of the fair order, as many as reach one of the bounds.
+        """Return the chunks at the head of the fair order that want the same outputs as the first.
 
-        All of them want the same outputs as the first.
+        No more are looked at than reach one of the bounds.
         """
         chunks: list[Chunk] = []
         for chunk in self._in_order():
-            if chunks and chunk.request.outputs != chunks[0].request.outputs:
-                continue
-            chunks.append(chunk)
-            max_tokens -= chunk.tokens
+            if not chunks or chunk.request.outputs == chunks[0].request.outputs:
+                chunks.append(chunk)
+                max_tokens -= chunk.tokens
             max_rows -= len(chunk)
             if max_tokens <= 0 or max_rows <= 0:
                 break
