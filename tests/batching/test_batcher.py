@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 
 import pytest
@@ -110,23 +109,6 @@ async def test_sharing_a_batch(metrics, one_turn):
     assert all(map(is_right, requests))
 
 
-async def test_least_busy(metrics):
-    """A batch goes to the engine that has the fewest."""
-    first, second = HeldEngine(), HeldEngine()
-    batcher = make_batcher(metrics, first, second)
-    for counts in ([1, 0], [1, 1], [2, 1], [2, 2]):
-        batcher.enqueue(make_request(FULL))
-        await all_quiet()
-        assert sorted([len(first.running), len(second.running)], reverse=True) == counts
-    second.running[0].finish()
-    await all_quiet()
-    for _ in range(2):
-        batcher.enqueue(make_request(FULL))
-    await all_quiet()
-    assert [len(first.running), len(second.running)] == [2, 2]
-    assert repr(batcher) == f"<Batcher 1 rows, {FULL} tokens, 4 running>"
-
-
 async def test_waits_for_an_engine(metrics):
     """Rows wait while an engine restarts, and leave when it is ready."""
     engine = HeldEngine()
@@ -166,22 +148,6 @@ async def test_every_result_to_its_input(metrics, cost, seed):
     assert all(map(is_right, requests))
 
 
-async def test_outputs_never_share_a_batch(metrics):
-    """Rows of different outputs run in batches of their own, of what each wants."""
-    engine = HeldEngine()
-    batcher = make_batcher(metrics, engine)
-    outputs = [("dense",), ("sparse", "dense"), ("dense",), ("sparse", "dense"), ("score",)]
-    for some in outputs:
-        batcher.enqueue(make_request(3, outputs=some))
-    seen = []
-    await all_quiet()
-    while engine.running:
-        seen.append((engine.running[0].outputs, len(engine.running[0].batch)))
-        engine.running[0].finish()
-        await all_quiet()
-    assert sorted(seen) == [(("dense",), 2), (("score",), 1), (("sparse", "dense"), 2)]
-
-
 async def test_gauges(metrics):
     """The metrics say how much waits."""
     batcher = make_batcher(metrics, HeldEngine())
@@ -190,23 +156,6 @@ async def test_gauges(metrics):
     exposed = metrics.expose().decode()
     assert 'embeddings_gateway_queue_jobs{model="m"} 3.0' in exposed
     assert f'embeddings_gateway_queue_tokens{{model="m"}} {3.0 * FULL}' in exposed
-
-
-async def test_a_request_that_is_given_up_while_it_waits(metrics):
-    """The rows of a request that nobody waits for any more leave the queue; its neighbours stay."""
-    engine = HeldEngine()
-    batcher = make_batcher(metrics, engine)
-    batcher.enqueue(make_request(FULL, FULL))
-    await all_quiet()
-    left, stays = make_request(FULL, 2, 3), make_request(4)
-    batcher.enqueue(left)
-    batcher.enqueue(stays)
-    left.done.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await batcher.finished(left)
-    assert repr(batcher) == "<Batcher 1 rows, 4 tokens, 2 running>"
-    await finish_all(batcher, engine)
-    assert is_right(stays)
 
 
 async def test_a_request_that_is_given_up_while_it_runs(metrics):
@@ -241,33 +190,6 @@ async def test_no_engine_is_coming(metrics):
     assert repr(batcher) == "<Batcher 0 rows, 0 tokens, 2 running>"
     await finish_all(batcher, engine)
     assert is_right(runs)
-
-
-async def test_engines_come_and_go(metrics):
-    """An engine that is added takes its part; one that is removed ends what it has; no row is lost."""
-    first, second = HeldEngine(), HeldEngine()
-    dispatcher = make_dispatcher(first)
-    batcher, requests = make_batcher(metrics, dispatcher=dispatcher), [make_request(*[FULL] * 4)]
-    batcher.enqueue(requests[0])
-    await all_quiet()
-    dispatcher.add(second.make)
-    second.to("ready")
-    await all_quiet()
-    assert [len(engine.running) for engine in (first, second)] == [2, 2]
-    requests.append(make_request(*[FULL] * 3))
-    batcher.enqueue(requests[1])
-    first.running[0].finish()
-    await all_quiet()
-
-    removing = asyncio.ensure_future(dispatcher.remove(first))
-    await all_quiet()
-    while first.running:
-        first.running[0].finish()
-        await all_quiet()
-    await removing
-    assert first.state == "stopped"
-    await finish_all(batcher, second)
-    assert all(map(is_right, requests))
 
 
 async def test_interactive_beside_a_bulk_flood(metrics):

@@ -10,7 +10,7 @@ import pytest
 from embeddings_gateway.backends.base import Column
 from embeddings_gateway.batching.checks import usable
 from embeddings_gateway.workers.engine import InvalidResult
-from tests.gateway.fakes import BACKEND, OUTPUTS, make_info, right, right_vectors
+from tests.gateway.fakes import BACKEND, OUTPUTS, make_info, right
 
 BATCH = BACKEND.tokenize(["abc", "b", "hello"])
 INFO = make_info()
@@ -137,10 +137,3 @@ def test_every_output_has_to_be_usable():
     columns["dense"].values[0] = np.nan
     columns["score"].values[2] = np.nan
     assert usable(columns, 3, OUTPUTS, INFO).tolist() == [False, True, False]
-
-
-def test_vectors_are_left_as_they_are():
-    """Checking changes nothing."""
-    column = Column(right_vectors(BATCH))
-    column.values.flags.writeable = False
-    assert check("dense", column) == [True] * 3

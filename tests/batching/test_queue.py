@@ -124,15 +124,3 @@ async def test_put_back():
     queue.put_back([])
     assert (len(queue), queue.tokens) == (2, 200)
     assert [queue.take("bulk", LIMITS).chunks[0].request for _ in range(2)] == requests
-
-
-async def test_discard_and_clear():
-    """A request that nobody waits for leaves as a whole; clearing takes out all, of both classes."""
-    queue = Queue()
-    requests = [make_request(10, 20, caller=caller) for caller in (BULK, Caller(), BULK)]
-    for request in requests:
-        queue.add(request)
-    queue.discard(requests[0])
-    assert repr(queue) == "<Queue 4 rows, 60 tokens>"
-    assert {chunk.request for chunk in queue.clear()} == set(requests[1:])
-    assert repr(queue) == "<Queue 0 rows, 0 tokens>"

@@ -131,17 +131,3 @@ async def test_nothing_to_wait_for(left_out):
     assert request.done.result() is None
     assert len(request.rows) == 0
     assert request.seconds()[1] == 0.0
-
-
-async def test_windows_of_an_input():
-    """A row that is a window knows its input."""
-    request = Request(Batch.of([make_ids(1)] * 3), row_inputs=np.array([0, 0, 1]))
-    assert [request.input_of(row) for row in range(3)] == [0, 0, 1]
-    assert make_request(1, 1).input_of(1) == 1
-
-
-async def test_repr():
-    """A request says how much of it is open."""
-    request = make_request(2, 3)
-    settle(request, 0)
-    assert repr(request) == "<Request 2 rows, 1 open, 5 tokens>"

@@ -12,7 +12,6 @@ from embeddings_gateway.batching.request import Request
 from embeddings_gateway.errors import InputFailed, InternalError, ModelUnavailable
 from embeddings_gateway.workers.engine import (
     CallFailed,
-    CrashedOutOfMemory,
     OutOfMemory,
     WorkerCrashed,
     WorkerGone,
@@ -55,10 +54,9 @@ def failing(*guilty, error=CallFailed):
     return answer
 
 
-async def run(metrics, answer, *requests, supervised=True, **facts):
+async def run(metrics, answer, *requests, **facts):
     """Run the requests in one batch on an engine that answers so; return the engine."""
     engine = AnsweringEngine(answer, make_info(**{"max_batch_tokens": 512, "max_batch_inputs": 64, **facts}))
-    engine.supervised = engine if supervised else None
     batcher = engine.batcher = make_batcher(metrics, engine)
     engine.to("restarting")
     for request in requests:
@@ -89,31 +87,6 @@ async def test_only_the_guilty_input_fails(metrics):
     assert isinstance(bad.done.exception(), InputFailed)
     assert bad.done.exception().param == "input[2]"
     assert kept(partial, 1)
-
-
-async def test_windows_name_their_input(metrics):
-    """A row that is a window fails under the number of its input."""
-    batch = make_request(3, 4, 5).batch
-    request = Request(batch, partial=True, row_inputs=np.array([0, 1, 1]))
-    await run(metrics, failing((request, 2)), request)
-    assert {row: error.param for row, error in request.errors.items()} == {2: "input[1]"}
-
-
-async def test_unusable_rows(metrics):
-    """A row that is no usable result fails its own input by name, after it was run alone, and no other."""
-    good, bad, partial = make_request(3, 4), make_request(3, 4), make_request(4, 4, partial=True)
-    guilty = guilty_of((bad, 1), (partial, 0))
-
-    def answer(batch, outputs):
-        columns = right(batch, outputs)
-        columns["dense"].values[guilty(batch)] *= np.nan
-        return columns
-
-    engine = await run(metrics, answer, good, bad, partial)
-    assert [len(batch) for batch in engine.batches] == [6, 1, 1, 1, 1]
-    assert is_right(good)
-    assert bad.done.exception().param == "input[1]"
-    assert kept(partial, 0)
 
 
 @pytest.mark.parametrize("output", OUTPUTS)
@@ -164,15 +137,6 @@ async def test_misshaped_result(metrics, output, misshape):
     assert {row: error.param for row, error in bad.errors.items()} == {1: "input[1]"}
 
 
-async def test_not_normalized(metrics):
-    """A model that says its vectors have no unit length may have any length but none."""
-    request = make_request(3)
-    await run(
-        metrics, lambda batch, _: {"dense": Column(9 * right_vectors(batch))}, request, normalized=False
-    )
-    assert np.array_equal(vectors(request), 9 * right_vectors(request.batch))
-
-
 @pytest.mark.parametrize("is_last", [False, True])
 async def test_lost_worker(metrics, is_last):
     """What a worker held that goes away by no fault of it is computed by another, or told that none comes."""
@@ -195,54 +159,17 @@ async def test_lost_worker(metrics, is_last):
     assert batcher.idle
 
 
-async def test_lost_while_searching(metrics):
-    """A worker that goes away for good while it is searched leaves what was already computed as it is."""
-    request, engine = make_request(4, 4, partial=True), AnsweringEngine()
-    batcher = make_batcher(metrics, engine)
-
-    def answer(batch, outputs):
-        if len(batch) == 2:
-            raise CallFailed("RuntimeError")
-        if len(engine.batches) == 4:
-            engine.to("broken")
-            raise WorkerGone
-        return right(batch, outputs)
-
-    engine.answer = answer
-    batcher.enqueue(request)
-    await all_quiet()
-    assert isinstance(request.done.exception(), ModelUnavailable)
-    assert request.rows.tolist() == []
-
-
-def killing(*killers, harmless_after=None, how=WorkerCrashed):
+def killing(*killers):
     """Return an answer that ends the worker on a batch with one of these inputs, and the list of crashes."""
     guilty, crashes = guilty_of(*killers), []
 
     def answer(batch, outputs):
-        if guilty(batch) and (harmless_after is None or len(crashes) < harmless_after):
+        if guilty(batch):
             crashes.append(len(batch))
-            raise how("signal SIGABRT")
+            raise WorkerCrashed("signal SIGABRT")
         return right(batch, outputs)
 
     return answer, crashes
-
-
-@pytest.mark.parametrize("place", [0, 17, 63])
-async def test_killer(metrics, place):
-    """One input of 64 that crashes the worker is found in few crashes, and all others get their results."""
-    good, bad = make_request(*[3] * 32), make_request(*[3] * 32, partial=True)
-    request, row = (good, place) if place < 32 else (bad, place - 32)
-    answer, crashes = killing((request, row))
-    engine = await run(metrics, answer, good, bad)
-    assert crashes == [64, 64, 8, 1, 1]
-    assert engine.exonerated == len(crashes)
-    if request is bad:
-        assert is_right(good)
-        assert kept(bad, 31)
-    else:
-        assert good.done.exception().param == f"input[{place}]"
-        assert is_right(bad)
 
 
 async def test_a_handful_of_killers(metrics):
@@ -271,25 +198,6 @@ async def test_too_many_killers(metrics):
     engine.batcher.enqueue(again)
     await all_quiet()
     assert isinstance(again.errors[0], InputFailed)
-
-
-async def test_crash_of_an_engine_without_supervision(metrics):
-    """A crash of an engine that is no process of ours blames nobody: its rows are run again elsewhere."""
-    request = make_request(*[3] * 8)
-    answer, crashes = killing((request, 0), harmless_after=1)
-    await run(metrics, answer, request, supervised=False)
-    assert crashes == [8]
-    assert is_right(request)
-
-
-async def test_killed_by_somebody_else(metrics):
-    """A worker that is ended once, by whatever, costs nobody anything."""
-    request = make_request(*[3] * 8)
-    answer, _ = killing((request, 0), harmless_after=1)
-    engine = await run(metrics, answer, request)
-    assert [len(batch) for batch in engine.batches] == [8, 8]
-    assert engine.exonerated == 0
-    assert is_right(request)
 
 
 async def test_killer_that_nobody_waits_for(metrics):
@@ -343,33 +251,6 @@ async def test_out_of_memory(metrics):
     assert max(len(batch) for batch in engine.batches) <= 5
 
 
-async def test_crashed_out_of_memory(metrics):
-    """So is one that the system ended the worker for; no input is remembered for it."""
-    request = make_request(*[4] * 16)
-
-    def answer(batch, outputs):
-        if len(batch) > 4:
-            raise CrashedOutOfMemory("out of memory")
-        return right(batch, outputs)
-
-    engine = await run(metrics, answer, request)
-    assert [len(batch) for batch in engine.batches] == [16] + [2] * 8
-    assert is_right(request)
-
-
-async def test_worker_that_is_not_well(metrics):
-    """Before an input is blamed the worker is tested; one that is not well is replaced, and nobody blamed."""
-    request, engine = make_request(*[3] * 4), AnsweringEngine()
-    engine.problem = "the model gives probe texts vectors that are not finite, or zero"
-    engine.answer = lambda batch, _: {
-        "dense": Column(right_vectors(batch) * np.float32(np.nan if engine.problem else 1))
-    }
-    make_batcher(metrics, engine).enqueue(request)
-    await all_quiet()
-    assert len(engine.replaced) == 1
-    assert is_right(request)
-
-
 @pytest.mark.parametrize("every", [1, 3])
 @pytest.mark.parametrize("output", OUTPUTS)
 async def test_audit(metrics, output, every):
@@ -387,21 +268,6 @@ async def test_audit(metrics, output, every):
         await all_quiet()
         seen.append(same(request.columns()[output], right(request.batch, [output])[output]))
     assert seen == ([False] * (every - 1) + [True]) * 2
-
-
-async def test_alarm_during_a_search(metrics):
-    """Once an audit has raised the alarm, only what each input gets by itself is believed."""
-    request, failures = make_request(*[3] * 5), []
-
-    def answer(batch, _):
-        if not failures:
-            failures.append(len(batch))
-            raise CallFailed("RuntimeError")
-        return {"dense": Column(np.roll(right_vectors(batch), 1, axis=0))}
-
-    make_batcher(metrics, AnsweringEngine(answer), audit_every=1).enqueue(request)
-    await all_quiet()
-    assert is_right(request)
 
 
 async def test_audit_of_right_results(metrics):
@@ -425,17 +291,3 @@ async def test_bug(metrics):
     await all_quiet()
     assert is_right(fine)
     assert engine.batcher.idle
-
-
-async def test_a_batch_of_several_requests(metrics):
-    """One batch of rows of many requests, some of them split over several, gives each row its result."""
-    engine = AnsweringEngine(info=make_info(max_batch_tokens=64, max_batch_inputs=16, cost="packed"))
-    batcher = make_batcher(metrics, engine)
-    texts = [[f"{number}-{row}" * (1 + row % 3) for row in range(1 + 5 * number)] for number in range(9)]
-    requests = [Request(BACKEND.tokenize(some), OUTPUTS) for some in texts]
-    for request in requests:
-        batcher.enqueue(request)
-    await all_quiet()
-    for request in requests:
-        expected = right(request.batch, OUTPUTS)
-        assert all(same(column, expected[output]) for output, column in request.columns().items())

@@ -77,17 +77,6 @@ async def test_wrong_order(start):
     assert np.array_equal((await run(model, texts)).vectors, [vector_of(text) for text in texts])
 
 
-async def test_several_requests(start):
-    """Several bad inputs in different requests at once fail by themselves, each in its own."""
-    model = await start(FaultSpec())
-    marks = ["abort", "crash", "exit"]
-    calls = [[f"{mark} {i} {'<' + mark + '>' if i == 2 else ''}" for i in range(8)] for mark in marks]
-    calls.append(["good", "better"])
-    *bad, good = await asyncio.gather(*(run(model, texts) for texts in calls), return_exceptions=True)
-    assert [(type(error), error.param) for error in bad] == [(InputFailed, "input[2]")] * 3
-    assert np.array_equal(good.vectors, [vector_of(text) for text in calls[-1]])
-
-
 async def test_killers_one_after_the_other(start):
     """However many different inputs end workers, each is found, and none of them opens the breaker."""
     model = await start(FaultSpec())
@@ -153,16 +142,6 @@ async def test_out_of_memory(start):
     model = await start(FaultSpec(memory_tokens=500, max_batch_tokens=2000))
     texts = [f"text {i}" for i in range(60)]
     assert np.array_equal((await run(model, texts)).vectors, [vector_of(text) for text in texts])
-
-
-async def test_requests_wait_for_a_restart(start, own_child):
-    """A request that comes while a worker is started again waits for it, instead of being sent away."""
-    model = await start(FaultSpec())
-    os.kill(own_child(), signal.SIGKILL)
-    while model.state == "ready":
-        await asyncio.sleep(0)
-    assert model.state == "restarting"
-    assert np.array_equal((await run(model, ["a"])).vectors, [vector_of("a")])
 
 
 async def test_restart_that_hangs(start, own_child):

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-import os
 import random
-import signal
 import time
 
 import numpy as np
@@ -43,7 +41,6 @@ from tests.gateway.fakes import (
     same,
     vector_of,
 )
-from tests.processes import children_of
 
 pytestmark = pytest.mark.anyio
 
@@ -300,31 +297,6 @@ async def test_failed_model(start):
         await run(model, ["a"])
     assert refusal.value.retry_after
     assert "the model has 8" in model.reason
-
-
-async def test_engine_with_another_space(start, monkeypatch, tmp_path):
-    """A worker whose vectors live in another space than the first one's never serves."""
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    (tmp_path / "sitecustomize.py").write_text(
-        "import os\nfrom embeddings_gateway.backends import fake\n"
-        "fake.fingerprint = lambda facts: str(os.getpid())\n"
-    )
-    model = await start(replicas=2)
-    assert sorted(engine.state for engine in model._dispatcher.engines) == ["failed", "ready"]
-    assert model.state == "ready"
-    assert {(await run(model, ["a"])).fingerprint for _ in range(4)} == {model.info.fingerprint}
-
-
-async def test_lost_worker(start):
-    """While one of two workers is away the other one serves."""
-    before = set(children_of(os.getpid()))
-    model = await start(replicas=2)
-    killed, _ = set(children_of(os.getpid())) - before
-    os.kill(killed, signal.SIGKILL)
-    while all(engine.ready for engine in model._dispatcher.engines):
-        await asyncio.sleep(0)
-    for text in "abcd":
-        assert np.array_equal((await run(model, [text])).vectors, [vector_of(text)])
 
 
 async def test_readiness_during_a_search(metrics):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from embeddings_gateway.backends.base import Batch
 from embeddings_gateway.batching.quarantine import Quarantine
 from embeddings_gateway.batching.request import Caller
 from embeddings_gateway.config import ServingConfig
@@ -137,12 +138,8 @@ async def test_tokens_that_the_model_lacks():
         await prepare_inputs(["a"], info)
     assert refusal.value.param == "input[0]"
     preparer = make_preparer()
-    preparer._tokenizer._dispatcher.engines[0].tokenizer = lambda texts, _: BACKEND.tokenize(texts).select(
-        np.arange(len(texts))
-    )
-    nothing = np.empty(0, np.int32)
-    batch = type(BACKEND.tokenize(["a"])).of([nothing, *BACKEND.tokenize(["b"]).split()])
-    preparer._tokenizer._dispatcher.engines[0].tokenizer = lambda *_: batch
+    (engine,) = preparer._tokenizer._dispatcher.engines
+    engine.tokenizer = lambda *_: Batch.of([np.empty(0, np.int32), BACKEND.tokenize(["b"]).ids])
     prepared = await preparer.prepare(make_call([" ", "b"], partial=True), INFO, NO_PROMPT)
     assert {row: (type(error), error.param) for row, error in prepared.errors.items()} == {
         0: (InvalidRequest, "input[0]")
