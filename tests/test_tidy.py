@@ -76,9 +76,7 @@ PURE = (
     "gateway/workers/local/hang_detector.py",
     "gateway/library/quality.py",
     "gateway/serving/served.py",
-    "gateway/serving/prepare/estimate.py",
-    "gateway/serving/prepare/prompts.py",
-    "gateway/serving/prepare/truncate.py",
+    "gateway/serving/prepare/policies.py",
     "backends/invariance.py",
     "backends/gguf/packing.py",
 )

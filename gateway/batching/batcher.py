@@ -12,10 +12,8 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from embeddings_gateway.batching.admission import Admission
 from embeddings_gateway.batching.fair_order import Chunk
-from embeddings_gateway.batching.quarantine import Quarantine
-from embeddings_gateway.batching.queue import Candidate, Queue
+from embeddings_gateway.batching.queue import Admission, Candidate, Queue
 from embeddings_gateway.batching.request import Request
 from embeddings_gateway.batching.runner import Runner
 from embeddings_gateway.config import ServingConfig
@@ -23,6 +21,7 @@ from embeddings_gateway.errors import GatewayError
 from embeddings_gateway.metrics import ModelMetrics
 from embeddings_gateway.workers.dispatcher import Dispatcher
 from embeddings_gateway.workers.engine import Engine
+from embeddings_gateway.workers.isolation import Quarantine
 
 MAX_IN_FLIGHT = 2
 

@@ -13,7 +13,6 @@ from embeddings_gateway.backends.base import Batch, ModelInfo, Output
 from embeddings_gateway.batching import checks
 from embeddings_gateway.batching.fair_order import Chunk
 from embeddings_gateway.batching.planner import Limits, cost
-from embeddings_gateway.batching.quarantine import Quarantine
 from embeddings_gateway.batching.request import Rows
 from embeddings_gateway.batching.speed import MemoryLimit, Speed
 from embeddings_gateway.errors import GatewayError, InputFailed, InternalError, ModelUnavailable
@@ -27,7 +26,7 @@ from embeddings_gateway.workers.engine import (
     WorkerCrashed,
     WorkerGone,
 )
-from embeddings_gateway.workers.isolation import FaultIsolation, SearchAborted
+from embeddings_gateway.workers.isolation import FaultIsolation, Quarantine, SearchAborted
 
 RETRY_ABORTED_S = 5
 

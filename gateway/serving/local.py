@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 from embeddings_gateway.backends.base import ModelInfo
 from embeddings_gateway.batching.batcher import Batcher
-from embeddings_gateway.batching.quarantine import Quarantine
 from embeddings_gateway.batching.queue import max_tokens_of
 from embeddings_gateway.batching.request import Request
 from embeddings_gateway.config import ModelConfig
@@ -17,13 +16,13 @@ from embeddings_gateway.errors import DeadlinePassed, ModelUnavailable
 from embeddings_gateway.metrics import ModelMetrics
 from embeddings_gateway.serving.assemble import Assembled, assemble
 from embeddings_gateway.serving.prepare.cl100k import Cl100k
-from embeddings_gateway.serving.prepare.estimate import Estimate
+from embeddings_gateway.serving.prepare.policies import Estimate, Prompt
 from embeddings_gateway.serving.prepare.prepare import Prepared, Preparer
-from embeddings_gateway.serving.prepare.prompts import Prompt
 from embeddings_gateway.serving.prepare.tokenize import TokenizeCoalescer
 from embeddings_gateway.serving.served import Call, Result, are_texts, check
 from embeddings_gateway.workers.dispatcher import Dispatcher
 from embeddings_gateway.workers.engine import MakeEngine, State
+from embeddings_gateway.workers.isolation import Quarantine
 
 RETRY_LOADING_S = 5
 RETRY_FAILED_S = 60

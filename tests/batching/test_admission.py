@@ -7,8 +7,7 @@ import time
 
 import pytest
 
-from embeddings_gateway.batching.admission import SPEED_VALID_S, Admission
-from embeddings_gateway.batching.queue import Queue
+from embeddings_gateway.batching.queue import SPEED_VALID_S, Admission, Queue
 from embeddings_gateway.batching.request import ANONYMOUS, Caller
 from embeddings_gateway.batching.speed import Speed
 from embeddings_gateway.errors import DeadlinePassed, Overloaded

@@ -7,10 +7,10 @@ import random
 import pytest
 
 from embeddings_gateway.batching.batcher import Batcher
-from embeddings_gateway.batching.quarantine import Quarantine
 from embeddings_gateway.batching.request import Caller
 from embeddings_gateway.config import ServingConfig
 from embeddings_gateway.errors import ModelUnavailable
+from embeddings_gateway.workers.isolation import Quarantine
 from tests.gateway.fakes import (
     HeldEngine,
     all_quiet,

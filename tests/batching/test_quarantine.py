@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from embeddings_gateway.batching.quarantine import MAX_REMEMBERED, REMEMBERED_S, Quarantine
+from embeddings_gateway.workers.isolation import MAX_REMEMBERED, REMEMBERED_S, Quarantine
 
 
 class Clock:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from embeddings_gateway.serving.prepare.estimate import Estimate
+from embeddings_gateway.serving.prepare.policies import Estimate
 from tests.gateway.fakes import make_info
 
 INFO = make_info(max_tokens=512)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from embeddings_gateway.backends.base import Batch
-from embeddings_gateway.batching.quarantine import Quarantine
 from embeddings_gateway.batching.request import Caller
 from embeddings_gateway.config import ServingConfig
 from embeddings_gateway.errors import (
@@ -18,11 +17,12 @@ from embeddings_gateway.errors import (
     TooManyTokens,
 )
 from embeddings_gateway.serving.prepare.cl100k import Cl100k
+from embeddings_gateway.serving.prepare.policies import NO_PROMPT
 from embeddings_gateway.serving.prepare.prepare import Preparer
-from embeddings_gateway.serving.prepare.prompts import NO_PROMPT
 from embeddings_gateway.serving.prepare.tokenize import TokenizeCoalescer
 from embeddings_gateway.serving.served import Call, CallOptions
 from embeddings_gateway.workers.engine import CallFailed
+from embeddings_gateway.workers.isolation import Quarantine
 from tests.gateway.fakes import BACKEND, AnsweringEngine, make_dispatcher, make_info
 from tests.serving.turns import Turns
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from embeddings_gateway.errors import InvalidRequest
-from embeddings_gateway.serving.prepare.prompts import NO_PROMPT, choose_prompt, prompt_tokens
+from embeddings_gateway.serving.prepare.policies import NO_PROMPT, choose_prompt, prompt_tokens
 from tests.gateway.fakes import BACKEND, make_info
 
 PROMPTS = {"query": "Q:", "document": "", "ours": "O:"}

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 from embeddings_gateway.backends.base import Batch
-from embeddings_gateway.batching.quarantine import Quarantine
 from embeddings_gateway.errors import DeadlinePassed, InputFailed, InternalError, ModelUnavailable
 from embeddings_gateway.serving.prepare.tokenize import MAX_SHARED_CHARS, TokenizeCoalescer
 from embeddings_gateway.workers.engine import CallFailed, WorkerCrashed, WorkerGone
-from embeddings_gateway.workers.isolation import SEARCH_CRASHES_MAX
+from embeddings_gateway.workers.isolation import SEARCH_CRASHES_MAX, Quarantine
 from tests.gateway.fakes import BACKEND, HeldEngine, all_quiet, make_dispatcher
 
 pytestmark = pytest.mark.anyio

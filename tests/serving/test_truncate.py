@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embeddings_gateway.errors import ContextLengthExceeded, InvalidTokenIds
-from embeddings_gateway.serving.prepare.truncate import native, too_long, truncate
+from embeddings_gateway.serving.prepare.policies import native, too_long, truncate
 from tests.gateway.fakes import make_info
 
 INFO = make_info(prefix=(256, 9), suffix=(257,), max_tokens=8)

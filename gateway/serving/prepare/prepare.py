@@ -20,9 +20,16 @@ from embeddings_gateway.errors import (
 )
 from embeddings_gateway.serving.assemble import Windows
 from embeddings_gateway.serving.prepare.cl100k import REMEDY, Cl100k
-from embeddings_gateway.serving.prepare.prompts import NO_PROMPT, Prompt, choose_prompt, prompt_tokens
+from embeddings_gateway.serving.prepare.policies import (
+    NO_PROMPT,
+    Prompt,
+    choose_prompt,
+    native,
+    prompt_tokens,
+    too_long,
+    truncate,
+)
 from embeddings_gateway.serving.prepare.tokenize import TokenizeCoalescer, Tokenized
-from embeddings_gateway.serving.prepare.truncate import native, too_long, truncate
 from embeddings_gateway.serving.served import Call, IdLists, Inputs, Pairs, Texts, are_pairs, are_texts
 from embeddings_gateway.serving.yield_to_loop import ONE_INPUT, LoopYielder
 

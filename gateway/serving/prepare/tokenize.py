@@ -15,7 +15,6 @@ from typing import NamedTuple
 import numpy as np
 
 from embeddings_gateway.backends.base import Batch
-from embeddings_gateway.batching.quarantine import Quarantine
 from embeddings_gateway.batching.runner import search_aborted
 from embeddings_gateway.errors import GatewayError, InputFailed, InternalError, ModelUnavailable
 from embeddings_gateway.log import get_logger
@@ -28,7 +27,7 @@ from embeddings_gateway.workers.engine import (
     WorkerCrashed,
     WorkerGone,
 )
-from embeddings_gateway.workers.isolation import FaultIsolation, SearchAborted
+from embeddings_gateway.workers.isolation import FaultIsolation, Quarantine, SearchAborted
 
 RETRY_GONE_S = 1
 MAX_SHARED_CHARS = 16_384

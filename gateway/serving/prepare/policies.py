@@ -1,0 +1,180 @@
+"""PURE: what is decided of inputs around the tokenizer.
+
+Which prompt goes before them, about how many tokens they have, and what of their token ids the model gets.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from embeddings_gateway.backends.base import ModelInfo, TokenIds
+from embeddings_gateway.config import InputType
+from embeddings_gateway.errors import ContextLengthExceeded, InvalidRequest, InvalidTokenIds
+from embeddings_gateway.serving.served import Inputs, are_pairs, are_texts
+
+NAMES: Mapping[InputType, Sequence[str]] = {
+    "query": ("query",),
+    "document": ("document", "passage", "corpus"),
+}
+"""Under which names models keep their prompts: those that sentence-transformers looks for, in its order."""
+
+
+class Prompt(NamedTuple):
+    """What goes before each text, and its name; ``None`` where there is none."""
+
+    name: str | None
+    text: str
+
+
+NO_PROMPT = Prompt(None, "")
+
+
+def choose_prompt(input_type: InputType | None, info: ModelInfo) -> Prompt:
+    """Return the prompt that is used.
+
+    A model that has a prompt for one input type wants none for the other. To a model without any prompts the
+    input type means nothing.
+
+    Raises:
+        InvalidRequest: the model has prompts, but none for any input type.
+    """
+    name = info.default_prompt
+    if input_type is not None and info.prompts:
+        name = next((name for name in NAMES[input_type] if name in info.prompts), None)
+        if name is None and not any(name in info.prompts for names in NAMES.values() for name in names):
+            known = ", ".join(sorted(info.prompts))
+            raise InvalidRequest(
+                f"The model has no prompt for queries or documents; it has: {known}.", "input_type"
+            )
+    return NO_PROMPT if name is None else Prompt(name, info.prompts[name])
+
+
+def prompt_tokens(ids: TokenIds, prompt: TokenIds, info: ModelInfo) -> int:
+    """Return how many ids at the beginning of an input are no text of a user's.
+
+    Args:
+        ids: of a prompt and a text together.
+        prompt: of the same prompt alone. Its last token may have become part of the text's first.
+        info: the model's facts.
+    """
+    alone = prompt[: len(prompt) - len(info.suffix)]
+    common = min(len(alone), len(ids))
+    differing = np.flatnonzero(alone[:common] != ids[:common])
+    same = int(differing[0]) if len(differing) else common
+    return max(same, len(info.prefix))
+
+
+TOKENS_PER_CHAR = 0.25
+KNOWN_CHARS = 1000
+DECAY = 0.99
+
+
+class Estimate:
+    """Learns how many tokens a character is from the texts before, from long ones more than from short ones.
+
+    What stands round each text is known and not learned: a short query in many special tokens and the words
+    of a prompt says nothing of a long document.
+    """
+
+    def __init__(self) -> None:
+        self._chars: float = KNOWN_CHARS
+        self._tokens: float = KNOWN_CHARS * TOKENS_PER_CHAR
+
+    def of(self, inputs: Inputs, prompt: str, info: ModelInfo, *, cuts: bool) -> int:
+        """Return about how many tokens the inputs of a call have together.
+
+        Args:
+            inputs: of the call.
+            prompt: what goes before each text.
+            info: the model's facts.
+            cuts: whether what is too long is cut.
+        """
+        count, length = len(inputs), _length(inputs)
+        if are_texts(inputs) or are_pairs(inputs):
+            length = math.ceil((length + count * len(prompt)) * self._tokens / self._chars)
+        tokens = length + count * _special(info)
+        return min(tokens, count * info.max_tokens) if cuts else tokens
+
+    def learn(self, inputs: Inputs, prompt: str, info: ModelInfo, rows: int, tokens: int) -> None:
+        """Note how many tokens the texts of a call had, in so many rows with what stands round each."""
+        self._chars = DECAY * self._chars + _length(inputs) + rows * len(prompt)
+        self._tokens = DECAY * self._tokens + max(0, tokens - rows * _special(info))
+
+
+def _length(inputs: Inputs) -> int:
+    """Return the characters or token ids of all inputs."""
+    if are_pairs(inputs):
+        return sum(len(text) + len(pair) for text, pair in inputs)
+    return sum(map(len, inputs))
+
+
+def _special(info: ModelInfo) -> int:
+    return len(info.prefix) + len(info.suffix)
+
+
+class Truncated(NamedTuple):
+    """An input that was too long, as the model takes it.
+
+    Attributes:
+        windows: its ids: one window that was cut, or several that hold all of it, each with the special tokens.
+        text_tokens: of each window, what is neither special nor a prompt.
+        was_cut: whether something of it was cut away.
+    """
+
+    windows: Sequence[TokenIds]
+    text_tokens: Sequence[int]
+    was_cut: bool
+
+
+def native(ids: Sequence[int], info: ModelInfo) -> TokenIds | InvalidTokenIds:
+    """Return ids of the model's own vocabulary with the special tokens that it needs, or what is wrong."""
+    if min(ids) < 0 or max(ids) >= info.vocabulary_size:
+        return InvalidTokenIds(f"Token ids of this model are 0 to {info.vocabulary_size - 1}.")
+    prefix, suffix = info.prefix, info.suffix
+    before = () if tuple(ids[: len(prefix)]) == prefix else prefix
+    after = () if not suffix or tuple(ids[-len(suffix) :]) == suffix else suffix
+    return np.array([*before, *ids, *after], dtype=np.int32)
+
+
+def too_long(tokens: int, info: ModelInfo, param: str) -> ContextLengthExceeded:
+    """Return the error of an input of so many tokens that is not to be cut."""
+    # It begins as OpenAI's message does, by which LiteLLM and others know this error from all others.
+    return ContextLengthExceeded(
+        f"This model's maximum context length is {info.max_tokens} tokens, this input has {tokens}. "
+        "Send a shorter one, or set truncate to right, left or mean.",
+        param,
+    )
+
+
+def truncate(
+    ids: TokenIds, info: ModelInfo, policy: Literal["right", "left", "mean"], param: str, kept: int = 0
+) -> Truncated:
+    """Return ids no longer than the model takes. What is cut, or spread over windows, is text alone.
+
+    Args:
+        ids: of one input that is too long, special tokens included.
+        info: the model's facts.
+        policy: ``right`` cuts the end of the text, ``left`` its beginning, ``mean`` makes windows of it.
+        param: the input's name in an error.
+        kept: how many ids at the beginning are special or a prompt; at least the special ones are.
+
+    Raises:
+        ContextLengthExceeded: there is no room beside the prompt.
+    """
+    begin, end = max(kept, len(info.prefix)), len(ids) - len(info.suffix)
+    room = info.max_tokens - begin - len(info.suffix)
+    if room <= 0:
+        raise ContextLengthExceeded("The model's prompt leaves no room for a text.", param)
+    match policy:
+        case "right":
+            parts = [ids[begin : begin + room]]
+        case "left":
+            parts = [ids[end - room : end]]
+        case "mean":
+            parts = [ids[at : min(at + room, end)] for at in range(begin, end, room)]
+    windows = [np.concatenate([ids[:begin], part, ids[end:]]) for part in parts]
+    return Truncated(windows, [len(part) for part in parts], policy != "mean")
