@@ -155,7 +155,7 @@ async def test_restart_that_hangs(start, own_child):
     with pytest.raises(ModelUnavailable):
         await run(model, ["a"])
     assert model.state == "broken"
-    assert "far more slowly" in await model.unready()
+    assert "far longer" in await model.unready()
     os.kill(own_child(), signal.SIGCONT)
     while model.state != "ready":
         await asyncio.sleep(0)
