@@ -39,6 +39,7 @@ GROWTH = """
 import sys
 import numpy as np
 from pathlib import Path
+from embeddings_gateway.backends.base import Batch
 from embeddings_gateway.backends.hf.backend import HfBackend
 from embeddings_gateway.backends.spec import HfSpec
 
@@ -51,7 +52,8 @@ source = np.random.default_rng(0)
 sizes = []
 for number in range(2000):
     shape = (int(source.integers(1, 33)), int(source.integers(3, 65)))
-    embed(backend, list(source.integers(5, 500, shape).astype(np.int32)))
+    ids = source.integers(5, 500, shape[0] * shape[1]).astype(np.int32)
+    backend.run(Batch(ids, np.full(shape[0], shape[1], np.int32)), ("dense",))
     if number in (399, 1999):
         sizes.append(resident())
 print(sizes[1] - sizes[0])
@@ -72,7 +74,7 @@ def inputs_of(backend, count=40):
 def facts_of(backend):
     """Return what is true of a model, but for what follows from its runtime and the machine's speed."""
     facts = msgspec.to_builtins(backend.info)
-    return {name: fact for name, fact in facts.items() if name not in {"fingerprint", "batch_tokens"}}
+    return {name: fact for name, fact in facts.items() if name not in {"fingerprint", "max_batch_tokens"}}
 
 
 def python(program: str, *arguments: str) -> str:
