@@ -134,7 +134,7 @@ def openapi_config() -> OpenAPIConfig:
     )
 
 
-def describe(app: Litestar) -> None:
+def add_schemas(app: Litestar) -> None:
     """Add the schemas that the operations refer to; Litestar keeps only those that it finds by itself."""
     _, schemas = msgspec.json.schema_components(STRUCTS, ref_template="#/components/schemas/{name}")
     components = app.openapi_schema.components
