@@ -11,19 +11,6 @@ from embeddings_gateway.api.openapi import ModelOperation
 from embeddings_gateway.serving.registry import Registry
 from embeddings_gateway.serving.served import Served
 
-FACTS = (
-    "dimensions",
-    "supported_dimensions",
-    "max_tokens",
-    "pooling",
-    "normalized",
-    "default_prompt",
-    "dtype",
-    "device",
-    "runtime",
-    "fingerprint",
-)
-
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True, tag_field="object", tag="model"):
     """OpenAI's fields, and facts to choose by. The facts are null until the model is loaded."""
@@ -45,6 +32,9 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True, tag_field="object", t
     device: str | None = None
     runtime: str | None = None
     fingerprint: str | None = None
+
+
+FACTS = [field.name for field in msgspec.structs.fields(ModelCard) if not field.required]
 
 
 class ModelList(msgspec.Struct, frozen=True, tag_field="object", tag="list"):

@@ -19,11 +19,7 @@ from embeddings_gateway.backends.base import Vectors
 from embeddings_gateway.cli.options import ConfigPath, err, fail, forward_stderr, load_config
 from embeddings_gateway.config import Config, Truncate
 from embeddings_gateway.errors import GatewayError
-from embeddings_gateway.library.async_embedder import wait_until_loaded
-from embeddings_gateway.library.many import embed_many
-from embeddings_gateway.metrics import Metrics
-from embeddings_gateway.serving.registry import Registry
-from embeddings_gateway.serving.served import Call, CallOptions, InputLimits
+from embeddings_gateway.library.async_embedder import AsyncEmbedder
 
 Format = Literal["jsonl", "npy"]
 
@@ -50,11 +46,10 @@ def embed(
     form = form or ("npy" if output and output.suffix == ".npy" else "jsonl")
     if form == "npy" and output is None:
         fail("--format npy needs --output FILE")
-    name = model or next(iter(settings.models))
     if model is None and len(settings.models) > 1:
         fail(f"--model is one of {', '.join(settings.models)}")
     try:
-        vectors = asyncio.run(embed_all(settings, name, inputs, CallOptions(dimensions, truncate)))
+        vectors = asyncio.run(embed_all(settings, model, inputs, dimensions, truncate))
     except GatewayError as error:
         fail(f"{counted_from_one(error.param)}: {error.message}" if error.param else error.message)
     try:
@@ -89,24 +84,24 @@ def lines_of(file: Path) -> list[str]:
     return [line.removesuffix("\r") for line in lines]
 
 
-async def embed_all(config: Config, name: str, texts: list[str], options: CallOptions) -> Vectors:
+async def embed_all(
+    config: Config, model: str | None, texts: list[str], dimensions: int | None, truncate: Truncate | None
+) -> Vectors:
     """Return the vectors of all inputs, float32 ``[inputs, dimensions]``.
 
     Raises:
         GatewayError: an input cannot be embedded; ``param`` names it.
     """
-    limits = InputLimits(config.server.max_input_chars, config.server.max_input_ids)
-    async with Registry(config, Metrics(), forward_stderr()) as registry:
-        named = registry.find(name)
-        await wait_until_loaded(named.served)
-        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    async with AsyncEmbedder(config, forward_stderr=forward_stderr()) as embedder:
         with Progress(*columns, console=err, disable=not err.is_terminal, transient=True) as progress:
             bar = progress.add_task("", total=len(texts))
-            result = await embed_many(
-                named.served,
-                Call(texts, options=options._replace(input_type=named.input_type)),
-                limits,
-                lambda done, _: progress.update(bar, completed=done),
+            result = await embedder.embed(
+                texts,
+                model=model,
+                dimensions=dimensions,
+                truncate=truncate,
+                progress=lambda done, _: progress.update(bar, completed=done),
             )
     for index in result.truncated:
         err.print(f"input {index + 1} was cut to fit the model", markup=False)

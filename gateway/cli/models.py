@@ -22,24 +22,7 @@ from embeddings_gateway.metrics import Metrics
 from embeddings_gateway.serving.registry import Registry
 from embeddings_gateway.serving.served import Call, Served
 
-FACTS = (
-    "runtime",
-    "device",
-    "dtype",
-    "dimensions",
-    "supported_dimensions",
-    "max_tokens",
-    "vocabulary_size",
-    "pooling",
-    "normalized",
-    "prompts",
-    "default_prompt",
-    "cost",
-    "max_batch_tokens",
-    "max_batch_inputs",
-    "fingerprint",
-    "notes",
-)
+FACTS = [name for name in ModelInfo.__struct_fields__ if name not in ("prefix", "suffix", "created")]
 
 
 class CheckResult(NamedTuple):

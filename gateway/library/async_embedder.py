@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,10 +13,10 @@ from embeddings_gateway.config import Config, InputType, Truncate
 from embeddings_gateway.config_file import find_config, log_renamed, parse, read_config
 from embeddings_gateway.errors import ModelUnavailable
 from embeddings_gateway.library.embeddings import Embeddings
-from embeddings_gateway.library.many import Progress, embed_many, unavailable
+from embeddings_gateway.library.many import Progress, embed_many
 from embeddings_gateway.metrics import Metrics
 from embeddings_gateway.serving.registry import Named, Registry
-from embeddings_gateway.serving.served import Call, CallOptions, InputLimits, Served
+from embeddings_gateway.serving.served import Call, CallOptions, InputLimits
 
 Source = Config | Mapping[str, Any] | Path | str | None
 """A configuration, a mapping with the keys of its file, or the file's path. ``None`` is the file that the command
@@ -37,17 +37,20 @@ class AsyncEmbedder:
     Args:
         config: the models; see :data:`Source`. Of ``[server]``, only the limits on an input and on the tokens of
             a request apply.
+        forward_stderr: is called with the output of workers, such as the progress of a download.
 
     Raises:
         ConfigError: the configuration cannot be used.
     """
 
-    def __init__(self, config: Source = None) -> None:
+    def __init__(
+        self, config: Source = None, *, forward_stderr: Callable[[bytes], object] | None = None
+    ) -> None:
         self.config = config_of(config)
         log_renamed(self.config)
         server = self.config.server
         self._limits = InputLimits(server.max_input_chars, server.max_input_ids)
-        self._registry = Registry(self.config, Metrics())
+        self._registry = Registry(self.config, Metrics(), forward_stderr)
         self._open = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -122,7 +125,6 @@ class AsyncEmbedder:
         if progress is not None:
             progress(0, len(inputs))
         try:
-            await wait_until_loaded(named.served)
             return await embed_many(named.served, Call(inputs, options=options), self._limits, progress)
         except ModelUnavailable:
             if not self._open:
@@ -139,17 +141,6 @@ class AsyncEmbedder:
         if len(self.config.models) > 1:
             raise ValueError(f"model is one of {', '.join(self.config.models)}")
         return Named(self._registry.models[0], None)
-
-
-async def wait_until_loaded(served: Served) -> None:
-    """Wait for the first attempt to load a model.
-
-    Raises:
-        ModelUnavailable: it failed; the message says why.
-    """
-    await served.first_attempt()
-    if served.info is None:
-        raise unavailable(served, ModelUnavailable("The model is not loaded."))
 
 
 def config_of(source: Source) -> Config:

@@ -94,7 +94,7 @@ async def embed_many(
     """Embed the texts of ``call``, however many there are.
 
     Args:
-        served: a loaded model.
+        served: the model; the first attempt to load it is awaited.
         call: asks for dense vectors of texts.
         limits: limits on one text.
         progress: is called in the event loop.
@@ -102,6 +102,7 @@ async def embed_many(
     Raises:
         GatewayError: a text cannot be embedded, and ``partial`` is false; or the model is unavailable.
     """
+    await served.first_attempt()
     try:
         info = served.check(call)
     except ModelUnavailable as error:

@@ -27,12 +27,7 @@ async def call_asgi(
 ) -> None:
     """Let an ASGI application answer a request. Raises the errors of reading the body.
 
-    Args:
-        app: the application.
-        request: the request.
-        max_body_bytes: limits the body.
-        more_lines: status -> more header lines for the response.
-        more_scope: more keys of the scope.
+    ``more_lines`` returns more header lines for a response with the given status.
     """
     is_read = False
 

@@ -71,7 +71,10 @@ class Server:
         loop = asyncio.get_running_loop()
         try:
             self._server = await loop.create_server(
-                self._connection, self._config.host, self._config.port, backlog=BACKLOG
+                lambda: Connection(self._app, self._limits),
+                self._config.host,
+                self._config.port,
+                backlog=BACKLOG,
             )
         except (OSError, UnicodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "no host name"
@@ -104,9 +107,6 @@ class Server:
         for connection in self._connections():
             connection.drain()
         self._stopping.set()
-
-    def _connection(self) -> Connection:
-        return Connection(self._app, self._limits)
 
     def _connections(self) -> list[Connection]:
         return list(self._limits.connections)
