@@ -1,7 +1,7 @@
 """An OpenAI-compatible embeddings gateway: HTTP in, micro-batches to worker processes, vectors back.
 
-:class:`Embedder` and :class:`AsyncEmbedder` are the same without HTTP. The names load when they are
-first used: a worker process imports this package for its ``backends`` alone.
+:class:`Embedder` and :class:`AsyncEmbedder` are the same without HTTP. The names load at first use, because worker
+processes import this package for its ``backends`` only.
 """
 
 from __future__ import annotations
@@ -12,20 +12,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from embeddings_gateway.library.async_embedder import AsyncEmbedder
     from embeddings_gateway.library.embedder import Embedder
-    from embeddings_gateway.library.embeddings import Embeddings
-    from embeddings_gateway.library.quality import Quality
+    from embeddings_gateway.library.embeddings import Embeddings, Quality
 
 __all__ = ["AsyncEmbedder", "Embedder", "Embeddings", "Quality"]
 
-_HOMES = {
+_MODULES = {
     "AsyncEmbedder": "async_embedder",
     "Embedder": "embedder",
     "Embeddings": "embeddings",
-    "Quality": "quality",
+    "Quality": "embeddings",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"embeddings_gateway.library.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(f"embeddings_gateway.library.{_MODULES[name]}"), name)

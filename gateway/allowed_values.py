@@ -1,7 +1,7 @@
-"""Says in words which values a field takes and why a value does not fit. The field's type is the only source.
+"""Describes the values that a field takes, and explains why a value does not fit. The field's type is the only source.
 
-A message names the field, what it is and what it may be. It repeats a value only if the field takes a number
-or one of a few words: any other string may be a secret or a user's text.
+A message repeats a value only if the field takes a number or one of a few words. Any other string may be a secret or
+a user's text.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 import msgspec
 
-NAMES = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
-KINDS: tuple[tuple[Any, str], ...] = (
+TYPE_NAMES = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
+VALUE_NAMES: tuple[tuple[Any, str], ...] = (
     (types.NoneType, "None"),
-    (bool, "a boolean"),  # before int, which it is as well
+    (bool, "a boolean"),  # before int, of which it is a subclass
     (int, "an integer"),
     (float, "a number"),
     (str, "a string"),
@@ -25,14 +25,21 @@ KINDS: tuple[tuple[Any, str], ...] = (
     (list | tuple, "a list"),
     (date | time, "a date or time"),
 )
+BOUNDS = {
+    "gt": "above {}",
+    "ge": "of at least {}",
+    "lt": "below {}",
+    "le": "at most {}",
+    "min_length": "of {} or more characters",
+}
 
 
 def describe(kind: Any) -> str:
-    """Return which values a type takes: ``one of float, base64`` or ``an integer from 0 to 65535``.
+    """Return the values that a type takes: ``one of float, base64`` or ``an integer from 0 to 65535``.
 
     Args:
-        kind: a type as structs have them: numbers, strings, literals, lists, tables, each with constraints or
-            optional, and unions of those. A constraint's ``description`` says it in place of what it demands.
+        kind: a type of a struct's field: a number, string, literal, list or table, with constraints or optional,
+            or a union of these. The ``description`` of a constraint replaces the derived one.
     """
     plain, metas = _unwrap(kind)
     for meta in metas:
@@ -40,27 +47,23 @@ def describe(kind: Any) -> str:
             return meta.description
     items = get_args(plain)
     if _is_union(plain):
-        return _joined([describe(item) for item in items if item is not types.NoneType])
+        *first, last = [describe(item) for item in items if item is not types.NoneType]
+        return f"{', '.join(first)} or {last}"
     match get_origin(plain):
         case origin if origin is Literal:
             return f"one of {', '.join(_words(items, metas))}"
         case origin if origin in (list, tuple):
-            return _list_of(items[0])
+            is_plain = items[0] in TYPE_NAMES
+            return f"a list of {_plural(items[0])}" if is_plain else f"a list, each item {describe(items[0])}"
         case origin if origin is dict:
             return f"a table from {_plural(items[0])} to {_plural(items[1])}"
-    return NAMES[plain] + _bounds(metas)
-
-
-def describe_field(struct: type[msgspec.Struct], path: str) -> str:
-    """Return which values a field takes; ``path`` may lead further, as ``input[3]`` does into ``input``."""
-    name = path.partition("[")[0].partition(".")[0]
-    return describe(_types_of(struct)[name])
+    return TYPE_NAMES[plain] + _bounds(metas)
 
 
 def explain(table: Mapping[str, Any], struct: type[msgspec.Struct]) -> str:
-    """Return what is wrong with the first value that does not fit its field, and the fix.
+    """Return the first problem of a table and its fix; empty if all fields of ``struct`` fit.
 
-    It is empty if all fit. Keys that ``struct`` does not have are ignored.
+    Keys that ``struct`` does not have are ignored.
     """
     for field in msgspec.structs.fields(struct):
         if field.name in table:
@@ -73,27 +76,25 @@ def explain(table: Mapping[str, Any], struct: type[msgspec.Struct]) -> str:
 
 def explain_value(value: Any, kind: Any, name: str) -> str:
     """Return why a value, called ``name``, does not fit a type, and the fix; empty if it fits."""
-    for misfit in _misfits(value, kind, name):
-        return f"{misfit.path} is {_shown(misfit)}: set it to {describe(misfit.kind)}"
+    for mismatch in _mismatches(value, kind, name):
+        return f"{mismatch.path} is {_shown(mismatch)}: set it to {describe(mismatch.kind)}"
     return ""
 
 
 def with_short_forms(table: Mapping[str, Any], struct: type[msgspec.Struct]) -> dict[str, Any]:
-    """Return the table with words that have several spellings in the one that the field's type lists."""
-    spellings = {name: _spellings(_unwrap(kind)[1]) for name, kind in _types_of(struct).items()}
-    return {
-        key: spellings.get(key, {}).get(value, value) if isinstance(value, str) else value
-        for key, value in table.items()
-    }
+    """Return the table with each word in the spelling that the field's type lists."""
+    result = dict(table)
+    for field in msgspec.structs.fields(struct):
+        if isinstance(word := table.get(field.name), str):
+            result[field.name] = _spellings(_unwrap(field.type)[1]).get(word, word)
+    return result
 
 
-class _Misfit(NamedTuple):
-    """A value that does not fit.
+class _Mismatch(NamedTuple):
+    """A value that does not fit its type.
 
     Attributes:
-        path: the field, and where in its value: ``aliases[1]``.
-        value: what is there.
-        kind: the type that it should have.
+        path: the field, and the place in its value: ``aliases[1]``.
     """
 
     path: str
@@ -101,47 +102,43 @@ class _Misfit(NamedTuple):
     kind: Any
 
 
-def _misfits(value: Any, kind: Any, path: str) -> Iterator[_Misfit]:
-    """Yield the items of a value that do not fit, else the value itself if it does not."""
+def _mismatches(value: Any, kind: Any, path: str) -> Iterator[_Mismatch]:
+    """Yield the items of a value that do not fit; if all items do, but the value does not, the value itself."""
     try:
         msgspec.convert(value, kind)
     except msgspec.ValidationError:
-        inside = False
-        for item_path, item, item_kind in _items(value, kind, path):
-            for misfit in _misfits(item, item_kind, item_path):
-                inside = True
-                yield misfit
-        if not inside:
-            yield _Misfit(path, value, kind)
+        is_empty = True
+        for item in _items(value, kind, path):
+            for mismatch in _mismatches(item.value, item.kind, item.path):
+                is_empty = False
+                yield mismatch
+        if is_empty:
+            yield _Mismatch(path, value, kind)
 
 
-def _items(value: Any, kind: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+def _items(value: Any, kind: Any, path: str) -> Iterator[_Mismatch]:
+    """Yield the items of a list or table, each with its type: they may not fit."""
     for option in _options(kind):
         if get_origin(option) in (list, tuple) and isinstance(value, list | tuple):
-            yield from ((f"{path}[{index}]", item, get_args(option)[0]) for index, item in enumerate(value))
+            item_kind = get_args(option)[0]
+            yield from (_Mismatch(f"{path}[{index}]", item, item_kind) for index, item in enumerate(value))
         if get_origin(option) is dict and isinstance(value, Mapping):
-            yield from ((f"{path}.{key}", item, get_args(option)[1]) for key, item in value.items())
+            item_kind = get_args(option)[1]
+            yield from (_Mismatch(f"{path}.{key}", item, item_kind) for key, item in value.items())
 
 
-def _shown(misfit: _Misfit) -> str:
-    """Return the value where it is a number or a word instead of another, else what kind of value it is."""
-    value, options = misfit.value, _options(misfit.kind)
-    if isinstance(value, int | float) and not isinstance(value, bool) and {int, float} & set(options):
+def _shown(mismatch: _Mismatch) -> str:
+    """Return the value if it is a number or a word in place of another, else the kind of value it is."""
+    value, (plain, metas) = mismatch.value, _unwrap(mismatch.kind)
+    takes_numbers = bool({int, float} & set(_options(mismatch.kind)))
+    if takes_numbers and isinstance(value, int | float) and not isinstance(value, bool):
         return reprlib.repr(value)
-    if isinstance(value, str) and _takes_words(misfit.kind):
+    takes_words = get_origin(plain) is Literal or any(meta.description for meta in metas)
+    if takes_words and isinstance(value, str):
         return reprlib.repr(value)
     if value == "":
         return "an empty string"
-    return next((name for kind, name in KINDS if isinstance(value, kind)), type(value).__name__)
-
-
-def _takes_words(kind: Any) -> bool:
-    plain, metas = _unwrap(kind)
-    return get_origin(plain) is Literal or any(meta.description for meta in metas)
-
-
-def _types_of(struct: type[msgspec.Struct]) -> dict[str, Any]:
-    return {field.name: field.type for field in msgspec.structs.fields(struct)}
+    return next((name for kind, name in VALUE_NAMES if isinstance(value, kind)), type(value).__name__)
 
 
 def _unwrap(kind: Any) -> tuple[Any, Sequence[msgspec.Meta]]:
@@ -157,7 +154,7 @@ def _unwrap(kind: Any) -> tuple[Any, Sequence[msgspec.Meta]]:
 
 
 def _options(kind: Any) -> list[Any]:
-    """Return the types that a union is of, or the one that ``kind`` is, without constraints."""
+    """Return the members of a union, or the one type, without constraints."""
     plain, _ = _unwrap(kind)
     return [_unwrap(item)[0] for item in get_args(plain)] if _is_union(plain) else [plain]
 
@@ -178,34 +175,14 @@ def _words(values: Sequence[str], metas: Sequence[msgspec.Meta]) -> Iterator[str
         yield f"{value} ({', '.join(long)})" if long else value
 
 
-def _list_of(kind: Any) -> str:
-    return f"a list of {_plural(kind)}" if kind in NAMES else f"a list, each item {describe(kind)}"
-
-
 def _plural(kind: Any) -> str:
-    return f"{NAMES[kind].partition(' ')[2]}s"
-
-
-def _joined(choices: Sequence[str]) -> str:
-    *first, last = choices
-    return f"{', '.join(first)} or {last}" if first else last
+    return f"{TYPE_NAMES[kind].partition(' ')[2]}s"
 
 
 def _bounds(metas: Sequence[msgspec.Meta]) -> str:
-    bounds = {
-        name: bound
-        for meta in metas
-        for name in ("gt", "ge", "lt", "le", "min_length")
-        if (bound := getattr(meta, name)) is not None
-    }
+    pairs = ((name, getattr(meta, name)) for meta in metas for name in BOUNDS)
+    bounds = {name: bound for name, bound in pairs if bound is not None}
     if bounds.keys() == {"ge", "le"}:
         return f" from {bounds['ge']} to {bounds['le']}"
-    words = {
-        "gt": "above {}",
-        "ge": "of at least {}",
-        "lt": "below {}",
-        "le": "at most {}",
-        "min_length": "of {} or more characters",
-    }
-    described = [words[name].format(bound) for name, bound in bounds.items()]
+    described = [BOUNDS[name].format(bound) for name, bound in bounds.items()]
     return f" {' and '.join(described)}" if described else ""

@@ -1,4 +1,4 @@
-"""The composition root of the HTTP side: everything is built here from a configuration and handed over."""
+"""The composition root of the HTTP side: builds everything from a configuration."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from embeddings_gateway.api.errors import error_response
 from embeddings_gateway.api.health import health_routes
 from embeddings_gateway.api.middleware import CLIENT_GONE, EMBEDDINGS, LOG, Middleware, RequestLog
 from embeddings_gateway.api.models import model_routes
-from embeddings_gateway.api.openapi import assets_route, describe, openapi_config
+from embeddings_gateway.api.openapi import add_schemas, assets_route, openapi_config
 from embeddings_gateway.config import Config
+from embeddings_gateway.config_file import read_config
 from embeddings_gateway.errors import ClientGone, GatewayError
 from embeddings_gateway.log import get_logger
 from embeddings_gateway.metrics import Metrics
@@ -25,7 +26,7 @@ log = get_logger()
 
 
 def create_app(config: Config, registry: Registry, metrics: Metrics) -> Middleware:
-    """Return the application that a server calls. Who calls it starts and ends the registry."""
+    """Return the application that a server calls. The caller starts and stops the registry."""
     embeddings = Embeddings(registry, config.server)
     litestar = create_litestar(embeddings, registry, metrics)
     handlers = {("POST", EMBEDDINGS): embeddings}
@@ -43,15 +44,23 @@ def create_litestar(embeddings: Embeddings, registry: Registry, metrics: Metrics
         ],
         exception_handlers={Exception: respond_error},
         openapi_config=openapi_config(),
-        request_max_body_size=None,  # the one bound is ``server.max_body_bytes``
+        request_max_body_size=None,  # ``server.max_body_bytes`` is the one limit
         logging_config=None,
     )
-    describe(app)
+    add_schemas(app)
     return app
 
 
+def openapi_document() -> dict[str, Any]:
+    """Return the OpenAPI document. It does not depend on the configuration."""
+    config, metrics = read_config(None), Metrics()
+    registry = Registry(config, metrics)
+    litestar = create_litestar(Embeddings(registry, config.server), registry, metrics)
+    return litestar.openapi_schema.to_schema()
+
+
 def respond_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    """Answer a request that ended with an exception."""
+    """Return the response to a request that ended with an exception."""
     if isinstance(error, ClientGone):
         return Response(b"", status_code=CLIENT_GONE)
     if not isinstance(error, GatewayError | HTTPException):

@@ -41,6 +41,7 @@ RENAMED = {
     "batch_tokens": "max_batch_tokens",
 }
 """Old name of a setting -> new name. The old names are accepted for one release."""
+
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 INPUT_TYPE_SUFFIXES = tuple(f"@{input_type}" for input_type in get_args(InputType))
 SHA256 = re.compile(r"^[0-9a-f]{64}$")
@@ -54,8 +55,8 @@ class ConfigError(Exception):
 
 def find_config() -> Path | None:
     """Return the file that the environment names, else the working directory's; ``None`` is the default."""
-    if named := os.environ.get(VARIABLE):
-        return Path(named)
+    if path := os.environ.get(VARIABLE):
+        return Path(path)
     return IN_WORKING_DIRECTORY if IN_WORKING_DIRECTORY.is_file() else None
 
 
@@ -78,7 +79,7 @@ def read_config(path: Path | None) -> Config:
 
 
 def log_renamed(config: Config) -> None:
-    """Log a warning for each setting that has an old name. Logging has to be configured before."""
+    """Log a warning for each setting that has an old name. Call it after logging is configured."""
     log = get_logger()
     for where, old, new in config.renamed:
         log.warning("setting renamed", where=where, old=old, new=new)
@@ -99,7 +100,7 @@ def parse(document: Mapping[str, Any], directory: Path, source: str) -> Config:
     }
     if not models:
         raise ConfigError("there is no model: add a table [models.NAME]")
-    _refuse_same_names(models)
+    _refuse_duplicate_names(models)
     return Config(server=server, models=models, source=source, renamed=tuple(renamed))
 
 
@@ -127,7 +128,7 @@ def _model(
     name: str, table: Mapping[str, Any], directory: Path, renamed: list[RenamedSetting]
 ) -> ModelConfig:
     where = f"model {name!r}"
-    if not isinstance(name, str):  # the mapping of a program may have any key
+    if not isinstance(name, str):  # a program may pass a mapping with any keys
         raise ConfigError(f"{where}: a model's name is a string")
     if not name or len(name) > 256:
         raise ConfigError(f"{where}: a model's name has 1 to 256 characters")
@@ -140,14 +141,14 @@ def _model(
     _refuse_unknown(table, known, where)
     spec = _convert({k: v for k, v in table.items() if k not in serving_keys}, spec_type, where)
     serving = _convert({k: v for k, v in table.items() if k in serving_keys}, ServingConfig, where)
-    _refuse_wrong_sums(getattr(spec, "sha256", None), where)
-    return ModelConfig(spec=_located(spec, directory, where), serving=serving)
+    _refuse_bad_checksums(getattr(spec, "sha256", None), where)
+    return ModelConfig(spec=_with_absolute_paths(spec, directory, where), serving=serving)
 
 
 def _with_new_names(
     table: Mapping[str, Any], known: set[str], where: str, renamed: list[RenamedSetting]
 ) -> Mapping[str, Any]:
-    """Return the table with today's names of settings, and note in ``renamed`` which were old."""
+    """Return the table with the new names of settings; append the renamed ones to ``renamed``."""
     result = dict(table)
     for old, new in RENAMED.items():
         if old not in table or new not in known:
@@ -180,14 +181,13 @@ def _convert(table: Mapping[str, Any], into: type[S], where: str) -> S:
         raise ConfigError(f"{where}: {explain(table, into)}") from None
 
 
-def _located(spec: Spec, directory: Path, where: str) -> Spec:
-    """Return the spec with absolute paths."""
+def _with_absolute_paths(spec: Spec, directory: Path, where: str) -> Spec:
     if isinstance(spec, FakeSpec):
         return spec
     if isinstance(spec, HfSpec):
-        named = {"calibration": spec.calibration, "cache_dir": spec.cache_dir}
-        files = {key: _absolute(directory, path) for key, path in named.items() if path is not None}
-        spec = msgspec.structs.replace(spec, **files)
+        paths = {"calibration": spec.calibration, "cache_dir": spec.cache_dir}
+        paths = {key: _absolute(directory, path) for key, path in paths.items() if path is not None}
+        spec = msgspec.structs.replace(spec, **paths)
         if spec.path.startswith("package:"):
             return spec
     path = _absolute(directory, spec.path)
@@ -202,13 +202,13 @@ def _absolute(directory: Path, path: str) -> str:
     return os.path.realpath(directory / os.path.expanduser(path))
 
 
-def _refuse_wrong_sums(sums: str | Mapping[str, str] | None, where: str) -> None:
-    for value in [sums] if isinstance(sums, str) else (sums or {}).values():
+def _refuse_bad_checksums(sha256: str | Mapping[str, str] | None, where: str) -> None:
+    for value in [sha256] if isinstance(sha256, str) else (sha256 or {}).values():
         if not SHA256.match(value):
             raise ConfigError(f"{where}: sha256: {value!r} is not 64 lower-case hex digits")
 
 
-def _refuse_same_names(models: Mapping[str, ModelConfig]) -> None:
+def _refuse_duplicate_names(models: Mapping[str, ModelConfig]) -> None:
     owners: dict[str, str] = {}
     for model, config in models.items():
         for name in (model, *config.serving.aliases):

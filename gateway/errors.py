@@ -1,25 +1,4 @@
-"""Everything that can go wrong for a client, as one tree. What each is over HTTP stands in ``api.errors``.
-
-::
-
-    GatewayError
-    |-- InvalidRequest            a field is missing, of the wrong type or out of range
-    |   |-- InvalidJson           the body is not one JSON document
-    |   |-- ContextLengthExceeded an input is longer than the model takes
-    |   |-- TooManyTokens         the inputs of one request are too long together
-    |   `-- InvalidTokenIds       ids outside the vocabulary, or ids that the model's policy refuses
-    |-- ModelNotFound             no model or alias of that name
-    |-- SpaceMismatch             the client pinned another embedding space
-    |-- BodyTooLarge, BodyTimeout, WrongContentType
-    |-- NotHttp, HeadTooLarge, HeadTimeout  what came cannot be read as a request
-    |-- Overloaded                the model's queue is full, or the gateway's memory for requests
-    |-- InputFailed               the model fails on this input
-    |-- DeadlinePassed            not done in time
-    |-- ModelUnavailable          loading, failed or stopping
-    `-- InternalError             anything unforeseen; says a fixed sentence
-
-A message is written for the client and never contains a text of a user.
-"""
+"""All errors that a client can cause or meet, as one tree. ``api.errors`` has the HTTP status of each."""
 
 from __future__ import annotations
 
@@ -32,10 +11,9 @@ class GatewayError(Exception):
 
     Attributes:
         message: one sentence for the client.
-        param: the request field that it is about, such as ``input[17]``.
-        retry_after: seconds after which trying again is worth while, where that is known.
-        of_the_input: whether it may be the fault of one input, which would fail again: only then can the
-            others be answered without it.
+        param: the field of the request that the error is about, such as ``input[17]``.
+        retry_after: seconds after which a retry may help, if known.
+        of_the_input: whether a single input may be at fault. Only then can a partial response leave it out.
     """
 
     of_the_input = False
@@ -47,16 +25,16 @@ class GatewayError(Exception):
         self.retry_after = retry_after
 
     def __copy__(self) -> Self:
-        """Return the same error, whatever it is made of."""
-        found = type(self).__new__(type(self), *self.args)
-        found.__dict__.update(self.__dict__)
-        return found
+        """Return the same error without calling ``__init__``, whose arguments differ among the classes."""
+        error = type(self).__new__(type(self), *self.args)
+        error.__dict__.update(self.__dict__)
+        return error
 
     def about(self, param: str) -> Self:
-        """Return the same error, about this field: one that was found before its place was known."""
-        found = copy.copy(self)
-        found.param = param
-        return found
+        """Return the same error about the field ``param``."""
+        error = copy.copy(self)
+        error.param = param
+        return error
 
 
 class InvalidRequest(GatewayError):
@@ -70,27 +48,27 @@ class InvalidJson(InvalidRequest):
 
 
 class ContextLengthExceeded(InvalidRequest):
-    """An input is longer than the model takes, and is not to be cut."""
+    """An input is too long for the model, and must not be cut."""
 
 
 class TooManyTokens(InvalidRequest):
-    """The inputs of one request have more tokens than a request may have."""
+    """A request has too many tokens."""
 
 
 class InvalidTokenIds(InvalidRequest):
-    """Token ids outside the vocabulary, or ids that the model's policy refuses."""
+    """Token ids are outside the vocabulary, or the model's setting refuses them."""
 
 
 class ModelNotFound(GatewayError):
-    """No model or alias of that name."""
+    """There is no model or alias of that name."""
 
 
 class SpaceMismatch(GatewayError):
-    """The client pinned an embedding space that the model does not have."""
+    """The client expects another embedding space than the model has."""
 
 
 class BodyTooLarge(GatewayError):
-    """The body is larger than a request may be."""
+    """The body is too large."""
 
 
 class BodyTimeout(GatewayError):
@@ -98,15 +76,15 @@ class BodyTimeout(GatewayError):
 
 
 class WrongContentType(GatewayError):
-    """The body is not declared as application/json."""
+    """The body is not declared as plain application/json."""
 
 
 class NotHttp(GatewayError):
-    """What was sent is not HTTP/1.1."""
+    """The request is not valid HTTP/1.1."""
 
 
 class HeadTooLarge(GatewayError):
-    """The request line and the headers are larger than they may be."""
+    """The request line and the headers are too large."""
 
 
 class HeadTimeout(GatewayError):
@@ -114,17 +92,17 @@ class HeadTimeout(GatewayError):
 
 
 class Overloaded(GatewayError):
-    """The model's queue cannot take the request, or the gateway has too many at once."""
+    """The model's queue or the gateway has no room for the request."""
 
 
 class InputFailed(GatewayError):
-    """The model fails on this input, and would again."""
+    """The model fails on this input, and would fail again."""
 
     of_the_input = True
 
 
 class DeadlinePassed(GatewayError):
-    """The request was not done in time."""
+    """The request was not answered in time."""
 
     def __init__(self, message: str = "The request was not done in time.") -> None:
         super().__init__(message)
@@ -135,11 +113,11 @@ class ModelUnavailable(GatewayError):
 
 
 class ClientGone(Exception):
-    """The client went away: there is nobody to tell anything. Not a GatewayError."""
+    """The client disconnected. Not a GatewayError, because nobody reads a response."""
 
 
 class InternalError(GatewayError):
-    """Anything unforeseen. The trace is in the log, the client reads a fixed sentence."""
+    """An unexpected error. The traceback is in the log, and the client reads a fixed sentence."""
 
     def __init__(self) -> None:
         super().__init__("The gateway failed in a way it should not. The request id leads to its log.")

@@ -1,8 +1,8 @@
-"""Logging: our events, and what libraries log.
+"""Logging of our events, and of what libraries log.
 
-A process that serves writes both to standard error, as JSON or for a terminal. Until :func:`configure` has
-said so, our events go to the standard library's logging, for an application to do with as it likes. What an
-application has made of structlog does not concern them: its processors may show a trace with texts in it.
+A process that serves writes both to standard error, as JSON or for a terminal; :func:`configure` sets that up. Before,
+our events go to the standard library's logging, and the application decides. They never pass an application's own
+structlog processors: those may print tracebacks with texts in them.
 """
 
 from __future__ import annotations
@@ -23,9 +23,7 @@ from structlog.typing import FilteringBoundLogger, Processor
 Logger = FilteringBoundLogger
 
 NAME = "embeddings_gateway"
-"""The logger of the standard library that our events go to."""
-
-EVERY_LEVEL = structlog.make_filtering_bound_logger(logging.NOTSET)
+"""The logger of the standard library that receives our events."""
 
 
 def get_logger() -> Logger:
@@ -33,7 +31,7 @@ def get_logger() -> Logger:
     logger: Logger = structlog.wrap_logger(
         _output,
         processors=_processors,
-        wrapper_class=EVERY_LEVEL,
+        wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
         context_class=dict,
         cache_logger_on_first_use=True,
     )
@@ -41,10 +39,10 @@ def get_logger() -> Logger:
 
 
 def configure(form: Literal["auto", "json", "console"], level: str) -> None:
-    """Set logging up for the process.
+    """Set up logging for the process.
 
     Args:
-        form: ``auto`` is ``console`` on a terminal, else ``json``.
+        form: ``auto`` is ``console`` on a terminal and ``json`` elsewhere.
         level: the least severe event that is logged.
     """
     console = form == "console" or (form == "auto" and sys.stderr.isatty())
@@ -59,9 +57,9 @@ def configure(form: Literal["auto", "json", "console"], level: str) -> None:
         else structlog.processors.JSONRenderer(serializer=as_json)
     )
     _processors[:] = [at_least(level), *shared, render]
-    _output.logger = Lines(sys.stderr)
+    _output.logger = LineWriter(sys.stderr)
     _output.json_level = None if console else logging.getLevelNamesMapping()[level.upper()]
-    logging.raiseExceptions = False  # nor does what libraries log
+    logging.raiseExceptions = False  # a line of a library that cannot be written is lost, as one of ours
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -73,7 +71,7 @@ def configure(form: Literal["auto", "json", "console"], level: str) -> None:
 
 
 def log_request(level: Literal["debug", "info"], event: dict[str, Any]) -> None:
-    """Log the event ``request``. It is frequent, so where lines are JSON it is written without a pipeline."""
+    """Log the event ``request``. It is frequent, so JSON is written at once, without the processors."""
     if _output.json_level is None:
         getattr(_log, level)("request", **event)
     elif _output.json_level <= (logging.INFO if level == "info" else logging.DEBUG):
@@ -81,19 +79,15 @@ def log_request(level: Literal["debug", "info"], event: dict[str, Any]) -> None:
         _output.logger.write_json(event)
 
 
-class Lines:
-    """Writes lines, each as one. One that cannot be written is lost, and what it was about goes on.
-
-    Args:
-        stream: a terminal may go away, a disk may be full, who reads a pipe may have ended.
-    """
+class LineWriter:
+    """Writes lines to a stream. A line that cannot be written is lost: a full disk must not stop the gateway."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, line: str) -> None:
         """Write a line."""
-        with suppress(OSError, ValueError):  # the latter of a stream that is closed
+        with suppress(OSError, ValueError):  # ValueError: the stream is closed
             self._stream.write(f"{line}\n")
             self._stream.flush()
 
@@ -109,7 +103,7 @@ class Lines:
 
 
 def at_least(level: str) -> Processor:
-    """Return what drops the events that are less severe."""
+    """Return a processor that drops less severe events."""
     levels = logging.getLevelNamesMapping()
     least = levels[level.upper()]
 
@@ -122,7 +116,7 @@ def at_least(level: str) -> Processor:
 
 
 def as_json(event: MutableMapping[str, Any], default: Callable[[Any], Any]) -> str:
-    """Write an event as JSON: quickly, or else with what orjson refuses, such as lone surrogates."""
+    """Return an event as JSON. The standard library writes what orjson refuses, such as lone surrogates."""
     try:
         return orjson.dumps(event, default=default).decode()
     except TypeError:
@@ -130,23 +124,23 @@ def as_json(event: MutableMapping[str, Any], default: Callable[[Any], Any]) -> s
 
 
 def without_messages(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Write an exception as its kind and where it was raised: a message may quote what a user sent."""
-    given = event.pop("exc_info", None)
-    error = given if isinstance(given, BaseException) else sys.exc_info()[1] if given is True else None
-    if isinstance(given, tuple):  # as the standard library's logging has it
-        error = given[1]
-    if error is not None:
+    """Replace an exception by its traceback and class: its message may quote a user's text."""
+    exc_info = event.pop("exc_info", None)
+    if isinstance(exc_info, tuple):  # from the standard library's logging
+        exc_info = exc_info[1]
+    error = sys.exc_info()[1] if exc_info is True else exc_info
+    if isinstance(error, BaseException):
         frames = "".join(traceback.format_tb(error.__traceback__))
         event["exception"] = f"{frames}{type(error).__name__}"
     return event
 
 
 class _Output:
-    """What all loggers of ours write to.
+    """The output that all our loggers share.
 
     Attributes:
         logger: has a method for each level.
-        json_level: the least severe level, where lines are JSON and written here; else ``None``.
+        json_level: the least severe level of events that are written as JSON; ``None`` if the form is another.
     """
 
     def __init__(self) -> None:
@@ -158,7 +152,7 @@ class _Output:
 
 
 _output = _Output()
-_processors: list[Processor] = [  # that all loggers of ours share; ``configure`` puts others in their place
+_processors: list[Processor] = [  # all our loggers share this list; ``configure`` replaces its items
     structlog.stdlib.filter_by_level,
     without_messages,
     structlog.processors.KeyValueRenderer(key_order=["event"]),

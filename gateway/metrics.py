@@ -1,7 +1,7 @@
-"""What is counted and measured, for Prometheus. Every metric is listed in the README.
+"""All metrics, for Prometheus. The README lists each of them.
 
-What is counted for every request or batch is bound to its labels once, so that the hot path looks nothing up;
-what can be looked at when it is asked for, such as the length of a queue, is not written down at all.
+Metrics of each request or batch are bound to their labels once, so that the hot path looks nothing up. Values that can
+be read on demand, such as the length of a queue, are read when the metrics are.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ TOKENS = (16, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 65536)
 M = TypeVar("M", Counter, Histogram)
 
 
-class Bound(dict[tuple[str, ...], M], Generic[M]):
-    """A metric's children by their labels: prometheus_client's own way to them takes a lock and a copy."""
+class BoundMetric(dict[tuple[str, ...], M], Generic[M]):
+    """The children of a metric by their labels. ``labels()`` itself takes a lock and makes a copy."""
 
     def __init__(self, metric: M) -> None:
         super().__init__()
@@ -40,57 +40,59 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._requests = Bound(
-            self._counter("requests", "Requests for embeddings answered.", "model", "status")
+        self._requests = BoundMetric(
+            self._counter("requests", "Answered requests for embeddings.", "model", "status")
         )
-        self._errors = Bound(
-            self._counter("errors", "Requests for embeddings refused or failed.", "model", "code")
+        self._errors = BoundMetric(
+            self._counter("errors", "Refused or failed requests for embeddings.", "model", "code")
         )
-        self._inputs = self._counter("inputs", "Inputs embedded.", "model")
-        self._tokens = self._counter("tokens", "Tokens embedded, special tokens included.", "model")
+        self._inputs = self._counter("inputs", "Embedded inputs.", "model")
+        self._tokens = self._counter("tokens", "Embedded tokens, special tokens included.", "model")
         self._truncated = self._counter("truncated_inputs", "Inputs that were cut to fit.", "model")
-        self._queue_jobs = self._gauge("queue_jobs", "Jobs that wait for a worker.", "model")
-        self._queue_tokens = self._gauge("queue_tokens", "Tokens of the jobs that wait.", "model")
+        self._queue_jobs = self._gauge("queue_jobs", "Inputs that wait for a worker.", "model")
+        self._queue_tokens = self._gauge("queue_tokens", "Tokens of the inputs that wait.", "model")
         self._batch_inputs = self._histogram("batch_inputs", "Inputs of a batch.", COUNTS, "model")
         self._batch_tokens = self._histogram("batch_tokens", "Tokens of a batch.", TOKENS, "model")
-        self._phases = Bound(
+        self._phases = BoundMetric(
             self._histogram("phase_seconds", "Seconds of a request's phases.", SECONDS, "model", "phase")
         )
-        self._starts = self._counter("worker_restarts", "Workers started again after they died.", "model")
-        self._deaths = Bound(self._counter("worker_deaths", "Workers that died, by cause.", "model", "cause"))
+        self._restarts = self._counter(
+            "worker_restarts", "Workers that were started again after they died.", "model"
+        )
+        self._deaths = self._counter("worker_deaths", "Workers that died, by cause.", "model", "cause")
         self._workers = self._gauge("workers_ready", "Workers that can take a batch.", "model")
 
     def model(self, name: str) -> ModelMetrics:
-        """Return the part of the model ``name``."""
+        """Return the metrics of the model ``name``."""
         return ModelMetrics(self, name)
 
     def request(self, model: str, status: int, code: str | None, seconds: Mapping[str, float]) -> None:
         """Count one answered request.
 
         Args:
-            model: the served model; empty where the request named none.
-            status: of the answer; 499 where the client went away.
-            code: of the error, if it is one.
-            seconds: phase -> how long it took.
+            model: name of the served model; empty if it is unknown.
+            status: of the response; 499 if the client disconnected.
+            code: of the error, if there is one.
+            seconds: phase -> seconds.
         """
         self._requests[model, str(status)].inc()
         if code is not None:
             self._errors[model, code].inc()
-        for phase, spent in seconds.items():
-            self._phases[model, phase].observe(spent)
+        for phase, duration in seconds.items():
+            self._phases[model, phase].observe(duration)
 
     def expose(self) -> bytes:
-        """Return everything in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
-    def _counter(self, name: str, says: str, *labels: str) -> Counter:
-        return Counter(f"{PREFIX}_{name}", says, labels, registry=self.registry)
+    def _counter(self, name: str, description: str, *labels: str) -> Counter:
+        return Counter(f"{PREFIX}_{name}", description, labels, registry=self.registry)
 
-    def _gauge(self, name: str, says: str, *labels: str) -> Gauge:
-        return Gauge(f"{PREFIX}_{name}", says, labels, registry=self.registry)
+    def _gauge(self, name: str, description: str, *labels: str) -> Gauge:
+        return Gauge(f"{PREFIX}_{name}", description, labels, registry=self.registry)
 
-    def _histogram(self, name: str, says: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-        return Histogram(f"{PREFIX}_{name}", says, labels, registry=self.registry, buckets=buckets)
+    def _histogram(self, name: str, description: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(f"{PREFIX}_{name}", description, labels, registry=self.registry, buckets=buckets)
 
 
 class ModelMetrics:
@@ -104,15 +106,15 @@ class ModelMetrics:
         self.queue_tokens = metrics._queue_tokens.labels(model)
         self.batch_inputs = metrics._batch_inputs.labels(model)
         self.batch_tokens = metrics._batch_tokens.labels(model)
-        self.worker_restarts = metrics._starts.labels(model)
-        self.worker_deaths = {cause: metrics._deaths[model, cause] for cause in CAUSES}
+        self.worker_restarts = metrics._restarts.labels(model)
+        self.worker_deaths = {cause: metrics._deaths.labels(model, cause) for cause in CAUSES}
         self.workers_ready = metrics._workers.labels(model)
 
     def watch_workers(self, ready: Callable[[], int]) -> None:
-        """Ask this for how many workers can take a batch whenever the metrics are read."""
+        """Call ``ready`` for the number of workers that can take a batch, whenever the metrics are read."""
         self.workers_ready.set_function(ready)
 
     def watch_queue(self, jobs: Callable[[], int], tokens: Callable[[], int]) -> None:
-        """Ask these for the depth of the queue whenever the metrics are read."""
+        """Call these for the length of the queue, whenever the metrics are read."""
         self.queue_jobs.set_function(jobs)
         self.queue_tokens.set_function(tokens)

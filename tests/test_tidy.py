@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from embeddings_gateway.api.errors import TABLE
+from embeddings_gateway.app import openapi_document
 from embeddings_gateway.backends.spec import FakeSpec, GgufSpec, HfSpec
-from embeddings_gateway.cli.openapi import document
 from embeddings_gateway.config import ServerConfig, ServingConfig
 from embeddings_gateway.config_file import parse
 from embeddings_gateway.metrics import Metrics
@@ -74,7 +74,7 @@ PURE = (
     "gateway/workers/local/breaker.py",
     "gateway/workers/local/stderr_filter.py",
     "gateway/workers/local/hang_detector.py",
-    "gateway/library/quality.py",
+    "gateway/library/embeddings.py",
     "gateway/serving/served.py",
     "gateway/serving/prepare/policies.py",
     "backends/invariance.py",
@@ -225,7 +225,9 @@ def test_every_test_says_what_it_shows(path):
 
 def test_the_committed_description_is_the_apps():
     """``openapi/openapi.json`` is what the command ``openapi`` writes."""
-    assert json.loads((ROOT / "openapi/openapi.json").read_text()) == json.loads(json.dumps(document()))
+    assert json.loads((ROOT / "openapi/openapi.json").read_text()) == json.loads(
+        json.dumps(openapi_document())
+    )
 
 
 def table(*header: str) -> list[list[str]]:

@@ -1,9 +1,9 @@
-"""``POST /v1/embeddings``: a handler of its own, which litestar describes."""
+"""``POST /v1/embeddings``: answered without litestar, which only describes it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from litestar import post
 from litestar.handlers import HTTPRouteHandler
@@ -13,26 +13,20 @@ from embeddings_gateway.api.encode import encode_response
 from embeddings_gateway.api.errors import error_detail
 from embeddings_gateway.api.middleware import EMBEDDINGS, LOG, RequestLog, respond_json
 from embeddings_gateway.api.openapi import EmbeddingsOperation
-from embeddings_gateway.api.schemas import (
-    Decoder,
-    EmbeddingRequest,
-    check_content,
-    deadline_of,
-    inputs_of,
-)
+from embeddings_gateway.api.schemas import Decoder, EmbeddingRequest, check_content, deadline_of, inputs_of
 from embeddings_gateway.config import ServerConfig
 from embeddings_gateway.server.asgi import REQUEST
 from embeddings_gateway.server.request import Request
-from embeddings_gateway.serving.registry import Registry
-from embeddings_gateway.serving.served import Call, CallOptions, InputLimits, Result
+from embeddings_gateway.serving.registry import Named, Registry
+from embeddings_gateway.serving.served import Call, CallOptions, InputLimits
 
 
 class Embeddings:
     """Answers requests for embeddings.
 
     Raises:
-        GatewayError: the request is refused or fails, and nothing has been sent.
-        ClientGone: there is nobody to answer.
+        GatewayError: the request is refused or fails. Nothing has been sent.
+        ClientGone: the client disconnected.
     """
 
     def __init__(self, registry: Registry, server: ServerConfig) -> None:
@@ -44,7 +38,7 @@ class Embeddings:
     async def __call__(self, request: Request, log: RequestLog) -> Sequence[bytes]:
         """Return the body of the response.
 
-        While it is sent, for as long as the client takes, no text and no vector of the request is held.
+        The texts and vectors of the request are freed before it is sent: a client may read slowly.
         """
         self._registry.refuse_if_draining()
         fields = request.head.fields
@@ -56,6 +50,29 @@ class Embeddings:
         log.model = served.name
         info = served.info
         log.space = info.fingerprint if info else ""
+        call = self._call(body, named, fields, deadline)
+        log.inputs = len(call.inputs)
+        log.timings = call.timings
+        result = await served.run(call)
+        log.tokens = result.tokens
+        log.truncated = result.truncated
+        log.averaged = result.averaged
+        log.prompt = result.prompt
+        began = time.monotonic()
+        pieces = await encode_response(
+            result.vectors,
+            {index: error_detail(error) for index, error in result.errors.items()},
+            inputs=log.inputs,
+            model=log.model,
+            tokens=result.tokens,
+            encoding_format=body.encoding_format or "float",
+        )
+        log.timings["encode"] = time.monotonic() - began
+        return pieces
+
+    def _call(
+        self, body: EmbeddingRequest, named: Named, fields: Mapping[bytes, bytes], deadline: float
+    ) -> Call:
         expected_space = fields.get(b"x-expected-space")
         options = CallOptions(
             dimensions=body.dimensions,
@@ -65,41 +82,13 @@ class Embeddings:
             expected_fingerprint=expected_space.decode("latin-1") if expected_space else None,
         )
         inputs = inputs_of(body, self._server.max_inputs, self._limits)
-        log.inputs = len(inputs.inputs)
-        call = Call(inputs.inputs, options=options, refused=inputs.errors, deadline=deadline)
-        log.timings = call.timings
-        result = await served.run(call)
-        note_result(log, result)
-        return await encode(result, log, body)
-
-
-async def encode(result: Result, log: RequestLog, body: EmbeddingRequest) -> Sequence[bytes]:
-    """Return the body of the response: one entry for each input that was asked for."""
-    began = time.monotonic()
-    pieces = await encode_response(
-        result.vectors,
-        {index: error_detail(error) for index, error in result.errors.items()},
-        inputs=log.inputs,
-        model=log.model,
-        tokens=result.tokens,
-        encoding_format=body.encoding_format or "float",
-    )
-    log.timings["encode"] = time.monotonic() - began
-    return pieces
-
-
-def note_result(log: RequestLog, result: Result) -> None:
-    """Log what the model says of a request."""
-    log.tokens = result.tokens
-    log.truncated = result.truncated
-    log.averaged = result.averaged
-    log.prompt = result.prompt
+        return Call(inputs.inputs, options=options, refused=inputs.errors, deadline=deadline)
 
 
 def embeddings_route(embeddings: Embeddings) -> HTTPRouteHandler:
-    """Return the handler that describes the path, and answers where it is spelled in another way."""
+    """Return the litestar handler. It describes the path, and answers other spellings of it."""
 
-    async def answer(scope: Scope, _receive: Receive, _send: Send) -> None:
+    async def respond(scope: Scope, _receive: Receive, _send: Send) -> None:
         request, log = scope[REQUEST], scope[LOG]  # type: ignore[literal-required]
         await respond_json(request, log, await embeddings(request, log))
 
@@ -107,8 +96,8 @@ def embeddings_route(embeddings: Embeddings) -> HTTPRouteHandler:
     def create_embedding() -> ASGIApp:
         """Embed one or many inputs.
 
-        The answer has exactly one entry for each input, in the order of the inputs.
+        The response has exactly one entry for each input, in the order of the inputs.
         """
-        return answer
+        return respond
 
     return create_embedding

@@ -1,4 +1,4 @@
-"""From vectors to the bytes of a response, block by block, without a Python float in between."""
+"""Encodes vectors as the bytes of a response, block by block, without making Python floats."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ VECTOR_SCHEMA = {
 }
 
 BLOCK_NUMBERS: dict[EncodingFormat, int] = {"float": 32_768, "base64": 262_144}
-"""Numbers of a block: it is written in about half a millisecond, and then the event loop turns."""
+"""Numbers of a block. Encoding a block takes about half a millisecond; then the event loop runs other tasks."""
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """What the request cost, in tokens the model saw, special tokens included."""
+    """Tokens that the model saw, special tokens included."""
 
     prompt_tokens: int
     total_tokens: int
@@ -42,21 +42,19 @@ class Embedding(msgspec.Struct, frozen=True, tag_field="object", tag="embedding"
 
 
 class EmbeddingError(msgspec.Struct, frozen=True, tag_field="object", tag="embedding_error"):
-    """What stands in the place of an input that failed, where the client asked for partial results."""
+    """The entry of an input that failed, if the client asked for partial results."""
 
     index: int
     error: ErrorDetail
 
 
 class EmbeddingResponse(msgspec.Struct, frozen=True, tag_field="object", tag="list"):
-    """The body of a success. ``data[i]`` belongs to ``input[i]``, always."""
+    """The body of a successful response. ``data[i]`` belongs to ``input[i]``."""
 
     data: list[Embedding | EmbeddingError]
     model: str
     usage: Usage
 
-
-NOT_FINITE = "a vector is not finite"
 
 _encoder = msgspec.json.Encoder()
 
@@ -70,23 +68,25 @@ async def encode_response(
     tokens: int,
     encoding_format: EncodingFormat,
 ) -> list[bytes]:
-    """Return the response as JSON, in pieces of bounded size; between two of them the event loop turns.
+    """Return the response as JSON, in pieces of bounded size. Other tasks run between two pieces.
 
     Args:
-        vectors: float32 ``[inputs, dimensions]``; the rows of failed inputs are not looked at.
-        errors: what stands in the place of a vector, by input.
-        inputs: how many were asked for.
-        model: the name of the served model.
-        tokens: what the model saw of the whole request.
-        encoding_format: how a vector is written.
+        vectors: float32 ``[inputs, dimensions]``; rows of failed inputs are ignored.
+        errors: input -> its error, which replaces the vector.
+        inputs: number of inputs of the request.
+        model: name of the served model.
+        tokens: tokens of the request that the model saw.
+        encoding_format: the form of a vector.
 
     Raises:
-        ValueError: there is not one row for each input, or one that is written is not finite.
+        ValueError: the number of rows differs from ``inputs``, or a row is not finite.
     """
     if len(vectors) != inputs:
         raise ValueError(f"{len(vectors)} vectors for {inputs} inputs")
     envelope = _encoder.encode(EmbeddingResponse([], model, Usage(tokens, tokens)))
-    begin, end = envelope.split(b"[]", 1)  # of ``data``, which comes before anything that holds a name
+    begin, end = envelope.split(
+        b"[]", 1
+    )  # of ``data``: it precedes the model's name, which may hold brackets
     encode = _encode_base64 if encoding_format == "base64" else _encode_floats
     rows = max(1, BLOCK_NUMBERS[encoding_format] // vectors.shape[1])
     pieces = [begin + b"["]
@@ -102,13 +102,13 @@ async def encode_response(
 def _entries(
     block: Vectors, first: int, errors: Mapping[int, ErrorDetail], encode: Callable[[Vectors], list[bytes]]
 ) -> bytes:
-    """Return the entries of a block of rows, of which the first is that of input ``first``."""
+    """Return the entries of a block of rows; ``first`` is the input of its first row."""
     failed = [index for index in errors if 0 <= index - first < len(block)]
     if failed:  # their rows are replaced below
         block = block.copy()
         block[[index - first for index in failed]] = 0
     if not np.isfinite(block).all():
-        raise ValueError(NOT_FINITE)
+        raise ValueError("a vector is not finite")
     rows = encode(np.ascontiguousarray(block, dtype="<f4"))
     entries = [b'{"object":"embedding","index":%d,"embedding":%b}' % row for row in enumerate(rows, first)]
     for index in failed:
@@ -117,7 +117,7 @@ def _entries(
 
 
 def _encode_base64(block: Vectors) -> list[bytes]:
-    """Return the base64 of each row; of the whole block at once, where no character is shared by two rows."""
+    """Return the base64 of each row: encoded as one block, if no character has bits of two rows."""
     row_bytes = block.shape[1] * 4
     if row_bytes % 3:
         return [b'"%b"' % pybase64.b64encode(row.data) for row in block]
@@ -127,5 +127,5 @@ def _encode_base64(block: Vectors) -> list[bytes]:
 
 
 def _encode_floats(block: Vectors) -> list[bytes]:
-    """Return each row as JSON; orjson writes the shortest form that reads back to the same float32."""
+    """Return each row as JSON. orjson writes the shortest form that gives the same float32."""
     return [orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY) for row in block]

@@ -1,6 +1,6 @@
-"""The one table from an error to HTTP, and the body that tells it.
+"""The table from errors to HTTP, and the body of an error response.
 
-``litestar`` raises errors of its own (unknown path, wrong method); they are answered in the same shape.
+Errors that ``litestar`` raises (unknown path, wrong method) get a body of the same shape.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from embeddings_gateway.errors import GatewayError
 
 
 class ErrorDetail(msgspec.Struct, frozen=True):
-    """OpenAI's error object. All four keys are always there."""
+    """OpenAI's error object. All four keys are always present."""
 
     message: str
     type: str
@@ -24,13 +24,13 @@ class ErrorDetail(msgspec.Struct, frozen=True):
 
 
 class ErrorBody(msgspec.Struct, frozen=True):
-    """The body of every answer that is not a success."""
+    """The body of every error response."""
 
     error: ErrorDetail
 
 
 class Status(NamedTuple):
-    """How an error class appears: HTTP status, OpenAI ``type`` and ``code``."""
+    """The HTTP status of an error class, and OpenAI's ``type`` and ``code``."""
 
     http: int
     type: str
@@ -63,7 +63,7 @@ TABLE: dict[type[GatewayError], Status] = {
 
 
 class ErrorResponse(NamedTuple):
-    """An error as HTTP: status, headers of its own, the JSON body, and the code for log and metrics."""
+    """An error as HTTP: status, special headers, the JSON body, and the code for log and metrics."""
 
     status: int
     headers: dict[str, str]
@@ -72,9 +72,9 @@ class ErrorResponse(NamedTuple):
 
     @property
     def lines(self) -> bytes:
-        """Its headers as HTTP/1.1 has them."""
-        own = "".join([f"{name}: {value}\r\n" for name, value in self.headers.items()])
-        return f"content-type: application/json\r\n{own}".encode()
+        """The header lines."""
+        special = "".join([f"{name}: {value}\r\n" for name, value in self.headers.items()])
+        return f"content-type: application/json\r\n{special}".encode()
 
 
 def error_detail(error: GatewayError) -> ErrorDetail:
@@ -84,7 +84,7 @@ def error_detail(error: GatewayError) -> ErrorDetail:
 
 
 def error_response(error: Exception) -> ErrorResponse:
-    """Return the answer to a request that ended with ``error``."""
+    """Return the response to a request that ended with ``error``."""
     if isinstance(error, HTTPException) and error.status_code < 500:
         return _framework_response(error)
     if not isinstance(error, GatewayError):

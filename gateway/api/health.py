@@ -19,7 +19,7 @@ get_or_head = functools.partial(route, http_method=[HttpMethod.GET, HttpMethod.H
 
 
 class ModelHealth(msgspec.Struct, frozen=True):
-    """Whether a model can take a request now, and if not, why."""
+    """Whether a model can take a request now; if not, the reason."""
 
     ready: bool
     state: str
@@ -34,7 +34,7 @@ class Health(msgspec.Struct, frozen=True):
 
 
 class Alive(msgspec.Struct, frozen=True):
-    """The process answers."""
+    """The process responds."""
 
     status: Literal["alive"] = "alive"
 
@@ -44,32 +44,32 @@ def health_routes(registry: Registry, metrics: Metrics) -> list[HTTPRouteHandler
 
     @get_or_head("/livez", sync_to_thread=False)
     def livez() -> Alive:
-        """Tell that the gateway's process is alive; nothing of its models."""
+        """Tell that the gateway's process is alive. This says nothing about the models."""
         return Alive()
 
-    not_ready = ResponseSpec(Health, description="A model cannot take a request; the reason is told.")
+    not_ready = ResponseSpec(Health, description="A model cannot take a request. The body has the reason.")
 
     @get_or_head(["/readyz", "/health"], responses={503: not_ready})
     async def readyz() -> Response[Health]:
-        """Tell whether every model can take a request now, asked of its worker; 503 if one cannot.
+        """Ask the workers of every model whether they can take a request now; 503 if a model cannot.
 
-        A gateway that is stopping is not ready, whatever its models are.
+        A gateway that is stopping is not ready.
         """
         healths = await asyncio.gather(*(health(model, registry.draining) for model in registry.models))
-        ready = all(entry.ready for entry in healths)
         models = {model.name: entry for model, entry in zip(registry.models, healths, strict=True)}
-        body = Health("ready" if ready else "unavailable", models)
-        return Response(body, status_code=200 if ready else 503)
+        is_ready = all(entry.ready for entry in healths)
+        body = Health("ready" if is_ready else "unavailable", models)
+        return Response(body, status_code=200 if is_ready else 503)
 
     @get("/metrics", media_type="text/plain; version=0.0.4", sync_to_thread=False)
     def prometheus() -> bytes:
-        """Tell all metrics in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         return metrics.expose()
 
     return [livez, readyz, prometheus]
 
 
 async def health(model: Served, draining: bool) -> ModelHealth:
-    """Return whether the model can take a request now, asked of its workers."""
+    """Ask the workers of a model whether they can take a request now."""
     problem = "the gateway is stopping" if draining else await model.unready()
     return ModelHealth(not problem, model.state, problem)

@@ -1,4 +1,4 @@
-"""What holds for every answer: a request id, headers, one log event, one count, and an error in one shape."""
+"""Every response has a request id, headers, one log event and one count; every error has the same shape."""
 
 from __future__ import annotations
 
@@ -20,37 +20,36 @@ from embeddings_gateway.server.request import Request
 from embeddings_gateway.serving.registry import stopping
 
 LOG = "embeddings_gateway.api.log"
-"""The key of a scope under which its :class:`RequestLog` is."""
+"""The key of an ASGI scope for its :class:`RequestLog`."""
 
 SANE_ID = re.compile(rb"[\w.:-]{1,128}")
 EMBEDDINGS = "/v1/embeddings"
-CLIENT_GONE = 499  # nobody reads it; it is for log and metrics
+CLIENT_GONE = 499  # only for log and metrics
 QUIET = frozenset({"/livez", "/readyz", "/health", "/metrics"})
 PATHS = QUIET | {EMBEDDINGS, "/v1/models", "/docs"}
 PHASE_FIELDS = [(phase, f"{phase}_ms") for phase in PHASES]
 MAX_LIST_BYTES = 1024
-"""Bytes of a list of inputs in a header: a proxy such as nginx takes 4 KiB of all headers together."""
+"""Bytes of a list of inputs in a header. Proxies such as nginx accept 4 KiB of headers in all."""
 
 log = get_logger()
 
 
 @dataclass(slots=True)
 class RequestLog:
-    """What is known of one request when it ends: filled on its way, told in headers, logged and counted.
+    """The facts of a request for headers, log and metrics. They are filled in while it is handled.
 
     Attributes:
         id: the client's, or one of ours.
-        path: without a last slash.
+        path: without a slash at the end.
         arrived: when its head was complete; monotonic seconds.
-        model: the served model; empty where none is known.
-        space: fingerprint of its embedding space.
-        inputs, tokens: how many.
+        model: name of the served model; empty if it is unknown.
+        space: fingerprint of the embedding space.
         truncated: inputs that were cut.
         averaged: inputs whose vectors are averages of several windows.
-        prompt: the name of the prompt that went before the texts.
-        timings: phase -> how long it took, in seconds.
-        status: of the answer; 0 until there is one.
-        code: of the error, if it is one.
+        prompt: name of the prompt that was put before the texts.
+        timings: phase -> seconds.
+        status: of the response; 0 until there is one.
+        code: of the error, if there is one.
     """
 
     id: bytes
@@ -68,7 +67,7 @@ class RequestLog:
     code: str | None = None
 
     def lines(self, status: int) -> bytes:
-        """Note the status of the answer; return the header lines that every answer carries."""
+        """Note the status of the response, and return our header lines for it."""
         self.status = status
         milliseconds = 1000 * (time.monotonic() - self.arrived)
         lines = b"x-request-id: %b\r\nopenai-processing-ms: %.0f\r\n" % (self.id, milliseconds)
@@ -77,7 +76,6 @@ class RequestLog:
         return lines + self._model_lines().encode()
 
     def _model_lines(self) -> str:
-        """Return what only requests to a model carry."""
         lines = ""
         if self.timings:
             phases = [f"{phase};dur={1000 * seconds:.2f}" for phase, seconds in self.timings.items()]
@@ -99,11 +97,11 @@ class Middleware:
     """The application that the server calls.
 
     Args:
-        app: answers what no handler does.
-        handlers: answer without ASGI, by method and path, since litestar would cost a small request more than
-            everything else. A handler returns the pieces of a JSON body, and may raise any error.
-        metrics: what is counted.
-        max_body_bytes: bounds the bodies that ``app`` reads.
+        app: answers the requests without a handler.
+        handlers: by method and path. They bypass litestar, which would cost a small request more than all other
+            steps together. A handler returns the pieces of a JSON body, and may raise any error.
+        metrics: counts the requests.
+        max_body_bytes: limits the bodies that ``app`` reads.
     """
 
     def __init__(
@@ -120,7 +118,7 @@ class Middleware:
         self._ids = request_ids()
 
     async def __call__(self, request: Request) -> None:
-        """Answer a request, count it and log it."""
+        """Answer, count and log a request."""
         head = request.head
         request_id = head.fields.get(b"x-request-id", b"")
         if not SANE_ID.fullmatch(request_id):
@@ -141,7 +139,7 @@ class Middleware:
             self._finish(request_log)
 
     def refusal(self, error: GatewayError) -> tuple[int, bytes, bytes]:
-        """Return status, header lines and body that tell a client of an error below any request."""
+        """Return status, header lines and body for an error that belongs to no request."""
         response = error_response(error)
         return response.status, response.lines, response.body
 
@@ -154,14 +152,14 @@ class Middleware:
         await respond_json(request, request_log, await handler(request, request_log))
 
     async def _cancelled(self, request: Request, request_log: RequestLog) -> None:
-        """Handle a cancellation: the client is gone, or the server stops. Nothing else cancels a request."""
+        """Handle a cancellation: the client disconnected, or the server stops."""
         if request.gone:
             request_log.status = request_log.status or CLIENT_GONE
         else:
             await self._respond_error(request, request_log, stopping())
 
     async def _respond_error(self, request: Request, request_log: RequestLog, error: GatewayError) -> None:
-        """Answer with an error, unless an answer has begun: then the server cuts it off."""
+        """Respond with an error, unless the response has begun: then the server aborts it."""
         if request.started:
             return
         response = error_response(error)
@@ -170,7 +168,6 @@ class Middleware:
         await request.respond(response.status, lines, [response.body])
 
     def _finish(self, request_log: RequestLog) -> None:
-        """Count and log."""
         path, timings = request_log.path, request_log.timings
         if path == EMBEDDINGS:
             self._metrics.request(request_log.model, request_log.status, request_log.code, timings)
@@ -178,7 +175,7 @@ class Middleware:
             "debug" if path in QUIET else "info",
             {
                 "id": request_log.id.decode(),
-                "path": path if path in PATHS else "",  # others may hold anything
+                "path": path if path in PATHS else "",  # other paths may hold a user's text
                 "model": request_log.model,
                 "space": request_log.space,
                 "inputs": request_log.inputs,
@@ -193,23 +190,23 @@ class Middleware:
 
 
 async def respond_json(request: Request, request_log: RequestLog, pieces: Sequence[bytes]) -> None:
-    """Send a success whose body is these pieces of JSON."""
+    """Send a successful response. Its body is JSON in pieces."""
     await request.respond(200, b"content-type: application/json\r\n" + request_log.lines(200), pieces)
 
 
 def request_ids() -> Iterator[bytes]:
-    """Return ids that no other process and no other request has."""
+    """Yield ids that are unique among requests and processes."""
     process = secrets.token_hex(8)
     for number in itertools.count(1):
         yield f"req_{process}{number:08x}".encode()
 
 
 def input_ranges(inputs: Sequence[int]) -> str:
-    """Return ascending inputs as ``0,3-5``; those that a header has no room for as ``...``."""
+    """Return ascending inputs as ``0,3-5``, ending in ``...`` if there are too many for a header."""
     ranges = ""
     for _, run in itertools.groupby(enumerate(inputs), key=lambda pair: pair[1] - pair[0]):
-        places = [place for _, place in run]
-        more = f"{places[0]}-{places[-1]}" if len(places) > 1 else f"{places[0]}"
+        indices = [index for _, index in run]
+        more = f"{indices[0]}-{indices[-1]}" if len(indices) > 1 else f"{indices[0]}"
         if len(ranges) + len(more) > MAX_LIST_BYTES:
             return f"{ranges},..."
         ranges += f",{more}" if ranges else more

@@ -13,7 +13,7 @@ from embeddings_gateway.serving.served import Served
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True, tag_field="object", tag="model"):
-    """OpenAI's fields, and what a client needs to choose. The facts are null until the model is loaded."""
+    """OpenAI's fields, and facts to choose by. The facts are null until the model is loaded."""
 
     id: str
     created: int
@@ -34,8 +34,11 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True, tag_field="object", t
     fingerprint: str | None = None
 
 
+FACTS = [field.name for field in msgspec.structs.fields(ModelCard) if not field.required]
+
+
 class ModelList(msgspec.Struct, frozen=True, tag_field="object", tag="list"):
-    """The models that are served."""
+    """The served models."""
 
     data: list[ModelCard]
 
@@ -45,23 +48,23 @@ def model_routes(registry: Registry) -> list[HTTPRouteHandler]:
 
     @get("/v1/models", sync_to_thread=False)
     def list_models() -> ModelList:
-        """List the models that are served."""
+        """List the served models."""
         return ModelList([card(model) for model in registry.models])
 
     @get("/v1/models/{model_id:path}", operation_class=ModelOperation, sync_to_thread=False)
     def retrieve_model(model_id: FromPath[str]) -> ModelCard:
-        """Describe one model, by its name or one of its aliases, with a role or without."""
+        """Describe a model by its name or an alias, which may end in an input type."""
         return card(registry.find(model_id.removeprefix("/")).served)
 
     return [list_models, retrieve_model]
 
 
 def card(model: Served) -> ModelCard:
-    """Return what a client reads about a model."""
+    """Return what ``/v1/models`` says about a model."""
     info = model.info
     facts = {} if info is None else {key: getattr(info, key) for key in FACTS}
     if info is not None:
-        facts["prompts"] = tuple(info.prompts)  # their names: the words are the operator's
+        facts["prompts"] = tuple(info.prompts)  # only their names: the texts belong to the operator
     return ModelCard(
         id=model.name,
         created=0 if info is None else info.created,
@@ -71,17 +74,3 @@ def card(model: Served) -> ModelCard:
         backend=model.backend,
         **facts,
     )
-
-
-FACTS = (
-    "dimensions",
-    "supported_dimensions",
-    "max_tokens",
-    "pooling",
-    "normalized",
-    "default_prompt",
-    "dtype",
-    "device",
-    "runtime",
-    "fingerprint",
-)

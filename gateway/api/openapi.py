@@ -1,6 +1,6 @@
-"""The API's description: schemas from the wire structs themselves, and pages that need no internet.
+"""The description of the API, from the wire structs, with pages that need no internet.
 
-Litestar describes the routes. What it cannot know is here: bodies that handlers decode themselves.
+Litestar describes the routes. This file adds the bodies and headers that handlers decode themselves.
 """
 
 from __future__ import annotations
@@ -43,29 +43,32 @@ ASSET_TYPES = {
 STRUCTS = (EmbeddingRequest, EmbeddingResponse, ErrorBody)
 HEADERS = {
     TIMEOUT_HEADER: (
-        "Milliseconds in which it has to be done, from its arrival on; no more than the gateway gives.",
+        "Milliseconds until the request has to be answered, from its arrival on; the gateway's own limit also applies.",
         Schema(type=OpenAPIType.INTEGER, minimum=1),
     ),
     "x-expected-space": (
-        "The fingerprint of the embedding space that the vectors have to live in.",
+        "The fingerprint of the embedding space that the client expects.",
         Schema(type=OpenAPIType.STRING),
     ),
-    "x-request-id": ("The request's id, if it is a sane one.", Schema(type=OpenAPIType.STRING)),
+    "x-request-id": (
+        "The request's id: 1 to 128 letters, digits, _, ., : or -.",
+        Schema(type=OpenAPIType.STRING),
+    ),
 }
 
 RESPONSE_HEADERS = {
     "x-request-id": "The request's id: the client's own, or one of the gateway's.",
-    "openai-processing-ms": "How long it took, in milliseconds.",
-    "server-timing": "How long each phase took: tokenize, queue, infer, encode.",
-    "x-embedding-space": "The fingerprint of the space that the vectors live in.",
-    "x-prompt": "The name of the model's prompt that went before the texts, if one did.",
-    "x-truncated-inputs": "The inputs that were cut, such as 0,3-5; it ends in ... if they are too many.",
+    "openai-processing-ms": "Duration of the request in milliseconds.",
+    "server-timing": "Duration of each phase: tokenize, queue, infer, encode.",
+    "x-embedding-space": "The fingerprint of the embedding space of the vectors.",
+    "x-prompt": "The name of the model's prompt that was put before the texts, if one was.",
+    "x-truncated-inputs": "The inputs that were cut, such as 0,3-5; it ends in ... if there are too many.",
     "x-averaged-inputs": "The inputs whose vectors are averages of several windows, in the same form.",
 }
 
 
 def _errors() -> dict[int, str]:
-    """Return what each status means: the docstrings of its errors."""
+    """Return status -> its meaning: the docstrings of its errors."""
     meanings: dict[int, list[str]] = {}
     for error, status in TABLE.items():
         meanings.setdefault(status.http, []).append((error.__doc__ or "").partition("\n")[0])
@@ -82,7 +85,7 @@ def _content(struct: type[msgspec.Struct]) -> dict[str, OpenAPIMediaType]:
 
 @dataclass
 class EmbeddingsOperation(Operation):
-    """``POST /v1/embeddings``, with the body and the answers that its handler decodes and encodes by hand."""
+    """``POST /v1/embeddings``, with the bodies that its handler decodes and encodes itself."""
 
     def __post_init__(self) -> None:
         self.parameters = [
@@ -98,25 +101,25 @@ class EmbeddingsOperation(Operation):
             },
             content=_content(EmbeddingResponse),
         )
-        self.responses = {"200": success}
-        for code, meaning in ERRORS.items():
-            self.responses[str(code)] = OpenAPIResponse(meaning, content=_content(ErrorBody))
+        errors = {
+            str(status): OpenAPIResponse(meaning, content=_content(ErrorBody))
+            for status, meaning in ERRORS.items()
+        }
+        self.responses = {"200": success, **errors}
 
 
 @dataclass
 class ModelOperation(Operation):
-    """``GET /v1/models/{id}``: there is nothing in it to be invalid, only a name to be unknown."""
+    """``GET /v1/models/{id}``: the name may be unknown, but the request cannot be invalid."""
 
     def __post_init__(self) -> None:
-        unknown = OpenAPIResponse(ERRORS[404], content=_content(ErrorBody))
-        self.responses = {
-            code: response for code, response in (self.responses or {}).items() if code != "400"
-        }
-        self.responses["404"] = unknown
+        self.responses = {**(self.responses or {})}
+        self.responses.pop("400", None)
+        self.responses["404"] = OpenAPIResponse(ERRORS[404], content=_content(ErrorBody))
 
 
 def openapi_config() -> OpenAPIConfig:
-    """Return how the API is described and where the pages are."""
+    """Return the description's settings."""
     return OpenAPIConfig(
         title="embeddings-gateway",
         version=importlib.metadata.version("embeddings-gateway"),
@@ -134,23 +137,23 @@ def openapi_config() -> OpenAPIConfig:
     )
 
 
-def describe(app: Litestar) -> None:
-    """Add the schemas that the operations refer to; Litestar keeps only those that it finds by itself."""
+def add_schemas(app: Litestar) -> None:
+    """Add the schemas of the operations above, which Litestar does not find by itself."""
     _, schemas = msgspec.json.schema_components(STRUCTS, ref_template="#/components/schemas/{name}")
     components = app.openapi_schema.components
     components.schemas = {**(components.schemas or {}), **cast(Any, schemas)}
 
 
 def assets_route() -> HTTPRouteHandler:
-    """Return the handler for Swagger UI's own files, from the package that carries them."""
-    package = importlib.util.find_spec("offapi")  # for its files: it is not imported
+    """Return the handler for the files of Swagger UI, which the package ``offapi`` contains."""
+    package = importlib.util.find_spec("offapi")  # it is not imported
     if package is None or package.origin is None:
         raise ModuleNotFoundError("offapi", name="offapi")
     directory = Path(package.origin).parent
 
     @get(f"{ASSETS}/{{name:str}}", include_in_schema=False, sync_to_thread=True)
     def read_asset(name: FromPath[str]) -> Response[bytes]:
-        """Return one of the files."""
+        """Return a file of Swagger UI."""
         if name not in ASSET_TYPES:
             raise NotFoundException
         return Response((directory / name).read_bytes(), media_type=ASSET_TYPES[name])

@@ -1,4 +1,4 @@
-"""What clients send: headers and bodies, decoded and checked as far as that needs no model.
+"""The headers and bodies that clients send: decoded, and checked as far as possible without a model.
 
 An error names the field, as ``input[17]``. Responses are in ``encode`` and ``errors``.
 """
@@ -20,31 +20,28 @@ _TIMEOUT = TIMEOUT_HEADER.encode()
 
 
 def deadline_of(fields: Mapping[bytes, bytes], arrived: float, max_seconds: float) -> float:
-    """Return when a request has to be done, in monotonic seconds.
+    """Return the deadline of a request, in monotonic seconds.
 
     Args:
-        fields: its headers.
-        arrived: when its head was complete; monotonic seconds.
+        fields: the headers.
+        arrived: when the head was complete, in monotonic seconds.
         max_seconds: the gateway's own limit.
 
     Raises:
-        InvalidRequest: the client's limit is no whole number of milliseconds, or 0.
+        InvalidRequest: the client's limit is not a positive whole number of milliseconds.
     """
     value = fields.get(_TIMEOUT)
     if value is None:
         return arrived + max_seconds
     if not value.isdigit() or not value.strip(b"0"):
-        message = "The time for a request is a whole number of milliseconds, at least 1."
-        raise InvalidRequest(message, TIMEOUT_HEADER)
-    return arrived + min(float(value) / 1000, max_seconds)  # a float takes any number of digits
+        raise InvalidRequest(
+            "The time for a request is a whole number of milliseconds, at least 1.", TIMEOUT_HEADER
+        )
+    return arrived + min(float(value) / 1000, max_seconds)  # int() would refuse thousands of digits
 
 
 def check_content(fields: Mapping[bytes, bytes]) -> None:
-    """Check that a body is declared as plain JSON.
-
-    Raises:
-        WrongContentType: it is not.
-    """
+    """Raise WrongContentType unless a body is declared as plain JSON."""
     if fields.get(b"content-type", b"").partition(b";")[0].strip().lower() != b"application/json":
         raise WrongContentType("The body has to be application/json; say so in Content-Type.")
     if fields.get(b"content-encoding", b"identity").lower() != b"identity":
@@ -65,15 +62,14 @@ class EmbeddingRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StrictEmbeddingRequest(EmbeddingRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The same, refusing fields it does not know."""
+    """The same, but unknown fields are refused."""
 
 
 class Inputs(NamedTuple):
-    """What a request asks to be embedded.
+    """The inputs of a request: texts or lists of token ids.
 
     Attributes:
-        inputs: texts, or lists of token ids.
-        errors: input -> what is wrong with it; empty unless partial results are asked for.
+        errors: input -> its error; empty unless the client asked for partial results.
     """
 
     inputs: Texts | IdLists
@@ -81,7 +77,7 @@ class Inputs(NamedTuple):
 
 
 class Decoder:
-    """Turns a body into a checked request. Built once."""
+    """Decodes and checks bodies. Built once."""
 
     def __init__(self, strict: bool) -> None:
         self._decoder: msgspec.json.Decoder[EmbeddingRequest] = msgspec.json.Decoder(
@@ -92,11 +88,11 @@ class Decoder:
         """Return the request in ``body``.
 
         Raises:
-            InvalidJson: not one JSON document in UTF-8, or nested too deep.
+            InvalidJson: the body is not one JSON document in UTF-8, or nested too deep.
             InvalidRequest: a field is missing, of the wrong type or out of range.
         """
         try:
-            return self._decoder.decode(body.decode())  # msgspec would not look into fields it skips
+            return self._decoder.decode(body.decode())  # msgspec does not check UTF-8 in unknown fields
         except msgspec.ValidationError as error:
             _refuse(str(error))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -109,7 +105,7 @@ _EXPECTED = re.compile(r"^Expected [^'\"]*$")
 
 
 def _refuse(message: str) -> NoReturn:
-    """Raise a message of msgspec: with the field as ``param``, never with a value that was sent."""
+    """Raise InvalidRequest for an error of msgspec, with the field as ``param`` but never with a value."""
     path = _AT_PATH.search(message)
     problem = _AT_PATH.sub("", message)
     if missing := _MISSING.match(problem):
@@ -125,13 +121,13 @@ def inputs_of(request: EmbeddingRequest, max_inputs: int, limits: InputLimits) -
     """Return the inputs as a list of texts or a list of lists of token ids.
 
     Args:
-        request: what was sent.
-        max_inputs: how many there may be.
-        limits: bounds on each of them.
+        request: the decoded body.
+        max_inputs: limit on the number of inputs.
+        limits: limits on each input.
 
     Raises:
-        InvalidRequest: no input, too many, or kinds mixed; or one with a fault of its own,
-            unless partial results are asked for.
+        InvalidRequest: there are no inputs, too many, or mixed kinds; or an input is invalid, and the client
+            did not ask for partial results.
     """
     sent = request.input
     single = isinstance(sent, str) or (bool(sent) and isinstance(sent[0], int))
@@ -144,29 +140,30 @@ def inputs_of(request: EmbeddingRequest, max_inputs: int, limits: InputLimits) -
     longest = limits.max_chars if isinstance(inputs[0], str) else limits.max_ids
     if min(lengths) > 0 and max(lengths) <= longest:
         return Inputs(inputs, {})
-    return Inputs(inputs, _faults_of(inputs, limits, single, bool(request.partial)))
+    return Inputs(inputs, _find_errors(inputs, limits, single, bool(request.partial)))
 
 
-def _faults_of(
+def _find_errors(
     inputs: Sequence[str | int | list[int]], limits: InputLimits, single: bool, partial: bool
 ) -> dict[int, GatewayError]:
-    """Look at each input, because one is wrong; return what is wrong, or raise it."""
+    """Return the errors of the inputs, of which at least one is invalid; without ``partial`` raise the first."""
     errors: dict[int, GatewayError] = {}
     for index, entry in enumerate(inputs):
         where = "input" if single else f"input[{index}]"
         if type(entry) is not type(inputs[0]):
             raise InvalidRequest("All inputs have to be of one kind: texts, or arrays of token ids.", where)
-        fault = limits.error(cast("str | list[int]", entry))
-        if fault is not None and not partial:
-            raise fault.about(where)
-        if fault is not None:
-            errors[index] = fault.about(where)
+        error = limits.error(cast("str | list[int]", entry))
+        if error is None:
+            continue
+        if not partial:
+            raise error.about(where)
+        errors[index] = error.about(where)
     return errors
 
 
 def _check_ids(ids: list[str | int | list[int]]) -> None:
-    """Refuse an array of token ids that holds something else."""
-    if set(map(type, ids)) == {int}:
+    """Refuse an array of token ids that contains something else."""
+    if set(map(type, ids)) == {int}:  # the fast way
         return
     for index, entry in enumerate(ids):
         if not isinstance(entry, int):

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import typer
 
-from embeddings_gateway.cli.check import check
 from embeddings_gateway.cli.embed import embed
-from embeddings_gateway.cli.models import models
-from embeddings_gateway.cli.openapi import openapi
-from embeddings_gateway.cli.serve import serve
+from embeddings_gateway.cli.models import check, models
+from embeddings_gateway.cli.serve import openapi, serve
 
 app = typer.Typer(
     name="embeddings-gateway",

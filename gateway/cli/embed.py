@@ -1,4 +1,4 @@
-"""``embed``: texts to vectors without a server, through the same batcher and workers."""
+"""``embed``: embeds texts without a server, with the same batcher and workers."""
 
 from __future__ import annotations
 
@@ -16,14 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 
 from embeddings_gateway import log
 from embeddings_gateway.backends.base import Vectors
-from embeddings_gateway.cli.options import ConfigPath, echo, err, fail, load_config
+from embeddings_gateway.cli.options import ConfigPath, err, fail, forward_stderr, load_config
 from embeddings_gateway.config import Config, Truncate
 from embeddings_gateway.errors import GatewayError
-from embeddings_gateway.library.async_embedder import loaded
-from embeddings_gateway.library.many import embed_many
-from embeddings_gateway.metrics import Metrics
-from embeddings_gateway.serving.registry import Registry
-from embeddings_gateway.serving.served import Call, CallOptions, InputLimits
+from embeddings_gateway.library.async_embedder import AsyncEmbedder
 
 Format = Literal["jsonl", "npy"]
 
@@ -34,7 +30,7 @@ def embed(
     file: Annotated[
         Path | None, typer.Option(help="A file with one text a line; - is standard input.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="The model; not needed if there is but one.")] = None,
+    model: Annotated[str | None, typer.Option(help="The model; not needed if there is only one.")] = None,
     form: Annotated[Format | None, typer.Option("--format", help="npy is one float32 array.")] = None,
     output: Annotated[Path | None, typer.Option(help="The file to write; else standard output.")] = None,
     dimensions: Annotated[int | None, typer.Option(help="Columns to keep.")] = None,
@@ -45,29 +41,28 @@ def embed(
 ) -> None:
     """Embed texts, or the lines of a file, without a server."""
     settings = load_config(config)
-    log.configure("console", "critical")  # what fails is told once, below
+    log.configure("console", "critical")  # errors are printed below
     inputs = texts_of(texts or [], file)
     form = form or ("npy" if output and output.suffix == ".npy" else "jsonl")
     if form == "npy" and output is None:
         fail("--format npy needs --output FILE")
-    name = model or next(iter(settings.models))
     if model is None and len(settings.models) > 1:
         fail(f"--model is one of {', '.join(settings.models)}")
     try:
-        vectors = asyncio.run(embed_all(settings, name, inputs, CallOptions(dimensions, truncate)))
+        vectors = asyncio.run(embed_all(settings, model, inputs, dimensions, truncate))
     except GatewayError as error:
         fail(f"{counted_from_one(error.param)}: {error.message}" if error.param else error.message)
     try:
         write(vectors, form, output)
     except OSError as error:
-        if output is None:  # the reader of the pipe has gone, which is no error
+        if output is None:  # a closed pipe: click ends the command without a message
             raise
         fail(f"{output} cannot be written: {error.strerror}")
 
 
 def texts_of(texts: Sequence[str], file: Path | None) -> list[str]:
-    """Return what is to be embedded: the arguments, then the lines of the file."""
-    inputs = [*texts, *(() if file is None else lines_of(file))]
+    """Return the arguments, then the lines of the file."""
+    inputs = [*texts, *(lines_of(file) if file else ())]
     if not inputs:
         fail("nothing to embed: give texts, or --file")
     if "" in inputs:
@@ -80,7 +75,7 @@ def texts_of(texts: Sequence[str], file: Path | None) -> list[str]:
 
 
 def lines_of(file: Path) -> list[str]:
-    """Return the lines of a file; a line feed ends a line, or both characters of Windows."""
+    """Return the lines of a file. A line ends with LF or CR LF."""
     try:
         content = (sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -89,34 +84,34 @@ def lines_of(file: Path) -> list[str]:
     return [line.removesuffix("\r") for line in lines]
 
 
-async def embed_all(config: Config, name: str, texts: list[str], options: CallOptions) -> Vectors:
+async def embed_all(
+    config: Config, model: str | None, texts: list[str], dimensions: int | None, truncate: Truncate | None
+) -> Vectors:
     """Return the vectors of all inputs, float32 ``[inputs, dimensions]``.
 
     Raises:
-        GatewayError: an input cannot be embedded; ``param`` says which.
+        GatewayError: an input cannot be embedded; ``param`` names it.
     """
-    limits = InputLimits(config.server.max_input_chars, config.server.max_input_ids)
-    async with Registry(config, Metrics(), echo()) as registry:
-        named = registry.find(name)
-        await loaded(named.served)
-        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    async with AsyncEmbedder(config, forward_stderr=forward_stderr()) as embedder:
         with Progress(*columns, console=err, disable=not err.is_terminal, transient=True) as progress:
             bar = progress.add_task("", total=len(texts))
-            found = await embed_many(
-                named.served,
-                Call(texts, options=options._replace(input_type=named.input_type)),
-                limits,
-                lambda done, _: progress.update(bar, completed=done),
+            result = await embedder.embed(
+                texts,
+                model=model,
+                dimensions=dimensions,
+                truncate=truncate,
+                progress=lambda done, _: progress.update(bar, completed=done),
             )
-    for index in found.truncated:
-        err.print(f"input {index + 1} was cut to what the model takes", markup=False)
-    for index in found.averaged:
+    for index in result.truncated:
+        err.print(f"input {index + 1} was cut to fit the model", markup=False)
+    for index in result.averaged:
         err.print(f"input {index + 1} is the average of several windows", markup=False)
-    return found.vectors
+    return result.vectors
 
 
 def counted_from_one(param: str) -> str:
-    """Return the name of an input as the person who gave it counts."""
+    """Return ``input[0]`` as ``input 1``."""
     index = re.fullmatch(r"input\[(\d+)\]", param)
     return f"input {int(index[1]) + 1}" if index else param
 

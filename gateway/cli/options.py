@@ -1,4 +1,4 @@
-"""What several commands share: where the configuration comes from, and how they say that they failed."""
+"""The parts that commands share: the configuration option, the consoles, and failing with a reason."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
 def load_config(path: Path | None) -> Config:
-    """Return the configuration, with a warning for each old name in it, or end the command with the error."""
+    """Return the configuration, and warn of each old name in it; if it cannot be read, end the command."""
     config = read_or_fail(path)
     for where, old, new in config.renamed:
         err.print(f"[bold yellow]warning:[/] {rich_escaped(where)}: {old} is now called {new}: rename it")
@@ -36,20 +36,20 @@ def load_config(path: Path | None) -> Config:
 
 
 def read_or_fail(path: Path | None) -> Config:
-    """Return the configuration, or end the command with the error."""
+    """Return the configuration; if it cannot be read, end the command."""
     try:
         return read_config(path or find_config())
     except ConfigError as error:
         fail(str(error))
 
 
-def echo() -> Callable[[bytes], object] | None:
-    """Return what passes on a worker's words, such as a download's progress: on a terminal only."""
-    return _to_terminal if err.is_terminal else None
+def forward_stderr() -> Callable[[bytes], object] | None:
+    """Return a function that prints workers' output, such as a download's progress; only on a terminal."""
+    return _print_bytes if err.is_terminal else None
 
 
-def _to_terminal(said: bytes) -> None:
-    sys.stderr.buffer.write(said)
+def _print_bytes(output: bytes) -> None:
+    sys.stderr.buffer.write(output)
     sys.stderr.buffer.flush()
 
 

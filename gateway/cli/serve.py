@@ -1,11 +1,13 @@
-"""``serve``: the gateway over HTTP."""
+"""``serve`` and ``openapi``: the gateway over HTTP, and the description of its API."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import resource
 import sys
+from pathlib import Path
 from typing import Annotated, TextIO
 
 import msgspec
@@ -13,17 +15,15 @@ import typer
 import uvloop
 
 from embeddings_gateway import log
-from embeddings_gateway.app import create_app
-from embeddings_gateway.cli.options import ConfigPath, echo, fail, read_or_fail
+from embeddings_gateway.app import create_app, openapi_document
+from embeddings_gateway.cli.options import ConfigPath, fail, forward_stderr, out, read_or_fail
 from embeddings_gateway.config import Config
 from embeddings_gateway.config_file import log_renamed
 from embeddings_gateway.metrics import Metrics
 from embeddings_gateway.server.server import CannotListen, Server
 from embeddings_gateway.serving.registry import Registry
 
-OWN_FILES = 128
-"""What is left for the gateway itself, of the files it may open: a connection is one, too."""
-
+OWN_FILES = 128  # open files that the gateway needs itself; each connection takes one more
 POLL_S = 0.05
 
 
@@ -36,14 +36,15 @@ def serve(
 ) -> None:
     """Serve the configured models over HTTP."""
     settings = read_or_fail(config)
-    given = {key: value for key, value in {"host": host, "port": port}.items() if value is not None}
-    server = msgspec.structs.replace(settings.server, **given)
-    log.configure(server.log_format, server.log_level)
+    log.configure(settings.server.log_format, settings.server.log_level)
     log_renamed(settings)
     forbid_core_files()
-    files = allow_many_files()
-    max_connections = max(1, min(server.max_connections, files - OWN_FILES))
-    server = msgspec.structs.replace(server, max_connections=max_connections)
+    server = msgspec.structs.replace(
+        settings.server,
+        host=settings.server.host if host is None else host,
+        port=settings.server.port if port is None else port,
+        max_connections=max(1, min(settings.server.max_connections, raise_file_limit() - OWN_FILES)),
+    )
     settings = msgspec.structs.replace(settings, server=server)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
@@ -54,30 +55,39 @@ def serve(
         raise typer.Exit(1)
 
 
-def allow_many_files() -> int:
-    """Raise the limit of open files, often 1024, as far as the system lets, and return it."""
+def openapi(
+    output: Annotated[Path, typer.Option(help="The file to write.")] = Path("openapi/openapi.json"),
+) -> None:
+    """Write the OpenAPI document."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(openapi_document(), indent=2, sort_keys=True) + "\n")
+    out.print(f"Wrote {output}.")
+
+
+def raise_file_limit() -> int:
+    """Raise the limit of open files, often 1024, to the system's maximum, and return it."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard if hard != resource.RLIM_INFINITY else sys.maxsize
 
 
 def forbid_core_files() -> None:
-    """Have Linux write none of this process: it would hold users' texts.
+    """Let Linux write no core file of this process: it would hold users' texts.
 
-    A limit of 1 byte is also one for cores that are piped to a program, where 0 is none (``fs/coredump.c``).
+    Linux ignores a limit of 0 where it pipes cores to a program; a limit of 1 byte it keeps (``fs/coredump.c``).
     """
-    with contextlib.suppress(ValueError, OSError):  # the limit is 0 already, and may not be raised
+    with contextlib.suppress(ValueError, OSError):  # the limit is 0 already and cannot be raised
         resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
 
 
 async def run(config: Config) -> bool:
-    """Serve until a signal ends it, or no model can be served; return whether it ended as it should.
+    """Serve until a signal comes or no model can be served; return whether shutdown was orderly.
 
     Raises:
-        CannotListen: the address is not to be had.
+        CannotListen: the address cannot be bound.
     """
     metrics = Metrics()
-    registry = Registry(config, metrics, echo())
+    registry = Registry(config, metrics, forward_stderr())
 
     def drain() -> None:
         registry.draining = True
@@ -96,7 +106,7 @@ async def run(config: Config) -> bool:
 
 
 async def stop_if_all_failed(server: Server, registry: Registry) -> list[str]:
-    """Stop the server once no model can be served any more; return why."""
+    """Stop the server once all models have failed; return the reasons."""
     while not (reasons := failures(registry)):  # noqa: ASYNC110
         await asyncio.sleep(POLL_S)
     server.stop()
@@ -104,32 +114,32 @@ async def stop_if_all_failed(server: Server, registry: Registry) -> list[str]:
 
 
 def failures(registry: Registry) -> list[str]:
-    """Return why each model has failed, if all of them have."""
+    """Return why each model failed; empty unless all have."""
     if any(model.state != "failed" for model in registry.models):
         return []
     return [f"{model.name} is failed: {model.reason}" for model in registry.models]
 
 
 async def announce(server: Server, registry: Registry, source: str) -> None:
-    """Say where it listens, what cannot be served yet, and, once something can be, how to call it."""
+    """Print the address, the models that are not ready, and a first request once a model is ready."""
     names = ", ".join(model.name for model in registry.models)
-    say(f"Listening on {server.url}. Loading {names}, as {source} says.")
+    print_line(f"Listening on {server.url}. Loading {names}, as {source} says.")
     await registry.first_attempt()
     if failures(registry):
         return
     for model in registry.models:
         if model.state in ("loading", "failed"):
-            say(f"{model.name} is {model.state}: {model.reason}", sys.stderr)
+            print_line(f"{model.name} is {model.state}: {model.reason}", sys.stderr)
     while not (ready := [model.name for model in registry.models if model.state == "ready"]):  # noqa: ASYNC110
         await asyncio.sleep(POLL_S)
-    say(f"Serving on {server.url}/v1 (the API is described at {server.url}/docs). Try:")
-    say(
+    print_line(f"Serving on {server.url}/v1 (the API is described at {server.url}/docs). Try:")
+    print_line(
         f"curl {server.url}/v1/embeddings -H 'Content-Type: application/json' "
-        f"""-d '{{"model": "{ready[0]}", "input": "Hello, world"}}'""",
+        f"""-d '{{"model": "{ready[0]}", "input": "Hello, world"}}'"""
     )
 
 
-def say(sentence: str, to: TextIO = sys.stdout) -> None:
-    """Print for whoever started the server; if nobody reads any more, it serves all the same."""
+def print_line(line: str, stream: TextIO = sys.stdout) -> None:
+    """Print a line for the person who started the server. A closed stream does not stop the server."""
     with contextlib.suppress(OSError):
-        print(sentence, file=to, flush=True)
+        print(line, file=stream, flush=True)

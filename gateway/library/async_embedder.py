@@ -1,9 +1,9 @@
-"""Models in an application with an event loop of its own."""
+"""The library for applications with an event loop of their own."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,14 +13,14 @@ from embeddings_gateway.config import Config, InputType, Truncate
 from embeddings_gateway.config_file import find_config, log_renamed, parse, read_config
 from embeddings_gateway.errors import ModelUnavailable
 from embeddings_gateway.library.embeddings import Embeddings
-from embeddings_gateway.library.many import Progress, embed_many, unavailable
+from embeddings_gateway.library.many import Progress, embed_many
 from embeddings_gateway.metrics import Metrics
 from embeddings_gateway.serving.registry import Named, Registry
-from embeddings_gateway.serving.served import Call, CallOptions, InputLimits, Served
+from embeddings_gateway.serving.served import Call, CallOptions, InputLimits
 
 Source = Config | Mapping[str, Any] | Path | str | None
-"""A configuration, what its file would say as plain data, or where that file is. ``None`` is where the
-command line looks: ``EMBEDDINGS_GATEWAY_CONFIG``, ``gateway.toml`` in the working directory, the default."""
+"""A configuration, a mapping with the keys of its file, or the file's path. ``None`` is the file that the command
+line uses: ``EMBEDDINGS_GATEWAY_CONFIG``, else ``gateway.toml`` in the working directory, else the default."""
 
 WARM_UP = ["word " * words for words in (1, 3, 8, 20, 50, 120) for _ in range(16)]
 
@@ -28,26 +28,29 @@ WARM_UP = ["word " * words for words in (1, 3, 8, 20, 50, 120) for _ in range(16
 class AsyncEmbedder:
     """Embeds texts with the models of a configuration, in worker processes of their own.
 
-    An async context manager: the models begin to load on entry, and their workers end on exit. Belongs to the
-    event loop that it was entered in, where any number of tasks may use it at once. ::
+    An async context manager: models begin to load on entry, and their workers end on exit. It belongs to the
+    event loop that it was entered in. Any number of tasks there may use it at once. ::
 
         async with AsyncEmbedder() as embedder:
-            vectors = (await embedder.embed(["some text", "another one"])).vectors
+            vectors = (await embedder.embed(["some text", "more text"])).vectors
 
     Args:
-        config: the models; see :data:`Source`. Nothing of ``[server]`` is used but its bounds on an input and
-            on the tokens of a request.
+        config: the models; see :data:`Source`. Of ``[server]``, only the limits on an input and on the tokens of
+            a request apply.
+        forward_stderr: is called with the output of workers, such as the progress of a download.
 
     Raises:
         ConfigError: the configuration cannot be used.
     """
 
-    def __init__(self, config: Source = None) -> None:
+    def __init__(
+        self, config: Source = None, *, forward_stderr: Callable[[bytes], object] | None = None
+    ) -> None:
         self.config = config_of(config)
         log_renamed(self.config)
         server = self.config.server
         self._limits = InputLimits(server.max_input_chars, server.max_input_ids)
-        self._registry = Registry(self.config, Metrics())
+        self._registry = Registry(self.config, Metrics(), forward_stderr)
         self._open = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -68,15 +71,15 @@ class AsyncEmbedder:
         await self.close()
 
     async def close(self) -> None:
-        """End the workers. What is being embedded fails."""
+        """End the workers. Calls in progress fail."""
         self._open = False
         await self._registry.__aexit__(None, None, None)
 
     async def warm_up(self, model: str | None = None) -> None:
-        """Wait until a model is loaded, or all are, and have it compute texts of several lengths once.
+        """Wait until a model (or each model) is loaded, and embed texts of several lengths once.
 
         Raises:
-            ModelUnavailable: it cannot be loaded; the message says why.
+            ModelUnavailable: a model cannot be loaded; the message says why.
         """
         for name in self.config.models if model is None else [model]:
             await self.embed(WARM_UP, model=name, truncate="right")
@@ -92,36 +95,36 @@ class AsyncEmbedder:
         partial: bool = False,
         progress: Progress | None = None,
     ) -> Embeddings:
-        """Embed texts, as many as you like.
+        """Embed any number of texts.
 
         Args:
-            texts: in any number.
-            model: its name or alias, with ``@query`` or ``@document`` or without; ``None`` is the only one.
-            dimensions: one of the sizes that the model offers; ``None`` is all.
-            truncate: what happens to a text that is too long (``error``, ``right``, ``left``, ``mean``);
-                ``None`` is as configured.
-            input_type: ``query`` or ``document``, for models that have words for that.
-            partial: whether a text may fail without failing the others.
-            progress: is told how many texts are done, and how many there are; at first, before the model is
-                loaded, that none is.
+            texts: the texts.
+            model: a name or alias, which may end in ``@query`` or ``@document``; ``None`` is the only model.
+            dimensions: one of the sizes that the model offers; ``None`` is its full size.
+            truncate: what happens to a text that is too long: ``error``, ``right``, ``left`` or ``mean``;
+                ``None`` is the model's setting.
+            input_type: ``query`` or ``document``, for models with prompts.
+            partial: whether a text may fail without failing the call.
+            progress: is called with the numbers of texts that are done, and of all; for the first time before
+                the model is loaded.
 
         Raises:
-            GatewayError: a text cannot be embedded, and ``partial`` is false; ``param`` says which, as
-                ``input[17]``. Or the model is not there (:class:`ModelNotFound`), does not load, or is away
-                for more than two minutes (:class:`ModelUnavailable`).
-            RuntimeError: the embedder is closed, or was meanwhile, or belongs to another event loop.
-            TypeError: ``texts`` is one string, or holds what is none.
-            ValueError: there are several models, and none is named; or a word is none of those above.
+            GatewayError: a text cannot be embedded, and ``partial`` is false; ``param`` names it, as
+                ``input[17]``. Or the model is unknown (:class:`ModelNotFound`), does not load, or is
+                unavailable for more than two minutes (:class:`ModelUnavailable`).
+            RuntimeError: the embedder is closed or belongs to another event loop.
+            TypeError: ``texts`` is a single string, or an item is not a string.
+            ValueError: ``model`` is missing and there are several, or another argument has no allowed value.
         """
         inputs = list_of(texts)
-        refuse_unknown(truncate, Truncate, "truncate")
-        refuse_unknown(input_type, InputType, "input_type")
+        for name, value, kind in (("truncate", truncate, Truncate), ("input_type", input_type, InputType)):
+            if value is not None and (problem := explain_value(value, kind, name)):
+                raise ValueError(problem)
         named = self._named(model)
         options = CallOptions(dimensions, truncate, named.resolve_input_type(input_type), partial)
         if progress is not None:
             progress(0, len(inputs))
         try:
-            await loaded(named.served)
             return await embed_many(named.served, Call(inputs, options=options), self._limits, progress)
         except ModelUnavailable:
             if not self._open:
@@ -140,19 +143,8 @@ class AsyncEmbedder:
         return Named(self._registry.models[0], None)
 
 
-async def loaded(served: Served) -> None:
-    """Wait until a model is loaded.
-
-    Raises:
-        ModelUnavailable: it cannot be; the message says why.
-    """
-    await served.first_attempt()
-    if served.info is None:
-        raise unavailable(served, ModelUnavailable("The model is not loaded."))
-
-
 def config_of(source: Source) -> Config:
-    """Return a configuration.
+    """Return the configuration from any kind of source.
 
     Raises:
         ConfigError: it cannot be read or used.
@@ -168,24 +160,18 @@ def config_of(source: Source) -> Config:
             return read_config(Path(source))
 
 
-def refuse_unknown(word: str | None, words: object, name: str) -> None:
-    """Raise ValueError, with the allowed words, if a word is not in a ``Literal``."""
-    if word is not None and (problem := explain_value(word, words, name)):
-        raise ValueError(problem)
-
-
 def list_of(texts: Iterable[str]) -> list[str]:
-    """Return texts as a list.
+    """Return texts as a list of plain strings.
 
     Raises:
-        TypeError: there is one string, or something is none.
+        TypeError: ``texts`` is a single string, or an item is not a string.
     """
     if isinstance(texts, str):
         raise TypeError("texts is one string; put it into a list")
-    found = list(texts)
-    for index, text in enumerate(found):
+    inputs = list(texts)
+    for index, text in enumerate(inputs):
         if not isinstance(text, str):
             raise TypeError(f"text {index} is of type {type(text).__name__}, not str")
-        if type(text) is not str:  # numpy's, for instance
-            found[index] = str(text)
-    return found
+        if type(text) is not str:  # such as numpy's
+            inputs[index] = str(text)
+    return inputs

@@ -1,4 +1,4 @@
-"""Texts in any number through a model, a few parts at a time: enough to keep its workers busy."""
+"""Embeds any number of texts: divides them into requests, and runs a few at a time to keep workers busy."""
 
 from __future__ import annotations
 
@@ -10,37 +10,29 @@ from typing import cast
 
 import numpy as np
 
-from embeddings_gateway.errors import (
-    GatewayError,
-    InternalError,
-    InvalidRequest,
-    ModelUnavailable,
-    Overloaded,
-    TooManyTokens,
-)
+from embeddings_gateway import errors
+from embeddings_gateway.errors import GatewayError, ModelUnavailable
 from embeddings_gateway.library.embeddings import Embeddings
 from embeddings_gateway.serving.served import Call, InputLimits, Result, Served, Texts
 
-PART = 256
-PART_CHARS = 500_000
+MAX_PART_TEXTS = 256
+MAX_PART_CHARS = 500_000
 PARTS_AT_ONCE = 4
+MAX_TRIES = 24  # of a part while its model restarts, a few seconds apart
 
 Progress = Callable[[int, int], object]
-"""Is called with how many texts are done, and how many there are."""
-
-MAX_TRIES = 24
-"""How often a restarting model is asked, every few seconds, before a call gives up."""
+"""Is called with the numbers of texts that are done, and of all."""
 
 _INPUT = re.compile(r"^input\[(\d+)\]$")
 
 
 class _Collected:
-    """The results of the texts so far.
+    """The results so far.
 
     Args:
-        texts: how many there are.
+        texts: number of all texts.
         dimensions: of a vector.
-        progress: is called after every part that is done.
+        progress: is called after each part.
     """
 
     def __init__(self, texts: int, dimensions: int, progress: Progress | None) -> None:
@@ -54,11 +46,11 @@ class _Collected:
         self._progress = progress
 
     def add(self, start: int, result: Result, texts: int) -> None:
-        """Take the result of so many texts from ``start`` on."""
+        """Add the result of a part, which begins at text ``start``."""
         rows = np.setdiff1d(np.arange(texts), list(result.errors))
         if len(rows):
             self._vectors[start + rows] = result.vectors[rows]
-        self._errors |= {start + index: numbered(error, start) for index, error in result.errors.items()}
+        self._errors |= {start + index: renumbered(error, start) for index, error in result.errors.items()}
         self._truncated += (start + index for index in result.truncated)
         self._averaged += (start + index for index in result.averaged)
         self._prompt = result.prompt
@@ -66,18 +58,18 @@ class _Collected:
         self._count(texts)
 
     def fail(self, text: int, error: GatewayError) -> None:
-        """Take the error of a text that is too long for any request."""
+        """Add the error of a text that is too long for any request."""
         self._errors[text] = error
         self._count(1)
 
     def embeddings(self, model: str, fingerprint: str, seconds: float) -> Embeddings:
-        """Return all of it.
+        """Return all results.
 
         Raises:
-            InternalError: something is missing.
+            InternalError: a text has neither a vector nor an error.
         """
         if self._done != len(self._vectors):
-            raise InternalError
+            raise errors.InternalError
         return Embeddings(
             vectors=self._vectors,
             errors=dict(sorted(self._errors.items())),
@@ -99,17 +91,18 @@ class _Collected:
 async def embed_many(
     served: Served, call: Call, limits: InputLimits, progress: Progress | None
 ) -> Embeddings:
-    """Embed the texts of ``call``, of which there may be any number.
+    """Embed the texts of ``call``, however many there are.
 
     Args:
-        served: it is loaded.
-        call: for dense vectors of texts.
-        limits: bounds on one text.
+        served: the model; the first attempt to load it is awaited.
+        call: asks for dense vectors of texts.
+        limits: limits on one text.
         progress: is called in the event loop.
 
     Raises:
-        GatewayError: a text cannot be embedded, and ``partial`` is false; or none can now.
+        GatewayError: a text cannot be embedded, and ``partial`` is false; or the model is unavailable.
     """
+    await served.first_attempt()
     try:
         info = served.check(call)
     except ModelUnavailable as error:
@@ -137,71 +130,71 @@ async def embed_many(
 
 
 def unavailable(served: Served, error: ModelUnavailable) -> ModelUnavailable:
-    """Return the error of a model that is not ready, with the reason: here there is no ``/readyz`` to ask."""
+    """Return the error with the reason, if the model is not ready: the caller has no ``/readyz`` to ask."""
     if served.state == "ready":
         return error
     return ModelUnavailable(f"{served.name} is {served.state}: {served.reason}")
 
 
 def parts_of(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Yield where parts begin and end, each of so many texts and characters at most, or of one text."""
+    """Yield begin and end of each part: 256 texts and 500,000 characters at most, but at least one text."""
     start = chars = 0
-    for at, text in enumerate(texts):
+    for index, text in enumerate(texts):
         chars += len(text)
-        if at > start and (at - start == PART or chars > PART_CHARS):
-            yield start, at
-            start, chars = at, len(text)
+        if index > start and (index - start == MAX_PART_TEXTS or chars > MAX_PART_CHARS):
+            yield start, index
+            start, chars = index, len(text)
     if start < len(texts):
         yield start, len(texts)
 
 
 async def _embed_part(served: Served, call: Call, start: int, end: int, collected: _Collected) -> None:
-    """Embed the texts from ``start`` to ``end``: in halves if too many, later if that cannot be done now."""
+    """Embed the texts from ``start`` to ``end``: in halves if they are too many, again if the model is busy."""
     tries = 0
-    refused = {at - start: call.refused[at] for at in range(start, end) if at in call.refused}
+    refused = {index - start: call.refused[index] for index in range(start, end) if index in call.refused}
     part = call.part(cast(Texts, call.inputs[start:end]), refused)
     while True:
         try:
             result = await served.run(part)
-        except TooManyTokens as error:
+        except errors.TooManyTokens as error:
             if end - start == 1:
-                about = error.about(f"input[{start}]")
+                too_long = error.about(f"input[{start}]")
                 if not call.options.partial:
-                    raise about from None
-                collected.fail(start, about)
+                    raise too_long from None
+                collected.fail(start, too_long)
                 return
             middle = (start + end) // 2
             await _embed_part(served, call, start, middle, collected)
             await _embed_part(served, call, middle, end, collected)
             return
-        except Overloaded as error:  # a narrow max_queue_tokens
+        except errors.Overloaded as error:  # max_queue_tokens is small
             await asyncio.sleep(error.retry_after or 1)
-        except ModelUnavailable as error:  # other texts of these may have crashed its workers
+        except ModelUnavailable as error:  # its workers restart: other texts may have crashed them
             tries += 1
             if served.state in ("failed", "stopped") or tries == MAX_TRIES:
                 raise unavailable(served, error) from None
             await asyncio.sleep(error.retry_after or 1)
         except GatewayError as error:
-            raise numbered(error, start) from None
+            raise renumbered(error, start) from None
         else:
             collected.add(start, result, end - start)
             return
 
 
 def find_errors(texts: Sequence[str], limits: InputLimits) -> dict[int, GatewayError]:
-    """Return what is wrong with texts before any work is done on them."""
-    errors: dict[int, GatewayError] = {}
+    """Return the errors of texts that can be refused without the model."""
+    refused: dict[int, GatewayError] = {}
     for index, text in enumerate(texts):
         error = limits.error(text)
         if error is None and not is_unicode(text):
-            error = InvalidRequest("A text must not hold lone surrogates: it is no Unicode.")
+            error = errors.InvalidRequest("A text must not hold lone surrogates: it is no Unicode.")
         if error is not None:
-            errors[index] = error.about(f"input[{index}]")
-    return errors
+            refused[index] = error.about(f"input[{index}]")
+    return refused
 
 
 def is_unicode(text: str) -> bool:
-    """Tell whether a text can be written as UTF-8."""
+    """Return whether a text can be written as UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -209,7 +202,7 @@ def is_unicode(text: str) -> bool:
     return True
 
 
-def numbered(error: GatewayError, start: int) -> GatewayError:
-    """Return an error about an input of a part as one about that input of all."""
+def renumbered(error: GatewayError, start: int) -> GatewayError:
+    """Return an error about an input of a part, with the input's index among all texts."""
     match = _INPUT.match(error.param or "")
     return error.about(f"input[{start + int(match[1])}]") if match else error

@@ -1,4 +1,4 @@
-"""An ASGI application behind a request: its scope, and its messages."""
+"""Calls an ASGI application for a request: makes the scope, and translates the messages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Any, Receive, Send], Awaitable[None]]
 
 REQUEST = "embeddings_gateway.server.request"
-"""The key of a scope under which its :class:`Request` is."""
+"""The key of a scope for its :class:`Request`."""
 
 
 async def call_asgi(
@@ -25,15 +25,15 @@ async def call_asgi(
     more_lines: Callable[[int], bytes],
     more_scope: Mapping[str, object],
 ) -> None:
-    """Let an ASGI application answer a request; it may read a body of so many bytes.
+    """Let an ASGI application answer a request. Raises the errors of reading the body.
 
-    ``more_lines`` returns more header lines for a response of a status. Raises what reading the body raises.
+    ``more_lines`` returns more header lines for a response with the given status.
     """
     is_read = False
 
     async def receive() -> Message:
         nonlocal is_read
-        if is_read:  # the task is cancelled when the client goes: there is nothing more to tell
+        if is_read:  # wait for a disconnect, which cancels the task
             await asyncio.get_running_loop().create_future()
         is_read = True
         body = await request.read(max_body_bytes, math.inf)

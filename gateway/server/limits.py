@@ -1,4 +1,4 @@
-"""Gateway-wide limits shared by all connections: how many there are, and the bytes that they hold."""
+"""Limits that all connections share: their number, and the bytes that they hold in memory."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ RETRY_S = 1
 
 
 class Limits(Generic[C]):
-    """What the connections of one server share. Belongs to one event loop.
+    """The state that the connections of a server share. It belongs to one event loop.
 
     Attributes:
-        config: the bounds.
-        connections: those that are open.
-        bytes: of request bodies, from their arrival until their request has been answered, and of responses
-            while they are sent. No response is refused for it, but no body is taken while there are too many.
-        draining: whether the server is stopping, so that the response to the last request ends a connection.
-        date: the header line that every response carries.
+        connections: the open connections.
+        bytes: held for request bodies, from arrival until the request is answered, and for responses while they
+            are sent. Over the limit, bodies are refused; responses never are.
+        draining: whether the server is stopping. The response to its last request then ends a connection.
+        date: the header line that every response has.
     """
 
     def __init__(self, config: ServerConfig) -> None:
@@ -37,13 +36,13 @@ class Limits(Generic[C]):
         self.date = f"date: {formatdate(usegmt=True)}\r\n".encode()
 
     def too_many_connections(self) -> Overloaded | None:
-        """Return the error for a new connection, if it is one too many."""
+        """Return the error for a new connection if there are too many."""
         if len(self.connections) <= self.config.max_connections:
             return None
         return Overloaded("The gateway has too many connections.", retry_after=RETRY_S)
 
     def too_many_bytes(self) -> Overloaded | None:
-        """Return the error for a request whose body has no room now."""
+        """Return the error for a request if there is no room for its body."""
         if self.bytes <= self.config.max_buffered_bytes:
             return None
         message = "The gateway has too many bytes of requests and answers in memory."

@@ -1,7 +1,7 @@
-"""From the bytes of one connection to its requests, with httptools.
+"""Parses the requests of a connection, with httptools.
 
-It bounds what is not a body, refuses requests whose end is doubtful, and ignores offers of an upgrade, as
-RFC 9110 (7.8) permits. ``connection`` decides when a request is answered.
+It limits everything but bodies, refuses requests whose end is ambiguous, and ignores offers of an upgrade, as RFC 9110
+(7.8) permits. ``connection`` decides when a request is answered.
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ from embeddings_gateway.errors import GatewayError, HeadTooLarge, InternalError,
 from embeddings_gateway.log import get_logger
 from embeddings_gateway.server.request import Head, Headers
 
-MAX_HEAD_BYTES = (
-    32 << 10
-)  # of a request line with its headers, and of what stands around the chunks of a body
+MAX_HEAD_BYTES = 32 << 10  # of the request line and headers; also of the bytes between two chunks of a body
 VERSIONS = ("1.1", "1.0")
 
 log = get_logger()
@@ -27,12 +25,12 @@ log = get_logger()
 class RequestParser:
     """Parses the requests of one connection.
 
-    httptools keeps an incomplete header to itself. So the bytes are counted that arrived since it last told
-    something; memory is bounded by ``MAX_HEAD_BYTES`` and one read of the transport.
+    httptools buffers an incomplete header without a limit. So the bytes since its last callback are counted. Memory
+    is limited to ``MAX_HEAD_BYTES`` and one read of the transport.
 
     Args:
-        head_begins, request_begins, body_received, request_ends: are called with what arrived. A GatewayError
-            that one raises stops the parser.
+        head_begins, request_begins, body_received, request_ends: callbacks. A GatewayError that they raise stops
+            the parser.
     """
 
     def __init__(
@@ -53,10 +51,10 @@ class RequestParser:
         self._headers: Headers = []
 
     def feed(self, data: bytes) -> None:
-        """Parse what arrived.
+        """Parse data.
 
         Raises:
-            GatewayError: nothing more can be read from this connection.
+            GatewayError: the connection has to end.
         """
         self._unreported_bytes += len(data)
         try:
@@ -67,48 +65,48 @@ class RequestParser:
         if self._unreported_bytes > MAX_HEAD_BYTES:
             raise _head_too_large()
 
-    # The methods that httptools calls.
+    # Called by httptools.
 
     def on_message_begin(self) -> None:
-        """Forget the request before."""
+        """Begin a request."""
         self._url, self._headers = b"", []
         self._head_begins()
 
     def on_url(self, url: bytes) -> None:
-        """Take a part of the request target."""
+        """Add a part of the request target."""
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take one header."""
+        """Add a header."""
         self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        """Begin a request, unless it offers an upgrade: then it is parsed again without the offer."""
+        """Report the head. One with an offer of an upgrade is not reported, but parsed again without the offer."""
         self._unreported_bytes = 0
         headers = self._headers
         if len(self._url) + sum([len(name) + len(value) + 4 for name, value in headers]) > MAX_HEAD_BYTES:
             raise _head_too_large()
         self._is_offer = self._parser.should_upgrade()
         if not self._is_offer:
-            self._headers = []  # a trailer is no header; it is counted, and nobody reads it
+            self._headers = []  # trailers are counted, but ignored
             self._request_begins(self._head(headers))
 
     def on_body(self, data: bytes) -> None:
-        """Take a part of the body."""
+        """Report a part of the body."""
         self._unreported_bytes = 0
         self._body_received(data)
 
     def on_message_complete(self) -> None:
-        """Take the end of a request; an offer ends with its head, and comes again."""
+        """Report the end of a request, unless it is parsed again."""
         self._unreported_bytes = 0
         if not self._is_offer:
             self._request_ends()
 
     def _head(self, headers: Headers) -> Head:
-        """Check a head.
+        """Return the checked head.
 
         Raises:
-            NotHttp: it is none of HTTP/1.1, or the end of its body is doubtful.
+            NotHttp: it is not a head of HTTP/1.1, or the end of its body is ambiguous.
         """
         version = self._parser.get_http_version()
         if version not in VERSIONS:
@@ -121,7 +119,7 @@ class RequestParser:
         if (coding := fields.get(b"transfer-encoding")) is not None:
             if _count(headers, b"transfer-encoding") > 1 or coding.strip().lower() != b"chunked":
                 raise NotHttp("The one transfer coding of a request is chunked.")  # RFC 9112, 6.3
-            # Of two lengths the chunks count, but a proxy before us may have believed the other one.
+            # With two lengths, the chunks count. A proxy may have used the other length, so nothing follows.
             keep_alive = keep_alive and b"content-length" not in fields
         raw_path, query = split_target(self._url)
         path = raw_path.decode("ascii")
@@ -138,13 +136,13 @@ class RequestParser:
         )
 
     def _feed(self, data: bytes) -> bytes:
-        """Parse up to the end, or up to an offer of an upgrade; return what is still to be parsed."""
+        """Parse data up to an offer of an upgrade; return the rest."""
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             self._is_offer = False
             rest = data[upgrade.args[0] :]
-            if self._parser.get_method() == b"CONNECT":  # which is no offer, but a demand
+            if self._parser.get_method() == b"CONNECT":  # a demand, not an offer
                 raise NotHttp("This is no proxy.") from None
             head = self._head_without_offer()
             self._parser = self._new_parser()
@@ -152,13 +150,13 @@ class RequestParser:
         return b""
 
     def _new_parser(self) -> httptools.HttpRequestParser:
-        """Return a parser that believes chunks before a length, and ignores what follows a last request."""
+        """Return a parser that prefers chunks to a length, and ignores data after a last request."""
         parser = httptools.HttpRequestParser(self)
         parser.set_dangerous_leniencies(lenient_chunked_length=True, lenient_data_after_close=True)
         return parser
 
     def _head_without_offer(self) -> bytes:
-        """Return the head that was just parsed, as a client without an offer would have sent it."""
+        """Return the bytes of the current head without its offer of an upgrade."""
         version = self._parser.get_http_version().encode()
         lines = [b"%b %b HTTP/%b" % (self._parser.get_method(), self._url, version)]
         for name, value in self._headers:
@@ -194,7 +192,7 @@ def _head_too_large() -> HeadTooLarge:
 
 
 def _refusal(error: httptools.HttpParserError) -> GatewayError:
-    """Return the error for a stopped parser: the client's fault, unless one of our callbacks failed."""
+    """Return the error for a stopped parser: InternalError only if one of our callbacks failed."""
     cause = error.__context__
     if isinstance(cause, GatewayError):
         return cause

@@ -1,4 +1,4 @@
-"""One request and its response, as an application sees them."""
+"""A request and its response, as the application sees them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,10 @@ class Head(NamedTuple):
     """The head of a request.
 
     Attributes:
-        path: decoded.
-        raw_path: as it was sent.
-        headers: in their order, names in lower case.
-        fields: the same by name; of a repeated one the last.
-        keep_alive: whether the connection may stay after the response.
+        path: decoded; ``raw_path`` is the original.
+        headers: in the order of arrival, with names in lower case.
+        fields: the headers by name; the last one if a name is repeated.
+        keep_alive: whether the connection may stay open after the response.
         arrived: when the head was complete; monotonic seconds.
     """
 
@@ -43,18 +42,18 @@ class Head(NamedTuple):
 
 
 class Channel(Protocol):
-    """What a request needs of its connection."""
+    """The connection of a request."""
 
     writer: Writer
 
     def body_wanted(self, request: Request) -> None:
-        """Receive the rest of the body: somebody waits for it."""
+        """Receive the rest of the body."""
 
     def response_begins(self, request: Request, length: int) -> bytes:
-        """Note that a response of so many bytes begins; return more header lines."""
+        """Note that a response of ``length`` bytes begins; return more header lines."""
 
     def response_ends(self, request: Request) -> None:
-        """Go on with the next request."""
+        """Continue with the next request."""
 
 
 @dataclass(slots=True, eq=False)
@@ -62,15 +61,14 @@ class Request:
     """One request on a connection.
 
     Attributes:
-        head: what came before the body.
-        keep_alive: whether the connection stays after the response.
-        task: answers it; ``None`` while it waits for its turn.
-        complete: whether its body has arrived as a whole.
-        reading: whether somebody waits for the body, or has taken it.
-        refusal: why no more of its body is received.
-        gone: whether nobody is left to answer.
+        keep_alive: whether the connection stays open after the response.
+        task: answers the request; ``None`` while the request waits for earlier ones.
+        complete: whether the body has arrived completely.
+        reading: whether :meth:`read` was called.
+        refusal: why no more of the body is received.
+        gone: whether the client disconnected.
         started, ended: whether the response has begun, and is complete.
-        held: bytes of the body, and of the response once it has begun.
+        held: bytes in memory: of the body, and of the response once it has begun.
     """
 
     _channel: Channel
@@ -90,17 +88,17 @@ class Request:
     _response_head: bytes = b""
 
     async def read(self, max_bytes: int, deadline: float) -> bytearray:
-        """Return the whole body, once.
+        """Return the whole body. Call it once.
 
         Args:
-            max_bytes: how large it may be.
+            max_bytes: the limit on its size.
             deadline: monotonic seconds.
 
         Raises:
-            BodyTooLarge: it is larger.
-            DeadlinePassed: it is not complete by then.
-            GatewayError: the connection stops receiving it.
-            ClientGone: the client went away before it was complete.
+            BodyTooLarge: it is larger than the limit.
+            DeadlinePassed: it is not complete at the deadline.
+            GatewayError: the connection refused the rest of it.
+            ClientGone: the client disconnected before it was complete.
         """
         self._max_bytes = max_bytes
         self.reading = True
@@ -118,9 +116,9 @@ class Request:
         return body
 
     async def respond(self, status: int, lines: bytes, pieces: Sequence[bytes]) -> None:
-        """Send a whole response; between two pieces of its body the event loop turns.
+        """Send a whole response. Other tasks run between two pieces of its body.
 
-        ``lines`` are its headers, each with its line end, without ``content-length``.
+        ``lines`` are its header lines without ``content-length``.
         """
         length = sum(map(len, pieces))
         self.start(status, b"%bcontent-length: %d\r\n" % (lines, length), length)
@@ -130,9 +128,9 @@ class Request:
         await self.write(pieces[-1], last=True)
 
     def start(self, status: int, lines: bytes, length: int | None) -> None:
-        """Begin a response; its head leaves with the first bytes of its body.
+        """Begin a response. Its head is sent with the first part of the body.
 
-        ``length`` is that of the body if ``lines`` state it; else the body ends with the connection.
+        ``length`` is the content-length in ``lines``; ``None`` if there is none, so that closing ends the body.
         """
         self.started = True
         if length is None and status not in BODILESS:
@@ -154,22 +152,22 @@ class Request:
             self.ended = True
             self._channel.response_ends(self)
 
-    # What its connection does with it.
+    # Called by the connection.
 
     def receive(self, data: bytes) -> int:
-        """Take a part of the body; return the bytes that wait to be read."""
+        """Add a part of the body; return the bytes that are not read yet."""
         self._body += data
         if self._waiter is not None and len(self._body) > self._max_bytes:
             self._wake()
         return len(self._body)
 
     def end_body(self) -> None:
-        """Take the end of the body."""
+        """Note that the body is complete."""
         self.complete = True
         self._wake()
 
     def refuse(self, error: GatewayError) -> None:
-        """Let whoever reads the body fail with an error."""
+        """Make :meth:`read` fail with an error."""
         self.refusal = error
         self._wake()
 
@@ -196,13 +194,13 @@ def _too_large(max_bytes: int) -> BodyTooLarge:
 
 
 class Application(Protocol):
-    """What answers requests."""
+    """Answers requests."""
 
     async def __call__(self, request: Request) -> None:
-        """Answer a request. Raises nothing but CancelledError, of a response that had begun.
+        """Answer a request. Raises only CancelledError, after the response has begun.
 
-        Its task is cancelled when the client goes (``request.gone``) or when the server stops.
+        The task is cancelled when the client disconnects (``request.gone``) or the server stops.
         """
 
     def refusal(self, error: GatewayError) -> tuple[int, bytes, bytes]:
-        """Return status, header lines and body that tell a client of an error below any request."""
+        """Return status, header lines and body for an error that belongs to no request."""

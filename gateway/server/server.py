@@ -1,7 +1,7 @@
-"""What listens: connections, a sweep over their deadlines, and stopping in two steps.
+"""The listening server: accepts connections, checks their deadlines, and stops in two steps.
 
-The first signal cancels requests that have not arrived as a whole; those that were accepted are finished.
-Meanwhile the server still listens, so that a balancer sees that it is not ready. The second signal ends it.
+The first signal cancels requests that have not arrived completely; accepted requests are finished. Meanwhile the
+server still listens, so that a balancer sees that it is not ready. The second signal ends it at once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from embeddings_gateway.server.limits import Limits
 from embeddings_gateway.server.request import Application
 
 SWEEP_S = 0.25
-MIN_CLOSE_S = 2.0  # in which clients may take their last response, whatever the configuration says
+MIN_CLOSE_S = 2.0  # the least time for clients to read their last response
 POLL_S = 0.05
 BACKLOG = 2048
 
@@ -34,13 +34,13 @@ class Server:
     """The gateway's server.
 
     Args:
-        app: what answers.
-        config: where it listens, and within which bounds.
-        on_drain: is called once, when it begins to stop.
+        app: answers requests.
+        config: address and limits.
+        on_drain: is called once, when the server begins to stop.
 
     Attributes:
-        url: where it listens, as a client on this machine writes it.
-        forced: whether it was told to end at once.
+        url: the address for clients on this machine.
+        forced: whether a second signal came.
     """
 
     def __init__(
@@ -54,11 +54,11 @@ class Server:
         self._limits: Limits[Connection] = Limits(config)
         self._stopping = asyncio.Event()
         self._accepted: list[asyncio.Task[None]] = []
-        self._ends_by = 0.0
+        self._stop_deadline = 0.0
 
     @property
     def address(self) -> tuple[str, int]:
-        """Host and port that are bound."""
+        """The bound host and port."""
         host, port = self._server.sockets[0].getsockname()[:2]
         return host, port
 
@@ -71,7 +71,10 @@ class Server:
         loop = asyncio.get_running_loop()
         try:
             self._server = await loop.create_server(
-                self._connection, self._config.host, self._config.port, backlog=BACKLOG
+                lambda: Connection(self._app, self._limits),
+                self._config.host,
+                self._config.port,
+                backlog=BACKLOG,
             )
         except (OSError, UnicodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "no host name"
@@ -82,46 +85,44 @@ class Server:
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     async def serve(self) -> None:
-        """Serve until :meth:`stop` is called or a signal comes, and end in order."""
+        """Serve until :meth:`stop` is called or a signal comes, then shut down."""
         with self._signals():
             sweeping = asyncio.create_task(self._sweep())
             await self._stopping.wait()
-            while not self._drained():  # noqa: ASYNC110 - a bound of time, of tasks and of a signal at once
+            while not self._drained():  # noqa: ASYNC110 - waits for tasks, a time limit and a signal
                 await asyncio.sleep(POLL_S)
             await self._close()
             sweeping.cancel()
 
     def stop(self) -> None:
-        """Begin to stop; called again, end at once."""
+        """Begin to stop. The second call ends the server at once."""
         if self._stopping.is_set():
             self.forced = True
             return
         self._limits.draining = True
         self._on_drain()
-        self._accepted = [one.current.task for one in self._connections() if one.current and one.current.task]
-        self._ends_by = time.monotonic() + self._config.shutdown_timeout_s
+        requests = [connection.current for connection in self._connections()]
+        self._accepted = [request.task for request in requests if request and request.task]
+        self._stop_deadline = time.monotonic() + self._config.shutdown_timeout_s
         for connection in self._connections():
             connection.drain()
         self._stopping.set()
-
-    def _connection(self) -> Connection:
-        return Connection(self._app, self._limits)
 
     def _connections(self) -> list[Connection]:
         return list(self._limits.connections)
 
     def _drained(self) -> bool:
-        """Tell whether nothing is left to wait for: what was accepted is done, or its time is over."""
-        is_late = time.monotonic() >= self._ends_by
+        """Return whether all accepted requests are done, or the time for them is over."""
+        is_late = time.monotonic() >= self._stop_deadline
         return self.forced or is_late or all(task.done() for task in self._accepted)
 
     async def _close(self) -> None:
-        """Stop listening, answer what was not finished, and let clients read it."""
+        """Stop listening, refuse unfinished requests, and let clients read their responses."""
         self._server.close()
         for connection in self._connections():
             connection.shutdown()
-        ends_by = max(self._ends_by, time.monotonic() + MIN_CLOSE_S)
-        while self._limits.connections and time.monotonic() < ends_by:
+        deadline = max(self._stop_deadline, time.monotonic() + MIN_CLOSE_S)
+        while self._limits.connections and time.monotonic() < deadline:
             await asyncio.sleep(POLL_S)
             if self.forced:
                 break
@@ -130,7 +131,7 @@ class Server:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """Stop at a signal."""
+        """Stop at SIGINT and SIGTERM."""
         loop, numbers = asyncio.get_running_loop(), (signal.SIGINT, signal.SIGTERM)
         for number in numbers:
             loop.add_signal_handler(number, self.stop)
@@ -146,10 +147,10 @@ class Server:
 
 
 def sweep(connections: Iterable[Connection], now: float) -> None:
-    """Act on the deadlines that have passed."""
+    """Handle the deadlines that have passed."""
     for connection in [c for c in connections if c.deadline <= now or c.writer.deadline <= now]:
         try:
             connection.expire(now)
-        except Exception:  # a fault of ours: other connections keep their deadlines, and this one ends
+        except Exception:  # a bug: only this connection ends, the others keep their deadlines
             log.exception("connection failed to expire")
             connection.writer.abort()

@@ -1,4 +1,4 @@
-"""The way out of a connection: how long a client may take to read, and closing in two steps."""
+"""The sending side of a connection: deadlines for the client to read, and closing in two steps."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import asyncio
 import math
 import time
 
-MIN_SEND_BYTES_PER_S = 256 << 10  # at which a response has to be taken, beside the time of the timeout
-MAX_JOINED_BYTES = 64 << 10  # of a part that is copied to be joined with another
+MIN_SEND_BYTES_PER_S = 256 << 10  # the timeout of a response grows with its length at this rate
+MAX_JOINED_BYTES = 64 << 10  # larger bodies are not copied to be joined with their head
 
 
 class Writer:
     """Writes to a transport.
 
-    A connection that is closed while bytes of its client are unread is reset, and the client loses the
-    response. So ``half_close`` closes only the way out, and the owner calls ``abort`` later.
+    Closing a connection while bytes from the client are unread resets it, and the client loses the response. So
+    ``half_close`` closes the sending side only, and the owner calls ``abort`` later.
 
     Attributes:
-        deadline: when the client has to have taken what was written; monotonic seconds.
+        deadline: by when the client has to read what was written; monotonic seconds.
     """
 
     def __init__(self, transport: asyncio.Transport, send_timeout_s: float) -> None:
         self.deadline = math.inf
         self._transport = transport
         self._send_timeout_s = send_timeout_s
-        self._taken_by = math.inf
+        self._response_deadline = math.inf
         self._half_closed = False
         self._is_paused = False
         self._resumed: asyncio.Future[None] | None = None
@@ -36,15 +36,15 @@ class Writer:
 
     @property
     def unsent_bytes(self) -> int:
-        """How much the system has not taken yet."""
+        """Bytes that the operating system has not accepted yet."""
         return self._transport.get_write_buffer_size()
 
     def begin_response(self, length: int) -> None:
-        """Set the time in which a client has to take a response of so many bytes."""
-        self._taken_by = time.monotonic() + self._send_timeout_s + length / MIN_SEND_BYTES_PER_S
+        """Set the deadline for a response of ``length`` bytes."""
+        self._response_deadline = time.monotonic() + self._send_timeout_s + length / MIN_SEND_BYTES_PER_S
 
     def write(self, head: bytes, data: bytes = b"") -> None:
-        """Write both as one, unless the way out is closed."""
+        """Write both together, unless the sending side is closed."""
         if self.closing:
             return
         if len(data) < MAX_JOINED_BYTES:
@@ -53,18 +53,18 @@ class Writer:
             self._transport.writelines((head, data))
 
     async def drained(self) -> None:
-        """Wait for a client that reads slowly. Only the response that is being sent waits."""
+        """Wait while the client reads too slowly. Only the task of the current response waits."""
         while self._is_paused:
             self._resumed = asyncio.get_running_loop().create_future()
             await self._resumed
 
     def pause(self) -> None:
-        """Hear that the client does not take what was written."""
+        """Note that the client does not read what was written."""
         self._is_paused = True
-        self.deadline = min(self.deadline, time.monotonic() + self._send_timeout_s, self._taken_by)
+        self.deadline = min(self.deadline, time.monotonic() + self._send_timeout_s, self._response_deadline)
 
     def resume(self) -> None:
-        """Hear that it has taken it."""
+        """Note that the client has read most of it."""
         self._is_paused = False
         if not self.closing:
             self.deadline = math.inf
@@ -72,20 +72,20 @@ class Writer:
             self._resumed.set_result(None)
 
     def half_close(self) -> None:
-        """Close the way out, after what was written."""
+        """Close the sending side, after what was written."""
         self.limit_sending()
         self._half_closed = True
         self._transport.write_eof()
 
     def close(self) -> None:
-        """Close both ways, after what was written, to a client that sends nothing."""
+        """Close both sides, after what was written. The client must have sent nothing unread."""
         self.limit_sending()
         self._transport.close()
 
     def abort(self) -> None:
-        """Close both ways at once."""
+        """Close both sides at once."""
         self._transport.abort()
 
     def limit_sending(self) -> None:
-        """Give the client its time to take what is left, from now on."""
+        """Start the timeout for the client to read the rest."""
         self.deadline = min(self.deadline, time.monotonic() + self._send_timeout_s)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from embeddings_gateway.library.quality import COMPARED_MAX, examine
+from embeddings_gateway.library.embeddings import MAX_COMPARED, examine
 
 
 def directions(count, dimensions=64, seed=0):
@@ -78,6 +78,6 @@ def test_hardly_any(count):
 
 def test_a_great_many():
     """Of more vectors than can be compared an even sample is, and the report says how many."""
-    found = examine(directions(2 * COMPARED_MAX + 5, dimensions=4), {}, 1.1)
-    assert COMPARED_MAX / 2 < found.compared <= COMPARED_MAX
-    assert found.texts == 2 * COMPARED_MAX + 5
+    found = examine(directions(2 * MAX_COMPARED + 5, dimensions=4), {}, 1.1)
+    assert MAX_COMPARED / 2 < found.compared <= MAX_COMPARED
+    assert found.texts == 2 * MAX_COMPARED + 5
