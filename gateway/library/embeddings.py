@@ -89,13 +89,13 @@ class Embeddings(NamedTuple):
     averaged: Sequence[int]
     seconds: float
 
-    def quality(self, min_cosine: float = 0.99) -> Quality:
+    def quality(self, near: float = 0.99) -> Quality:
         """Examine the vectors: what a person would look at before storing them.
 
         Args:
-            min_cosine: the least cosine of two vectors that are near-duplicates.
+            near: the least cosine of two vectors that are near-duplicates.
         """
-        return examine(self.vectors, self.errors, min_cosine)._replace(
+        return examine(self.vectors, self.errors, near)._replace(
             truncated=len(self.truncated),
             averaged=len(self.averaged),
             tokens=self.tokens,

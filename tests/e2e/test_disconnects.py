@@ -20,7 +20,7 @@ from embeddings_gateway.backends.invariance import BATCH_INVARIANCE
 from embeddings_gateway.config_file import parse
 from embeddings_gateway.metrics import Metrics
 from embeddings_gateway.server.server import Server
-from embeddings_gateway.serving.model import Model
+from embeddings_gateway.serving.local import LocalModel
 from embeddings_gateway.serving.registry import Registry
 from tests.cosine import lowest_cosine
 from tests.e2e.conftest import MINILM
@@ -37,7 +37,7 @@ class Running(NamedTuple):
 
     host: str
     port: int
-    model: Model
+    model: LocalModel
     metrics: Metrics
 
 
@@ -51,7 +51,7 @@ async def running(config: str, name: str) -> AsyncIterator[Running]:
     await server.listen()
     async with registry:
         serving = asyncio.create_task(server.serve())
-        await registry.attempted()
+        await registry.first_attempt()
         yield Running(*server.address, registry[name], metrics)
         server.stop()
         await serving
@@ -109,10 +109,10 @@ def test_nobody_gets_anothers_vector_while_clients_leave():
                 together = np.concatenate(got[:CLIENTS])
                 assert (
                     lowest_cosine(together, np.concatenate(alone))
-                    >= BATCH_INVARIANCE[at.model.replicas.info.dtype]
+                    >= BATCH_INVARIANCE[at.model.info.dtype]
                 )
             await drained(at.model)
-            assert repr(at.model.batcher) == "<Batcher 0 jobs, 0 tokens, 0 running>"
+            assert repr(at.model._batcher) == "<Batcher 0 rows, 0 tokens, 0 running>"
 
     asyncio.run(run())
 
@@ -127,7 +127,7 @@ def test_the_jobs_of_a_client_that_left_are_not_run():
             writer.write(request(texts_of(source, 2048)))
             await writer.drain()
             async with asyncio.timeout(60):
-                while at.model.batcher.idle:
+                while at.model._batcher.idle:
                     await asyncio.sleep(0)
             writer.close()
             await drained(at.model)
@@ -140,8 +140,8 @@ def test_the_jobs_of_a_client_that_left_are_not_run():
     asyncio.run(run())
 
 
-async def drained(model: Model) -> None:
+async def drained(model: LocalModel) -> None:
     """Wait until nothing waits and nothing runs."""
     async with asyncio.timeout(60):
-        while not model.batcher.idle:
+        while not model._batcher.idle:
             await asyncio.sleep(0.01)

@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import NamedTuple
 
-from embeddings_gateway.batching.batcher import IN_FLIGHT_MAX
+from embeddings_gateway.batching.batcher import MAX_IN_FLIGHT
 from embeddings_gateway.batching.planner import Limits
 from tests.faults.asking import answers
 from tests.faults.figures import p99
@@ -57,7 +57,7 @@ def assert_goals(measured, capacity, max_queue_tokens, batch_tokens, overtakes=0
     assert measured.refused_s <= REFUSED_S
     # before the head of the queue there are the batch that runs and the next one, and where lengths differ so
     # many may overtake; what is no queue takes as long as a refusal may
-    ahead = max_queue_tokens + (IN_FLIGHT_MAX + overtakes) * batch_tokens
+    ahead = max_queue_tokens + (MAX_IN_FLIGHT + overtakes) * batch_tokens
     assert measured.right_s <= ahead / measured.rate + REFUSED_S
 
 
