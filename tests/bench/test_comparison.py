@@ -108,7 +108,9 @@ def test_an_engine_runs_in_a_process_of_its_own():
     assert result.answered == [0, 1, 2, 3, 4]
     assert msgspec.json.decode(msgspec.json.encode(result.turn), type=Turn) == result.turn
     backend, texts = FakeBackend(FakeSpec()), make_texts("mixed", spec.text_numbers([0]))
-    alone = np.concatenate([backend.embed(backend.tokenize([text])) for text in texts])
+    alone = np.concatenate(
+        [backend.run(backend.tokenize([text]), ("dense",))["dense"].values for text in texts]
+    )
     np.testing.assert_array_equal(result.samples[0], alone)
     with pytest.raises(RunError, match="TypeError"):
         engine.call("embed", 5)

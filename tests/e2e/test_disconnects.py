@@ -107,10 +107,7 @@ def test_nobody_gets_anothers_vector_while_clients_leave():
                         assert len(vectors) == len(texts)
                 alone = [await ask(client, [text]) for texts in theirs for text in texts]
                 together = np.concatenate(got[:CLIENTS])
-                assert (
-                    lowest_cosine(together, np.concatenate(alone))
-                    >= BATCH_INVARIANCE[at.model.info.dtype]
-                )
+                assert lowest_cosine(together, np.concatenate(alone)) >= BATCH_INVARIANCE[at.model.info.dtype]
             await drained(at.model)
             assert repr(at.model._batcher) == "<Batcher 0 rows, 0 tokens, 0 running>"
 
