@@ -127,11 +127,7 @@ class HfBackend:
 
 
 def space_fingerprint(
-    layout: Layout,
-    weights: Weights,
-    tokenizer: HfTokenizer,
-    runtime: Runtime,
-    calibration: str | None,
+    layout: Layout, weights: Weights, tokenizer: HfTokenizer, runtime: Runtime, calibration: str | None
 ) -> str:
     """Return the fingerprint of everything that the vectors depend on.
 

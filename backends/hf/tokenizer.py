@@ -144,8 +144,7 @@ def end_tokens(folder: Path, tokenizer: Tokenizer) -> EndTokens:
         return token_id
 
     return EndTokens(
-        first=resolve(file.add_bos_token, file.bos_token),
-        last=resolve(file.add_eos_token, file.eos_token),
+        first=resolve(file.add_bos_token, file.bos_token), last=resolve(file.add_eos_token, file.eos_token)
     )
 
 

@@ -81,12 +81,7 @@ def _download(repository: str, revision: str | None) -> Path:
     named = f"hub model {repository!r}"
     try:
         return Path(
-            snapshot_download(
-                repository,
-                revision=revision,
-                allow_patterns=WANTED,
-                ignore_patterns=UNWANTED,
-            )
+            snapshot_download(repository, revision=revision, allow_patterns=WANTED, ignore_patterns=UNWANTED)
         )
     except HFValidationError as error:
         raise LoadError(

@@ -14,12 +14,7 @@ import numpy as np
 
 from embeddings_gateway.backends.base import Batch, CostRule, EmbedError, LoadError, OutOfMemory, Vectors
 from embeddings_gateway.backends.hf import hardware
-from embeddings_gateway.backends.hf.runtimes.runtime import (
-    Dtype,
-    TransformerFacts,
-    is_out_of_memory,
-    pad,
-)
+from embeddings_gateway.backends.hf.runtimes.runtime import Dtype, TransformerFacts, is_out_of_memory, pad
 
 # Converting a model would report it to Intel. Both OpenVINO and NNCF do without this package, and send
 # nothing, where it cannot be imported.

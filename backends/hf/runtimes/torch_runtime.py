@@ -27,12 +27,7 @@ from embeddings_gateway.backends.hf.network.packed_attention import (
     set_attention,
 )
 from embeddings_gateway.backends.hf.network.packed_batch import PackedTensors
-from embeddings_gateway.backends.hf.runtimes.runtime import (
-    Dtype,
-    TransformerFacts,
-    is_out_of_memory,
-    pad,
-)
+from embeddings_gateway.backends.hf.runtimes.runtime import Dtype, TransformerFacts, is_out_of_memory, pad
 from embeddings_gateway.backends.hf.runtimes.select_runtime import RuntimeChoice
 from embeddings_gateway.backends.invariance import cosine
 from embeddings_gateway.backends.spec import HfSpec
