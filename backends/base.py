@@ -186,7 +186,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
         dtype: of weights and arithmetic, as users write it (``fp32``, ``bf16``, ``q8_0``).
         device: where it runs (``cpu``, ``cuda:0``).
         runtime: what runs it (``torch``, ``llama.cpp``, ``fake``).
-        fingerprint: id of the embedding space, see :mod:`embeddings_gateway.backends.fingerprint`.
+        fingerprint: id of the embedding space, see :func:`embeddings_gateway.backends.checksum.fingerprint`.
         cost: how the cost of a batch in tokens is computed.
         max_batch_tokens: the largest cost of one batch, in tokens.
         max_batch_inputs: the largest number of inputs in one batch.

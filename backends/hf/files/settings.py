@@ -105,11 +105,7 @@ def read_json(path: Path, kind: type[T]) -> T:
 
 
 def read_json_if_present(path: Path, kind: type[T]) -> T | None:
-    """Return the file's content as ``kind``, or nothing where there is no such file.
-
-    Raises:
-        LoadError: as :func:`read_json`, for a file that exists.
-    """
+    """Return the file's content as ``kind``, or nothing where there is no such file."""
     return read_json(path, kind) if path.exists() else None
 
 
@@ -125,12 +121,11 @@ def read_model(root: Path) -> ModelSettings:
         raise LoadError(f"{path}: a {file.model_type} is not a model of one dense vector per text")
     if file.default_prompt_name is not None and file.default_prompt_name not in file.prompts:
         raise LoadError(f"{path}: default_prompt_name {file.default_prompt_name!r} is not among its prompts")
-    dimensions = [*(file.matryoshka_dims or []), *([file.truncate_dim] if file.truncate_dim else [])]
     return ModelSettings(
         prompts={name: words or "" for name, words in file.prompts.items()},
         default_prompt=file.default_prompt_name,
         dot_product=file.similarity_fn_name in {"dot", "dot_score", "dot_product"},
-        dimensions=tuple(dimensions),
+        dimensions=(*(file.matryoshka_dims or ()), *((file.truncate_dim,) if file.truncate_dim else ())),
     )
 
 
@@ -141,8 +136,9 @@ def read_transformer(folder: Path) -> TransformerSettings:
         LoadError: a file is damaged, or asks for what is not supported.
     """
     path = next((folder / name for name in TRANSFORMER_FILES if (folder / name).exists()), None)
-    file = read_json(path, _TransformerFile) if path else _TransformerFile()
+    file = _TransformerFile()
     if path:
+        file = read_json(path, _TransformerFile)
         _check(path, file)
     # This limit replaces the tokenizer's even where it is higher, as sentence-transformers has it.
     limit = file.max_seq_length or _tokenizer_limit(folder)

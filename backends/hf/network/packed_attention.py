@@ -20,11 +20,8 @@ from embeddings_gateway.backends.hf.silence_transformers import silence_transfor
 
 PACKED = "packed"
 """The name under which transformers knows this attention."""
-
 # What models add to the scores of attention, or do to them, and this attention does not do.
 UNSUPPORTED = ("position_bias", "softcap", "s_aux")
-
-
 Window = tuple[int, int]
 """How many tokens to its left and right a token sees, itself not counted; -1 is all of them."""
 
@@ -39,11 +36,7 @@ def attention_name(transformer: Any) -> str:
 
 
 def set_attention(transformer: Any, name: str) -> None:
-    """Have a transformer use another attention.
-
-    Args:
-        transformer: a model of transformers.
-        name: :data:`PACKED`, or a name from :func:`attention_name`.
+    """Have a transformer use :data:`PACKED`, or a name from :func:`attention_name`.
 
     Raises:
         UnpackableError: its attention cannot be chosen.

@@ -34,7 +34,7 @@ LENGTH_DIGITS = 5
 
 
 class OpenvinoRuntime:
-    """A converted network. See :class:`embeddings_gateway.backends.hf.runtimes.runtime.Runtime`.
+    """A converted network; implements ``Runtime``.
 
     Args:
         model: the converted network, inputs ``ids`` and ``mask``, int64 ``[inputs, tokens]``.
@@ -51,10 +51,12 @@ class OpenvinoRuntime:
     cost: CostRule = "padded"
 
     def __init__(self, model: Path, dtype: Dtype, threads: int | None, facts: TransformerFacts) -> None:
-        self.dtype: str = dtype
+        self.dtype = dtype
         self._facts = facts
+        half = dtype == "bf16" or (dtype == "int8" and hardware.has_bf16())
         options: dict[str, object] = {
-            "INFERENCE_PRECISION_HINT": _precision(dtype),
+            # What is computed in where the model does not say: int8 models say it of their matrices only.
+            "INFERENCE_PRECISION_HINT": "bf16" if half else "f32",
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
             "CPU_RUNTIME_CACHE_CAPACITY": KERNELS_KEPT,
@@ -86,23 +88,15 @@ class OpenvinoRuntime:
         return np.array(vectors, dtype=np.float32, order="C")  # a copy: the next batch overwrites it
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
         self._request = self._compiled = None
 
 
 def round_up(length: int, limit: int | None) -> int:
     """Return a length in tokens that many batches have in common: less than a sixteenth above the true one.
 
-    Args:
-        length: of the longest input of a batch.
-        limit: the longest that the transformer has positions for.
+    ``limit`` is the longest that the transformer has positions for.
     """
     step = 1 << max(0, length.bit_length() - LENGTH_DIGITS)
     rounded = -(-length // step) * step
     return rounded if limit is None else max(length, min(rounded, limit))
-
-
-def _precision(dtype: Dtype) -> str:
-    """Return what is computed in where the model does not say: int8 models say it of their matrices only."""
-    half = dtype == "bf16" or (dtype == "int8" and hardware.has_bf16())
-    return "bf16" if half else "f32"
