@@ -20,13 +20,7 @@ def sha256(path: Path) -> str:
 def verify(root: Path, weights: Sequence[str], pinned: str | Mapping[str, str] | None) -> dict[str, str]:
     """Compare files below ``root`` with their pinned sums; return the sum of every weights file.
 
-    Args:
-        root: the model's directory.
-        weights: names of the weights files, relative to ``root``.
-        pinned: one sum (of the only weights file), a table of file name -> sum, or nothing.
-
-    Raises:
-        LoadError: a file is missing, a sum differs, or one sum is given for several files.
+    ``pinned`` is one sum (of the only weights file), a table of file name -> sum, or nothing.
     """
     if isinstance(pinned, str):
         if len(weights) != 1:

@@ -1,6 +1,6 @@
 """A backend without a model: deterministic numbers from the token ids, for tests of the machinery.
 
-It is real in every other respect, and configured by its own name only. Its outputs mean nothing.
+It implements the whole protocol, and serves only where it is configured by name. Its outputs mean nothing.
 """
 
 from __future__ import annotations

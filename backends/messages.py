@@ -98,32 +98,32 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
     spec: Spec
 
 
-class Tokenize(msgspec.Struct, frozen=True, tag="tokenize"):
-    """Answered by ``Tokens`` or ``Failed``."""
+class Numbered(msgspec.Struct, frozen=True):
+    """A request, or the reply to it, which has the same id."""
 
     id: int
+
+
+class Tokenize(Numbered, frozen=True, tag="tokenize"):
+    """Answered by ``Tokens`` or ``Failed``."""
+
     texts: list[str]
     text_pairs: list[str] | None = None
 
 
-class Run(msgspec.Struct, frozen=True, tag="run"):
+class Run(Numbered, frozen=True, tag="run"):
     """Compute these outputs of a batch; answered by ``Ran`` or ``Failed``."""
 
-    id: int
     outputs: tuple[Output, ...]
     batch: PackedBatch
 
 
-class Ping(msgspec.Struct, frozen=True, tag="ping"):
+class Ping(Numbered, frozen=True, tag="ping"):
     """Answered by ``Pong``, also while a batch is computed."""
 
-    id: int
 
-
-class Check(msgspec.Struct, frozen=True, tag="check"):
+class Check(Numbered, frozen=True, tag="check"):
     """Whether the model still passes its self-test; answered by ``Checked`` or ``Failed``."""
-
-    id: int
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
@@ -143,18 +143,16 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
     reason: str
 
 
-class Tokens(msgspec.Struct, frozen=True, tag="tokens"):
+class Tokens(Numbered, frozen=True, tag="tokens"):
     """The ids of each text of a ``Tokenize``, in order."""
 
-    id: int
     batch: PackedBatch
     seconds: float
 
 
-class Ran(msgspec.Struct, frozen=True, tag="ran"):
+class Ran(Numbered, frozen=True, tag="ran"):
     """The columns of a ``Run``; ``seconds`` are the engine's own."""
 
-    id: int
     columns: dict[Output, PackedColumn]
     seconds: float
 
@@ -168,28 +166,25 @@ class Ran(msgspec.Struct, frozen=True, tag="ran"):
         return {name: column.unpack() for name, column in self.columns.items()}
 
 
-class Failed(msgspec.Struct, frozen=True, tag="failed"):
+class Failed(Numbered, frozen=True, tag="failed"):
     """The call failed; the worker is still usable.
 
     ``reason`` never contains a user's text. ``memory`` tells that there was no memory for the call.
     """
 
-    id: int
     reason: str
     memory: bool = False
 
 
-class Checked(msgspec.Struct, frozen=True, tag="checked"):
+class Checked(Numbered, frozen=True, tag="checked"):
     """What is wrong with the model; empty if nothing is."""
 
-    id: int
     problem: str
 
 
-class Pong(msgspec.Struct, frozen=True, tag="pong"):
+class Pong(Numbered, frozen=True, tag="pong"):
     """The worker is alive; ``busy_seconds`` is how long the batch being computed has run, 0 when idle."""
 
-    id: int
     busy_seconds: float
 
 

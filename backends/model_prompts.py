@@ -11,13 +11,7 @@ from embeddings_gateway.backends.spec import BackendSpec
 def resolve_prompts(
     spec: BackendSpec, own: Mapping[str, str] | None = None, own_default: str | None = None
 ) -> tuple[dict[str, str], str | None]:
-    """Return the prompts and the name of the default one, as ``ModelInfo`` states them.
-
-    ``own`` and ``own_default`` are those of the model's files.
-
-    Raises:
-        LoadError: the configured default is not among the prompts.
-    """
+    """Return the prompts and the name of the default one; ``own`` are those of the model's files."""
     prompts = dict((own or {}) if spec.prompts is None else spec.prompts)
     if spec.default_prompt == "":
         return prompts, None

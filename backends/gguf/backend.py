@@ -30,11 +30,7 @@ POOLINGS = ("cls", "mean", "last")
 
 
 class GgufBackend:
-    """A :class:`embeddings_gateway.backends.base.Backend` on llama.cpp.
-
-    Raises:
-        LoadError: the file or an option cannot be used; the message says which and what to do.
-    """
+    """A :class:`embeddings_gateway.backends.base.Backend` on llama.cpp."""
 
     def __init__(self, spec: GgufSpec) -> None:
         path = Path(spec.path)

@@ -31,9 +31,6 @@ class Contexts:
     """The contexts of one model: one for batches of any size, and on a processor a second for short batches.
 
     Used by one thread. Must be closed before its model.
-
-    Raises:
-        LoadError: they do not fit into memory, or llama.cpp refuses them.
     """
 
     def __init__(self, model: LlamaModel, sizes: Sizes, pooling: str, threads: int) -> None:

@@ -47,11 +47,7 @@ SHARD = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
 
 
 def check_file(path: Path) -> None:
-    """Refuse a path that is plainly no whole GGUF model file. llama.cpp refuses more, by what the file holds.
-
-    Raises:
-        LoadError: not an absolute path, no file, no GGUF, an unknown version, one part of several.
-    """
+    """Refuse a path that is plainly no whole GGUF model file. llama.cpp refuses more, by what the file holds."""
     if not path.is_absolute():
         raise LoadError(f"{path}: give the absolute path of a GGUF file")
     if not path.is_file():
@@ -79,18 +75,13 @@ class LlamaModel:
     """A ``llama_model``, mapped into memory. Must outlive the contexts made from it.
 
     Attributes:
-        path: the file.
+        path: the file, which has passed :func:`check_file`.
         pointer: the ``llama_model``, for the engine's functions.
         facts: what the file says.
         on_gpu: whether any layer was put on a GPU.
     """
 
     def __init__(self, path: Path, n_gpu_layers: int) -> None:
-        """Load a file that passed :func:`check_file`.
-
-        Raises:
-            LoadError: llama.cpp refuses the file, or was built without GPU support and is asked for it.
-        """
         log = start_llama()
         if n_gpu_layers and not llama.llama_supports_gpu_offload():
             raise LoadError(

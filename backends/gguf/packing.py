@@ -70,9 +70,6 @@ def choose_sizes(
     """Choose the sizes for a model; ``max_tokens`` and ``max_batch_tokens`` of the spec are kept or refused.
 
     ``memory_bytes`` is what the machine has: half of it may go to the output buffer, where asked for.
-
-    Raises:
-        LoadError: a limit is above the model's own, or its buffers are too large for the machine.
     """
     if facts.max_tokens_trained < 1:
         raise LoadError("the file states no context length; convert the model again")

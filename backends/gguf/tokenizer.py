@@ -50,11 +50,6 @@ class LlamaTokenizer:
     """
 
     def __init__(self, model: LlamaModel, pooling: str) -> None:
-        """Learn what the tokenizer adds to a text.
-
-        Raises:
-            LoadError: the file adds a special token that it does not name.
-        """
         self._pointer: Any = model.vocabulary
         check_special_ids(self._pointer)
         self._splits_by_regex = _splits_by_regex(model)
@@ -70,13 +65,10 @@ class LlamaTokenizer:
         return f"<LlamaTokenizer {self.prefix} ... {self.suffix}>"
 
     def encode(self, text: str) -> TokenIds:
-        """Return the ids of ``text``, special tokens included, never cut.
-
-        Without special tokens in the vocabulary an empty text has no ids at all.
+        """Return the ids of ``text``, special tokens included, never cut; without these an empty text has none.
 
         Raises:
-            EmbedError: the text holds half a surrogate pair, or is longer than ``TEXT_BYTES_MAX`` bytes, or
-                would overflow the engine's stack.
+            EmbedError: the text is not valid Unicode, is too long, or would overflow the engine's stack.
         """
         if self._splits_by_regex:
             _check_runs(text)
@@ -96,25 +88,18 @@ class LlamaTokenizer:
     def _tokenize(self, data: bytes, *, add_special: bool, parse_special: bool = False) -> TokenIds:
         """Call the engine: once where a token has a byte at least, else again with the room it names."""
         room = len(data) + SPARE
-        ids, count = self._attempt(data, room, add_special, parse_special)
-        if count < 0:
-            ids, count = self._attempt(data, -count, add_special, parse_special)
-        if count < 0:
-            raise EmbedError("too many tokens for llama.cpp to count")
-        return ids[:count].copy()
-
-    def _attempt(
-        self, data: bytes, room: int, add_special: bool, parse_special: bool
-    ) -> tuple[TokenIds, int]:
-        if room >= 2**31:  # the engine's INT32_MIN, "more than can be counted"
-            return np.empty(0, dtype=np.int32), -1
-        ids = np.empty(room, dtype=np.int32)
-        pointer = ids.ctypes.data_as(llama.llama_token_p)
-        # The length is given because a text may hold NUL characters.
-        count = llama.llama_tokenize(
-            self._pointer, data, len(data), pointer, room, add_special, parse_special
-        )
-        return ids, int(count)
+        for _attempt in range(2):
+            ids = np.empty(room, dtype=np.int32)
+            pointer = ids.ctypes.data_as(llama.llama_token_p)
+            # The length is given because a text may hold NUL characters.
+            arguments = (self._pointer, data, len(data), pointer, room, add_special, parse_special)
+            count = int(llama.llama_tokenize(*arguments))
+            if count >= 0:
+                return ids[:count].copy()
+            room = -count
+            if room >= 2**31:  # the engine's INT32_MIN, "more than can be counted"
+                break
+        raise EmbedError("too many tokens for llama.cpp to count")
 
     def _forgotten_end(self, facts: GgufFacts, pooling: str) -> int | None:
         """Return the end token that Qwen3-Embedding was trained with, where its older files lack it.
@@ -128,11 +113,7 @@ class LlamaTokenizer:
 
 
 def check_special_ids(vocabulary: Any) -> None:
-    """Refuse a vocabulary that would make the engine abort on its first text.
-
-    Raises:
-        LoadError: the file adds a special token to every text, but does not say which.
-    """
+    """Refuse a file that adds a special token but does not say which: the engine would abort on any text."""
     wordpiece = llama.llama_vocab_type(vocabulary) == llama.LLAMA_VOCAB_TYPE_WPM
     added = {
         "bos": (wordpiece or llama.llama_vocab_get_add_bos(vocabulary), llama.llama_vocab_bos(vocabulary)),

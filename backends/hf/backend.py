@@ -42,13 +42,7 @@ VOLATILE = {
 
 
 class HfBackend:
-    """One loaded model. ``base.Backend`` says who may call what, and when.
-
-    Raises:
-        LoadError: the model cannot be served; the message names the file or key and what to do.
-    """
-
-    info: ModelInfo
+    """One loaded model. ``base.Backend`` says who may call what, and when."""
 
     def __init__(self, spec: HfSpec) -> None:
         choice = select_runtime(spec)
@@ -153,11 +147,7 @@ def space_fingerprint(
 
 
 def longest_input(configured: int | None, author: int | None, positions: int | None, special: int) -> int:
-    """Return the longest input in tokens: the configured limit, else the author's or that of the positions.
-
-    Raises:
-        LoadError: the configured limit is above the model's or leaves no room for text, or there is none.
-    """
+    """Return the longest input in tokens: the configured limit, else the author's or that of the positions."""
     known = [limit for limit in (author, positions) if limit is not None]
     if configured is None and not known:
         raise LoadError("max_tokens is not set, and the model's files name no limit: set it")
@@ -172,11 +162,7 @@ def longest_input(configured: int | None, author: int | None, positions: int | N
 
 
 def offered_dimensions(configured: Sequence[int] | None, author: Sequence[int], full: int) -> tuple[int, ...]:
-    """Return the dimensions that a client may ask for: the configured ones, else the author's, ascending.
-
-    Raises:
-        LoadError: a configured width is larger than ``full``, the model's.
-    """
+    """Return the dimensions that a client may ask for: the configured ones, else the author's, ascending."""
     for width in configured or ():
         if width > full:
             raise LoadError(f"dimensions has {width}, but the model's vectors have {full}: remove it")

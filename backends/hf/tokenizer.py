@@ -94,9 +94,6 @@ def open_vocabulary(folder: Path, lower_case: bool, converted: Path | None = Non
 
     Text that looks like a special token (``[SEP]``) becomes that token, as in sentence-transformers: otherwise
     the same text would have another vector here.
-
-    Raises:
-        LoadError: there is no vocabulary, or it cannot be read.
     """
     file = folder / FILE
     if not file.is_file() and converted is not None:
@@ -122,11 +119,7 @@ def save_vocabulary(folder: Path, into: Path) -> None:
 
 
 def end_tokens(folder: Path, tokenizer: Tokenizer) -> EndTokens:
-    """Return the ids that ``tokenizer_config.json`` explicitly wants around every text.
-
-    Raises:
-        LoadError: the file is damaged or wants a token that is not in the vocabulary.
-    """
+    """Return the ids that ``tokenizer_config.json`` explicitly wants around every text."""
     path = folder / "tokenizer_config.json"
     file = read_json_if_present(path, _EndTokensFile) or _EndTokensFile()
 

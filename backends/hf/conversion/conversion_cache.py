@@ -120,12 +120,8 @@ Kept = Converted | ConversionRefused
 
 
 def conversion_key(spec: HfSpec, dtype: Dtype, layout: Layout, weights: Weights) -> str:
-    """Return the name under which a conversion is kept, 32 hex digits: a hash of all that it depends on.
-
-    Raises:
-        LoadError: the configured calibration texts cannot be read.
-    """
-    # Words before texts are no part of the network.
+    """Return the name under which a conversion is kept, 32 hex digits: a hash of all that it depends on."""
+    # Prompts are not part of the network.
     network = msgspec.structs.replace(layout, root=Path(), prompts={}, default_prompt=None)
     packages = (*PACKAGES, "nncf") if dtype == "int8" else PACKAGES
     facts = {
@@ -137,7 +133,7 @@ def conversion_key(spec: HfSpec, dtype: Dtype, layout: Layout, weights: Weights)
         "normalize": spec.normalize,
         "dtype": dtype,
         "calibration": calibration_sum(spec.calibration) if dtype == "int8" else None,
-        # The judgement of a conversion, and its best batch, belong to the processor that they were found on.
+        # A conversion was judged, and its best batch measured, on this kind of processor only.
         "processor": hardware.processor(),
         "packages": {name: version(name) for name in packages},
     }
@@ -221,9 +217,6 @@ def find_or_convert(
     """Return the model's conversion, or why there is none.
 
     ``replacing`` is the record of a kept one that turned out not to be usable.
-
-    Raises:
-        LoadError: the model cannot be served by any runtime.
     """
     key = conversion_key(*source)
     cache = ConversionCache(source.spec.cache_dir)

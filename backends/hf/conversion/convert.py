@@ -71,11 +71,7 @@ class ConvertedModel(NamedTuple):
 
 
 def convert(order: ConversionOrder) -> ConversionOutcome:
-    """Write the graph and its weights into the order's folder, and judge them.
-
-    Raises:
-        LoadError: the model cannot be served by any runtime.
-    """
+    """Write the graph and its weights into the order's folder, and judge them."""
     spec = order.spec
     layout = read_layout(Path(spec.path))
     if conversion_key(spec, order.dtype, layout, verify_weights(layout, spec.sha256)) != order.key:

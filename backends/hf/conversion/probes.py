@@ -25,12 +25,12 @@ CALIBRATION: tuple[str, ...] = tuple((CORPUS / "calibration.txt").read_text("utf
 PROBES: tuple[str, ...] = tuple((CORPUS / "probes.txt").read_text("utf-8").splitlines())
 """What a conversion is judged by; none of them is among those it is calibrated with."""
 CALIBRATION_MAX = 512
-"""Texts that are used of a file; to calibrate a small model with as many takes a minute."""
+"""The most texts of a file that are used. To calibrate a small model with so many takes a minute."""
 JOINED_TEXTS = (1, 1, 1, 1, 2, 3, 5, 8)
-"""How many texts are joined to one input, over and over: so short and long ones stand side by side."""
+"""How many texts are joined to one input, again and again, so that short and long inputs share a batch."""
 PROBE_TOKENS_MAX = 512
-COSINE_MIN: dict[Dtype, float] = {"fp32": 0.9999, "bf16": 0.999}
-COSINE_MEAN_INT8 = 0.995
+COSINE_MIN: dict[Dtype, float] = {"fp32": 0.9999, "bf16": 0.999, "int8": 0.995}
+"""What the lowest cosine over the probes has to be at least; for int8 the mean."""
 SAME_RUNTIME: dict[Dtype, float] = {"fp32": 0.99999, "bf16": 0.9999, "int8": 0.999}
 """The lowest cosine between two vectors of one text by one runtime, whatever batch it is in."""
 BATCH_INPUTS = 8
@@ -44,22 +44,15 @@ class Agreement(NamedTuple):
 
     def shortfall(self, dtype: Dtype) -> str:
         """Say what is missing for a dtype; empty if nothing is."""
-        what, cosine, bound = (
-            ("mean", self.mean, COSINE_MEAN_INT8)
-            if dtype == "int8"
-            else ("lowest", self.lowest, COSINE_MIN[dtype])
-        )
-        if cosine >= bound:  # never true of NaN
+        name, value = ("mean", self.mean) if dtype == "int8" else ("lowest", self.lowest)
+        bound = COSINE_MIN[dtype]
+        if value >= bound:  # never true of NaN
             return ""
-        return f"the {what} cosine to fp32 on probe texts is {cosine:.5f}, and it has to be {bound} at least"
+        return f"the {name} cosine to fp32 on probe texts is {value:.5f}, and it has to be {bound} at least"
 
 
 def calibration_texts(path: str | None) -> Sequence[str]:
-    """Return the texts that int8 is calibrated with: ours, or some of a file's, one a line, taken evenly.
-
-    Raises:
-        LoadError: there are no texts in the file.
-    """
+    """Return the texts that int8 is calibrated with: ours, or some of a file's, one a line, taken evenly."""
     if path is None:
         return CALIBRATION
     try:

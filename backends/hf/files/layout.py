@@ -2,7 +2,7 @@
 
 Only JSON is read here, no weights and nothing by a model library. It understands sentence-transformers'
 layout (``modules.json``), old and new, and a plain transformers directory. A setting that would change the
-vector and is not understood is a LoadError, never ignored.
+vector and is not understood is a LoadError.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
         max_tokens: the author's limit, special tokens included; ``None`` where the files do not say.
         lower_case: whether text is lower-cased first, whatever the tokenizer does.
         prompts, default_prompt: as in ``ModelInfo``.
-        pools_prompts: whether the words of a prompt are pooled with the text.
+        pools_prompts: whether the tokens of a prompt are pooled with those of the text.
         dot_product: whether the author compares vectors by dot product.
         dimensions: Matryoshka widths named in the files, as they stand there.
     """
@@ -119,11 +119,7 @@ class _Entry(msgspec.Struct):
 
 
 def read_layout(root: Path) -> Layout:
-    """Read the settings of the model in ``root``.
-
-    Raises:
-        LoadError: a file is missing or damaged, or asks for something that is not supported.
-    """
+    """Read the settings of the model in ``root``."""
     entries = read_json_if_present(root / "modules.json", list[_Entry])
     pooling: tuple[Pooling, ...] = ()
     pools_prompts = True

@@ -89,11 +89,7 @@ class _TokenizerFile(msgspec.Struct):
 
 
 def read_json(path: Path, kind: type[T]) -> T:
-    """Return the file's content as ``kind``. Keys that ``kind`` does not name are ignored.
-
-    Raises:
-        LoadError: the file is missing, is not JSON, or holds another type than expected.
-    """
+    """Return the file's content as ``kind``. Keys that ``kind`` does not name are ignored."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except OSError as error:
@@ -110,11 +106,7 @@ def read_json_if_present(path: Path, kind: type[T]) -> T | None:
 
 
 def read_model(root: Path) -> ModelSettings:
-    """Read ``config_sentence_transformers.json``, if there is one.
-
-    Raises:
-        LoadError: it is damaged, describes another kind of model, or its default prompt does not exist.
-    """
+    """Read ``config_sentence_transformers.json``, if there is one."""
     path = root / "config_sentence_transformers.json"
     file = read_json_if_present(path, _ModelFile) or _ModelFile()
     if file.model_type != "SentenceTransformer":
@@ -122,7 +114,7 @@ def read_model(root: Path) -> ModelSettings:
     if file.default_prompt_name is not None and file.default_prompt_name not in file.prompts:
         raise LoadError(f"{path}: default_prompt_name {file.default_prompt_name!r} is not among its prompts")
     return ModelSettings(
-        prompts={name: words or "" for name, words in file.prompts.items()},
+        prompts={name: prompt or "" for name, prompt in file.prompts.items()},
         default_prompt=file.default_prompt_name,
         dot_product=file.similarity_fn_name in {"dot", "dot_score", "dot_product"},
         dimensions=(*(file.matryoshka_dims or ()), *((file.truncate_dim,) if file.truncate_dim else ())),
@@ -130,11 +122,7 @@ def read_model(root: Path) -> ModelSettings:
 
 
 def read_transformer(folder: Path) -> TransformerSettings:
-    """Read the transformer's settings and its tokenizer's limit.
-
-    Raises:
-        LoadError: a file is damaged, or asks for what is not supported.
-    """
+    """Read the transformer's settings and its tokenizer's limit."""
     path = next((folder / name for name in TRANSFORMER_FILES if (folder / name).exists()), None)
     file = _TransformerFile()
     if path:

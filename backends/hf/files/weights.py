@@ -53,11 +53,7 @@ class _Index(msgspec.Struct):
 
 
 def locate(path: str, revision: str | None) -> Path:
-    """Return the local directory that ``path`` of a spec names; a hub id is downloaded first, as far as needed.
-
-    Raises:
-        LoadError: there is no such directory, package or repository, or a local path has a revision.
-    """
+    """Return the local directory that ``path`` of a spec names; a hub id is downloaded first, as far as needed."""
     in_package = path.startswith(PACKAGE)
     if not in_package and not Path(path).is_absolute():
         return _download(path, revision)
@@ -120,9 +116,6 @@ def verify_weights(layout: Layout, pinned: str | Mapping[str, str] | None) -> We
     """Find the weights and compare them with the pinned sums. Nothing but the index file is parsed.
 
     One sum speaks of the transformer's weights; a table may name any file of the directory.
-
-    Raises:
-        LoadError: weights are missing or not safetensors, or a sum differs.
     """
     root = layout.root
     dense = [str(PurePosixPath(module.folder, SINGLE)) for module in layout.dense]

@@ -54,11 +54,7 @@ class PositionOffset(NamedTuple):
 
 
 def load_encoder(folder: Path, dtype: torch.dtype) -> Encoder:
-    """Load the transformer in ``folder``, with weights of ``dtype``. No code of the directory ever runs.
-
-    Raises:
-        LoadError: transformers does not know the architecture or cannot load it, or weights are missing.
-    """
+    """Load the transformer in ``folder``, with weights of ``dtype``. No code of the directory ever runs."""
     try:
         with silence_transformers():
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)

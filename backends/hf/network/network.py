@@ -109,11 +109,7 @@ MODES: Mapping[Pooling, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def build_network(layout: Layout, transformer: nn.Module) -> Network:
-    """Return the network of a model whose pooling and normalising are resolved.
-
-    Raises:
-        LoadError: the weights of a layer after pooling do not fit it.
-    """
+    """Return the network of a model whose pooling and normalising are resolved."""
     dense = [load_dense(layout.root, module) for module in layout.dense]
     return Network(transformer, layout.pooling, dense, layout.normalize).eval()
 

@@ -36,11 +36,7 @@ def attention_name(transformer: Any) -> str:
 
 
 def set_attention(transformer: Any, name: str) -> None:
-    """Have a transformer use :data:`PACKED`, or a name from :func:`attention_name`.
-
-    Raises:
-        UnpackableError: its attention cannot be chosen.
-    """
+    """Have a transformer use :data:`PACKED`, or a name from :func:`attention_name`."""
     # No function is registered that makes masks under this name: then transformers makes none.
     AttentionInterface.register(PACKED, layer_attention)
     with silence_transformers():

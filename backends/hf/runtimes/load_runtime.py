@@ -25,11 +25,7 @@ from embeddings_gateway.backends.spec import HfSpec
 
 
 def select_runtime(spec: HfSpec) -> RuntimeChoice:
-    """Resolve what the configuration leaves to the machine.
-
-    Raises:
-        LoadError: what it asks for is not here, or does not go together.
-    """
+    """Resolve what the configuration leaves to the machine."""
     device = _device(spec.device)
     runtime = _runtime(spec, device)
     if spec.dtype == "int8" and runtime == "torch":
@@ -84,11 +80,7 @@ def _runtime(spec: HfSpec, device: str) -> Literal["torch", "openvino"]:
 
 
 def load_runtime(spec: HfSpec, choice: RuntimeChoice, layout: Layout, weights: Weights) -> LoadedModel:
-    """Load the model.
-
-    Raises:
-        LoadError: it cannot be served, or not the way that the configuration insists on.
-    """
+    """Load the model; torch serves it where OpenVINO cannot, unless the configuration insists on OpenVINO."""
     if choice.runtime == "torch":
         return _load_torch(spec, choice, layout)
     loaded = _load_openvino(ConversionSource(spec, choice.dtype, layout, weights))
@@ -96,7 +88,7 @@ def load_runtime(spec: HfSpec, choice: RuntimeChoice, layout: Layout, weights: W
         return loaded
     if spec.runtime == "openvino" or choice.dtype == "int8":
         raise LoadError(f"not served by OpenVINO in {choice.dtype}: {loaded.reason}")
-    note = f"served by torch, since OpenVINO in {choice.dtype} is not to be had: {loaded.reason}"
+    note = f"served by torch, since OpenVINO in {choice.dtype} is not possible: {loaded.reason}"
     in_torch = select_runtime(msgspec.structs.replace(spec, runtime="torch", device="cpu"))
     model = _load_torch(spec, in_torch, layout)
     return model._replace(notes=(note, *model.notes))

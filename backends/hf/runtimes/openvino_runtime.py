@@ -1,7 +1,6 @@
 """Runs a converted network with OpenVINO, on the processor.
 
-Everything else takes ``openvino`` from here: imported without its telemetry, and without a cache that nothing
-bounds.
+All other files import ``openvino`` from here: without its telemetry, and with bounded caches.
 """
 
 from __future__ import annotations
@@ -26,24 +25,17 @@ os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
 
 import openvino as openvino  # noqa: E402, PLC0414 - given on to others
 
-# Kernels kept for shapes that came before, several for each: without a bound memory grows with every new one.
+# Kernels kept for earlier shapes, several for each. Without a bound, memory grows with every new shape.
 KERNELS_KEPT = 400
-# Binary digits of a padded length that may be other than 0: to make a new shape's kernels takes as long as
-# 70 tokens do. It comes on top of what the planner lets be padding, and averages 3 %.
+# The significant binary digits of a padded length. Kernels of a new shape cost as much time as 70 tokens. The
+# padding that this adds to the planner's averages 3 %.
 LENGTH_DIGITS = 5
 
 
 class OpenvinoRuntime:
     """A converted network; implements ``Runtime``.
 
-    Args:
-        model: the converted network, inputs ``ids`` and ``mask``, int64 ``[inputs, tokens]``.
-        dtype: of the arithmetic.
-        threads: how many compute; ``None`` is all cores.
-        facts: of the transformer.
-
-    Raises:
-        LoadError: OpenVINO cannot take the model.
+    ``model`` is its file, with inputs ``ids`` and ``mask``, int64 ``[inputs, tokens]``.
     """
 
     name = "openvino"

@@ -1,7 +1,7 @@
 """Runs a Network with torch, on the processor or on one GPU; batches are packed where the model allows it.
 
-Whether it does is tried when it is loaded (the packing check): a list of families would grow old, and would
-know nothing of the device's kernels.
+Each model is tried when it is loaded (the packing check). A list of model families would become outdated, and
+would not know the device's kernels.
 """
 
 from __future__ import annotations
@@ -56,9 +56,6 @@ def load_torch(
     """Load the model's weights onto its device.
 
     ``packed``: whether to pack batches, if the model can; ``None``: where there is a kernel for it.
-
-    Raises:
-        LoadError: it cannot be loaded, or does not fit there.
     """
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
@@ -78,11 +75,7 @@ def load_torch(
 
 
 class TorchRuntime:
-    """A :class:`Network` on its device; implements ``Runtime``.
-
-    Raises:
-        LoadError: it does not fit there.
-    """
+    """A :class:`Network` on its device; implements ``Runtime``."""
 
     name = "torch"
 
