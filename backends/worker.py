@@ -105,35 +105,34 @@ class WorkerMain:
         match message:
             case Run() | Check():
                 self._batches.put(message)
-            case Tokenize(texts=texts, text_pairs=pairs) if (
-                sum(map(len, texts + (pairs or []))) < CHARS_AT_ONCE
-            ):
-                self._tokenize(backend, message)
-            case Tokenize():
-                self._tokenizers.submit(self._tokenize, backend, message)
+            case Tokenize(texts=texts, text_pairs=pairs):
+                if sum(map(len, texts)) + sum(map(len, pairs or ())) < CHARS_AT_ONCE:
+                    self._tokenize(backend, message)
+                else:
+                    self._tokenizers.submit(self._tokenize, backend, message)
             case Ping():
                 since = self._busy_since
                 self._send(Pong(message.id, 0.0 if since is None else time.monotonic() - since))
 
     def _compute(self, backend: Backend, call: Run) -> None:
         began = self._busy_since = time.monotonic()
-        with self._failing(call.id):
+        with self._report_failure(call.id):
             columns = backend.run(call.batch.unpack(), call.outputs)
             self._send(Ran.of(call.id, columns, time.monotonic() - began))
         self._busy_since = None
 
     def _check(self, call_id: int, test: SelfTest) -> None:
-        with self._failing(call_id):
+        with self._report_failure(call_id):
             self._send(Checked(call_id, test.run()))
 
     def _tokenize(self, backend: Backend, call: Tokenize) -> None:
         began = time.monotonic()
-        with self._failing(call.id):
+        with self._report_failure(call.id):
             batch = PackedBatch.of(backend.tokenize(call.texts, call.text_pairs))
             self._send(Tokens(call.id, batch, time.monotonic() - began))
 
     @contextmanager
-    def _failing(self, call_id: int) -> Iterator[None]:
+    def _report_failure(self, call_id: int) -> Iterator[None]:
         """Reply ``Failed`` to a call whose work raises anything: native code raises more than exceptions."""
         try:
             yield
