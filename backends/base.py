@@ -27,23 +27,19 @@ CostRule = Literal["padded", "packed"]
 
 
 class BackendError(Exception):
-    """Root of what a backend may raise. Messages never contain a user's text.
-
-    ::
-
-        BackendError
-        |-- LoadError     the model cannot be served at all; the message tells an operator why and what to do
-        `-- EmbedError    the engine failed on this batch; the caller decides what to run again
-            `-- OutOfMemory   it has no memory for a batch of this size
-    """
+    """Root of what a backend may raise. Messages never contain a user's text."""
 
 
 class LoadError(BackendError):
-    """The model cannot be served: a missing file, a wrong checksum, an option that does not fit."""
+    """The model cannot be served. The message tells an operator why and what to do.
+
+    Whatever loads, verifies or configures a model may raise it: a missing file, a wrong checksum, an option that
+    does not fit.
+    """
 
 
 class EmbedError(BackendError):
-    """The engine failed on one batch. The backend is still usable."""
+    """The engine failed on one batch, and the caller decides what to run again. The backend is still usable."""
 
 
 class OutOfMemory(EmbedError):
@@ -91,9 +87,8 @@ class Batch:
     def part(self, begin: int, end: int) -> Batch:
         """Return the inputs from ``begin`` to ``end``, as views."""
         first = int(self.lengths[:begin].sum())
-        last = first + int(self.lengths[begin:end].sum())
-        segments = None if self.segments is None else self.segments[first:last]
-        return Batch(self.ids[first:last], self.lengths[begin:end], segments)
+        tokens = slice(first, first + int(self.lengths[begin:end].sum()))
+        return Batch(self.ids[tokens], self.lengths[begin:end], _part(self.segments, tokens))
 
     def singles(self) -> list[Batch]:
         """Return each input as a batch of its own."""
@@ -104,8 +99,7 @@ class Batch:
         if len(rows) == len(self) == 1:
             return self
         tokens = _ranges(self.offsets(), rows)
-        segments = None if self.segments is None else self.segments[tokens]
-        return Batch(self.ids[tokens], self.lengths[rows], segments)
+        return Batch(self.ids[tokens], self.lengths[rows], _part(self.segments, tokens))
 
     @classmethod
     def concat(cls, batches: Sequence[Batch]) -> Batch:
@@ -145,17 +139,16 @@ class Column:
         if self.offsets is None:
             return Column(self.values[begin:end])
         offsets = self.offsets[begin : end + 1]
-        first, last = int(offsets[0]), int(offsets[-1])
-        indices = None if self.indices is None else self.indices[first:last]
-        return Column(self.values[first:last], offsets - first, indices)
+        rows = slice(int(offsets[0]), int(offsets[-1]))
+        return Column(self.values[rows], offsets - offsets[0], _part(self.indices, rows))
 
     def select(self, inputs: NDArray[np.int64]) -> Column:
         """Return the rows of these inputs, in this order; an input may occur several times."""
         if self.offsets is None:
             return Column(self.values[inputs])
         rows = _ranges(self.offsets, inputs)
-        indices = None if self.indices is None else self.indices[rows]
-        return Column(self.values[rows], _offsets(np.diff(self.offsets)[inputs]), indices)
+        offsets = _offsets(np.diff(self.offsets)[inputs])
+        return Column(self.values[rows], offsets, _part(self.indices, rows))
 
     @classmethod
     def concat(cls, columns: Sequence[Column]) -> Column:
@@ -179,19 +172,19 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
         max_tokens: the longest input the model takes, in tokens, special tokens included.
         vocabulary_size: token ids are in ``range(vocabulary_size)``.
         prefix, suffix: the special token ids that stand before and after every text.
-        prompts: name -> words that go before a text of that kind (``query``, ``document``, ...).
+        prompts: name -> what goes before a text of that kind (``query``, ``document``, ...).
         default_prompt: name of the prompt used where a request names none.
         pooling: ``mean``, ``cls``, ``last``, ...
         normalized: whether dense vectors have unit length.
         dtype: of weights and arithmetic, as users write it (``fp32``, ``bf16``, ``q8_0``).
         device: where it runs (``cpu``, ``cuda:0``).
         runtime: what runs it (``torch``, ``llama.cpp``, ``fake``).
-        fingerprint: id of the embedding space, see :mod:`embeddings_gateway.backends.fingerprint`.
+        fingerprint: id of the embedding space, see :func:`embeddings_gateway.backends.checksum.fingerprint`.
         cost: how the cost of a batch in tokens is computed.
         max_batch_tokens: the largest cost of one batch, in tokens.
         max_batch_inputs: the largest number of inputs in one batch.
         created: when the weights were last changed, in Unix seconds.
-        notes: what an operator should know of how it was loaded: that a slower way serves, and why.
+        notes: what an operator should know of how it was loaded, such as why a slower runtime serves it.
         outputs: what it can compute.
         takes_pairs: whether an input may be a pair of texts.
         labels: width of a score column; 0 without that output.
@@ -260,13 +253,13 @@ class Backend(Protocol):
 
 
 def refuse_pairs(text_pairs: Sequence[str] | None) -> None:
-    """Refuse pairs on behalf of a backend that takes none.
-
-    Raises:
-        EmbedError: there are pairs.
-    """
+    """Refuse pairs, with an ``EmbedError``, on behalf of a backend that takes none."""
     if text_pairs is not None:
         raise EmbedError("this model takes no pairs of texts")
+
+
+def _part(array: NDArray[np.int32] | None, rows: NDArray[np.int64] | slice) -> NDArray[np.int32] | None:
+    return None if array is None else array[rows]
 
 
 def _offsets(lengths: NDArray[np.integer]) -> NDArray[np.int64]:

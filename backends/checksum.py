@@ -1,10 +1,12 @@
-"""SHA-256 of files: computed, and compared with what the configuration pins, before anything parses them."""
+"""SHA-256 of files, compared with what the configuration pins before anything parses them, and of facts."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import msgspec
 
 from embeddings_gateway.backends.base import LoadError
 
@@ -18,13 +20,7 @@ def sha256(path: Path) -> str:
 def verify(root: Path, weights: Sequence[str], pinned: str | Mapping[str, str] | None) -> dict[str, str]:
     """Compare files below ``root`` with their pinned sums; return the sum of every weights file.
 
-    Args:
-        root: the model's directory.
-        weights: names of the weights files, relative to ``root``.
-        pinned: one sum (of the only weights file), a table of file name -> sum, or nothing.
-
-    Raises:
-        LoadError: a file is missing, a sum differs, or one sum is given for several files.
+    ``pinned`` is one sum (of the only weights file), a table of file name -> sum, or nothing.
     """
     if isinstance(pinned, str):
         if len(weights) != 1:
@@ -39,3 +35,18 @@ def verify(root: Path, weights: Sequence[str], pinned: str | Mapping[str, str] |
         if actual != expected:
             raise LoadError(f"{file}: sha256 is {actual}, the configuration pins {expected}")
     return sums
+
+
+def digest(facts: Mapping[str, object]) -> str:
+    """Return the SHA-256 of facts, given as JSON values, in lower-case hex."""
+    return hashlib.sha256(msgspec.json.encode(dict(facts), order="deterministic")).hexdigest()
+
+
+def fingerprint(facts: Mapping[str, object]) -> str:
+    """Return the id of an embedding space: two vectors may be compared exactly when theirs are equal.
+
+    Args:
+        facts: everything a vector depends on: sums of weights and tokenizer, pooling, normalising, prompts,
+            dtype, runtime.
+    """
+    return digest(facts)[:16]

@@ -1,6 +1,6 @@
 """A backend without a model: deterministic numbers from the token ids, for tests of the machinery.
 
-It is real in every other respect, and configured by its own name only. Its outputs mean nothing.
+It implements the whole protocol, and serves only where it is configured by name. Its outputs mean nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from embeddings_gateway.backends.base import (
     Vectors,
     refuse_pairs,
 )
-from embeddings_gateway.backends.fingerprint import fingerprint
+from embeddings_gateway.backends.checksum import fingerprint
 from embeddings_gateway.backends.model_prompts import resolve_prompts
 from embeddings_gateway.backends.spec import FakeSpec
 
@@ -43,7 +43,9 @@ class FakeBackend:
         if spec.max_tokens is not None and spec.max_tokens < 3:
             raise LoadError("max_tokens has to leave room beside two special tokens: set 3 or more")
         prompts, default_prompt = resolve_prompts(spec)
-        beyond_dense = {"outputs": spec.outputs, "labels": spec.labels} if spec.outputs != ("dense",) else {}
+        space = {"runtime": "fake", "width": spec.width, "prompts": prompts, "default_prompt": default_prompt}
+        if spec.outputs != ("dense",):
+            space |= {"outputs": spec.outputs, "labels": spec.labels}
         self._spec = spec
         self.info = ModelInfo(
             dimensions=spec.width,
@@ -52,22 +54,14 @@ class FakeBackend:
             vocabulary_size=VOCABULARY,
             prefix=(BEGIN,),
             suffix=(END,),
-            prompts=dict(prompts),
+            prompts=prompts,
             default_prompt=default_prompt,
             pooling="none",
             normalized=True,
             dtype="fp32",
             device="cpu",
             runtime="fake",
-            fingerprint=fingerprint(
-                {
-                    "runtime": "fake",
-                    "width": spec.width,
-                    "prompts": prompts,
-                    "default_prompt": default_prompt,
-                    **beyond_dense,
-                }
-            ),
+            fingerprint=fingerprint(space),
             cost=spec.cost,
             max_batch_tokens=spec.max_batch_tokens or 512,
             max_batch_inputs=64,
@@ -79,7 +73,7 @@ class FakeBackend:
         )
 
     def tokenize(self, texts: Sequence[str], text_pairs: Sequence[str] | None = None) -> Batch:
-        """See :class:`embeddings_gateway.backends.base.Backend`."""
+        """Turn each text, or pair, into its bytes between special tokens."""
         firsts = [np.array([BEGIN, *text.encode(), END], np.int32) for text in texts]
         if text_pairs is None:
             return Batch.of(firsts)
@@ -92,11 +86,11 @@ class FakeBackend:
         return Batch(pairs.ids, pairs.lengths, segments)
 
     def run(self, batch: Batch, outputs: Sequence[Output]) -> dict[Output, Column]:
-        """See :class:`embeddings_gateway.backends.base.Backend`."""
+        """Compute each output with :func:`fake_column`."""
         return {output: fake_column(output, batch, self._spec) for output in outputs}
 
     def close(self) -> None:
-        """See :class:`embeddings_gateway.backends.base.Backend`. There is nothing to give back."""
+        """Do nothing: there is nothing to give back."""
 
 
 def fake_vector(ids: TokenIds, width: int) -> Vectors:

@@ -1,8 +1,8 @@
 """The fake backend with faults: it fails on marked texts, in every way that real engines fail.
 
 For tests of what happens to other requests, and to rehearse operations. A text that holds ``<abort>`` ends
-the process, and so on: the names of :data:`ENGINE`, :data:`TOKENIZER` and :data:`COLUMNS` are the marks.
-It is configured by its own name only, and never a default.
+the process, and so on: :func:`fail` and :func:`spoil` have the marks. ``<tokenizer-abort>`` ends it in the
+tokenizer. It is configured by its own name only, and never a default.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -35,147 +35,79 @@ class FaultBackend(FakeBackend):
     def __init__(self, spec: FaultSpec) -> None:
         super().__init__(spec)
         self._faults = spec
-        match spec.loading:
-            case "refuse":
-                raise LoadError("the fault backend is configured to refuse its model")
-            case "abort":
-                os.abort()
-            case "hang":
-                hang("")
-            case _:
-                time.sleep(spec.load_seconds)
+        if spec.loading == "refuse":
+            raise LoadError("the fault backend is configured to refuse its model")
+        if spec.loading in ("abort", "hang"):
+            fail(spec.loading, "")
+        time.sleep(spec.load_seconds)
 
     def tokenize(self, texts: Sequence[str], text_pairs: Sequence[str] | None = None) -> Batch:
-        """See :class:`embeddings_gateway.backends.base.Backend`."""
+        """Tokenize, but fail on marked texts; ``<tokenizer-short>`` gives one input too few."""
         batch = super().tokenize(texts, text_pairs)
         for text in (*texts, *(text_pairs or ())):
             for mark in MARK.findall(text):
-                if mark in TOKENIZER:
-                    TOKENIZER[mark](text)
-                elif mark == "tokenizer-short":
-                    return batch.select(np.arange(len(batch) - 1))
+                if mark == "tokenizer-short":
+                    return batch.part(0, len(batch) - 1)
+                if mark.startswith("tokenizer-"):
+                    fail(mark.removeprefix("tokenizer-"), text)
         return batch
 
     def run(self, batch: Batch, outputs: Sequence[Output]) -> dict[Output, Column]:
-        """See :class:`embeddings_gateway.backends.base.Backend`."""
+        """Compute, but fail on marked texts, or spoil the outputs."""
         spec = self._faults
         time.sleep(spec.seconds_per_token * batch.tokens)
         if spec.memory_tokens is not None and batch.lengths.max() * len(batch) > spec.memory_tokens:
-            exhaust("")
+            fail("memory", "")
         columns = super().run(batch, outputs)
         if spec.loading == "wrong" and len(batch) > 1:
-            columns = {output: reverse(column, 0) for output, column in columns.items()}
+            columns = {output: spoil("order", column, 0) for output, column in columns.items()}
         for i, ids in enumerate(batch.split()):
             text = bytes(ids[ids < BEGIN].tolist()).decode(errors="replace")
             for mark in MARK.findall(text):
-                if mark in ENGINE:
-                    ENGINE[mark](text)
-                elif mark in COLUMNS:
-                    columns = {output: COLUMNS[mark](column, i) for output, column in columns.items()}
+                fail(mark, text)
+                columns = {output: spoil(mark, column, i) for output, column in columns.items()}
         return columns
 
 
-def abort(text: str) -> None:
-    """End as a failed assertion in native code does."""
-    print(f"assertion failed on {text}", file=sys.stderr, flush=True)  # noqa: T201 - libraries do so
-    os.abort()
+def fail(mark: str, text: str) -> None:
+    """Fail in the way of this mark; do nothing for any other word."""
+    match mark:
+        case "abort":  # as a failed assertion in native code does
+            print(f"assertion failed on {text}", file=sys.stderr, flush=True)  # noqa: T201 - libraries do so
+            os.abort()
+        case "crash":  # as an access to memory that is not there does
+            print(f"about to read beyond {text}", file=sys.stderr, flush=True)  # noqa: T201 - libraries do so
+            ctypes.string_at(0)
+        case "exit":
+            os._exit(3)
+        case "hang":  # the rest of the process goes on
+            threading.Event().wait()
+        case "freeze":  # the process does not even answer a ping
+            os.kill(os.getpid(), signal.SIGSTOP)
+            threading.Event().wait()  # this thread may be the last that the signal reaches
+        case "memory":
+            bytearray(sys.maxsize)
+        case "raise":
+            raise RuntimeError(f"cannot compute {text}")
+        case "decline":
+            raise EmbedError("the engine declines this")
 
 
-def crash(text: str) -> None:
-    """End as an access to memory that is not there does."""
-    print(f"about to read beyond {text}", file=sys.stderr, flush=True)  # noqa: T201 - libraries do so
-    ctypes.string_at(0)
-
-
-def leave(_text: str) -> None:
-    """End with a status."""
-    os._exit(3)
-
-
-def hang(_text: str) -> None:
-    """Never return; the rest of the process goes on."""
-    threading.Event().wait()
-
-
-def freeze(_text: str) -> None:
-    """Stop the whole process; it does not even answer a ping."""
-    os.kill(os.getpid(), signal.SIGSTOP)
-    hang("")  # this thread may be the last that the signal reaches
-
-
-def exhaust(_text: str) -> None:
-    """Ask for more memory than there is."""
-    bytearray(sys.maxsize)
-
-
-def fail(text: str) -> None:
-    """Raise."""
-    raise RuntimeError(f"cannot compute {text}")
-
-
-def decline(_text: str) -> None:
-    """Raise an error of the backend's own."""
-    raise EmbedError("the engine declines this")
-
-
-ENGINE: dict[str, Callable[[str], None]] = {
-    "abort": abort,
-    "crash": crash,
-    "exit": leave,
-    "hang": hang,
-    "freeze": freeze,
-    "memory": exhaust,
-    "raise": fail,
-    "decline": decline,
-}
-"""What happens instead of a result for a batch with a text of this mark."""
-
-TOKENIZER: dict[str, Callable[[str], None]] = {f"tokenizer-{mark}": act for mark, act in ENGINE.items()}
-"""The same in the tokenizer; ``tokenizer-short`` gives ids of one text too few."""
-
-
-def fill(value: float) -> Callable[[Column, int], Column]:
-    """Return a function that puts ``value`` into every number of one input."""
-
-    def filled(column: Column, i: int) -> Column:
-        start, stop = (i, i + 1) if column.offsets is None else column.offsets[i : i + 2]
-        values = column.values.copy()
-        values[start:stop] = value
-        return dataclasses.replace(column, values=values)
-
-    return filled
-
-
-def shorten(column: Column, _i: int) -> Column:
-    """Leave out the last input."""
-    return column.select(np.arange(len(column) - 1))
-
-
-def lengthen(column: Column, _i: int) -> Column:
-    """Give the last input twice."""
-    return column.select(np.minimum(np.arange(len(column) + 1), len(column) - 1))
-
-
-def reverse(column: Column, _i: int) -> Column:
-    """Give the inputs in the reverse order."""
-    return column.select(np.arange(len(column))[::-1])
-
-
-def narrow(column: Column, _i: int) -> Column:
-    """Give rows of one number less, or of one more where they have only one."""
-    values = column.values
-    return dataclasses.replace(
-        column, values=values[:, :-1] if values.shape[1] > 1 else values.repeat(2, axis=1)
-    )
-
-
-COLUMNS: dict[str, Callable[[Column, int], Column]] = {
-    "nan": fill(np.nan),
-    "infinite": fill(np.inf),
-    "zero": fill(0.0),
-    "short": shorten,
-    "long": lengthen,
-    "narrow": narrow,
-    "order": reverse,
-}
-"""What happens to every right column of a batch whose input ``i`` has this mark."""
+def spoil(mark: str, column: Column, i: int) -> Column:
+    """Return a right column of a batch made wrong in the way of this mark, which input ``i`` has."""
+    count, values = len(column), column.values.copy()
+    match mark:
+        case "nan" | "infinite" | "zero":
+            start, stop = (i, i + 1) if column.offsets is None else column.offsets[i : i + 2]
+            values[start:stop] = {"nan": np.nan, "infinite": np.inf, "zero": 0.0}[mark]
+            return dataclasses.replace(column, values=values)
+        case "short":  # without the last input
+            return column.part(0, count - 1)
+        case "long":  # the last input twice
+            return column.select(np.minimum(np.arange(count + 1), count - 1))
+        case "order":
+            return column.select(np.arange(count)[::-1])
+        case "narrow":  # one number less in each row, or one more where there is only one
+            narrow = values[:, :-1] if values.shape[1] > 1 else values.repeat(2, axis=1)
+            return dataclasses.replace(column, values=narrow)
+    return column

@@ -38,43 +38,25 @@ def batch_invariance(info: ModelInfo) -> float:
     return BATCH_INVARIANCE.get(info.dtype, FEWER_BITS)
 
 
-def score_tolerance(info: ModelInfo) -> float:
-    """Return the largest difference between a text's score alone and in a batch."""
-    return SCORE_TOLERANCE.get(info.dtype, SCORE_TOLERANCE_FEWER_BITS)
-
-
 def cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the cosine of each pair of vectors, shape ``[...]``; NaN where one is zero or not finite.
-
-    Args:
-        a, b: float32 ``[..., dimensions]``.
-    """
+    """Return the cosine of each pair of ``[..., dimensions]``; NaN where one is zero or not finite."""
     lengths = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray((a * b).sum(axis=-1) / lengths)
 
 
-def same_vector(a: NDArray[np.float32], b: NDArray[np.float32], info: ModelInfo) -> bool:
-    """Tell whether two vectors, ``[dimensions]``, can be of one input: the audit's question."""
-    return bool(cosine(a, b) >= 1 - AUDIT_SLACK * (1 - batch_invariance(info)))
-
-
 def same_column(output: Output, a: Column, b: Column, info: ModelInfo) -> bool:
-    """Tell whether two well-formed columns can be of the same inputs: the audit's question for any output."""
+    """Tell whether two well-formed columns can be of the same inputs: the audit's question."""
     return not difference(output, a, b, info, slack=AUDIT_SLACK)
 
 
 def difference(output: Output, a: Column, b: Column, info: ModelInfo, *, slack: float = 1) -> str:
     """Say how two well-formed columns of the same inputs differ by more than promised; empty if they do not.
 
-    Args:
-        output: what they are columns of.
-        a, b: each of all inputs, in the same order.
-        info: of their model.
-        slack: how many times as far apart as promised they may be.
+    ``slack``: how many times as far apart as promised they may be.
     """
     lowest = 1 - slack * (1 - batch_invariance(info))
-    tolerance = slack * score_tolerance(info)
+    tolerance = slack * SCORE_TOLERANCE.get(info.dtype, SCORE_TOLERANCE_FEWER_BITS)
     match output:
         case "score":
             return _apart("scores", a.values, b.values, tolerance)

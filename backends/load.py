@@ -7,11 +7,7 @@ from embeddings_gateway.backends.spec import FakeSpec, FaultSpec, GgufSpec, HfSp
 
 
 def load(spec: Spec) -> Backend:
-    """Load the model that ``spec`` describes. The calling thread is the one that must call ``run``.
-
-    Raises:
-        LoadError: the model cannot be served, or the libraries of its backend are not installed.
-    """
+    """Load the model that ``spec`` describes. The calling thread is the one that must call ``run``."""
     try:
         match spec:
             case HfSpec():

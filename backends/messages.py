@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -21,6 +21,7 @@ from embeddings_gateway.backends.spec import Spec
 
 FRAME_BYTES_MAX = 1 << 30
 HEADER = struct.Struct("<I")
+T = TypeVar("T")
 
 if TYPE_CHECKING:
     Bytes = bytes | memoryview
@@ -43,8 +44,7 @@ class PackedBatch(msgspec.Struct, frozen=True, array_like=True):
     @classmethod
     def of(cls, batch: Batch) -> PackedBatch:
         """Pack a batch, without copying it."""
-        segments = None if batch.segments is None else _bytes(batch.segments, "<i4")
-        return cls(_bytes(batch.lengths, "<i4"), _bytes(batch.ids, "<i4"), segments)
+        return cls(_bytes(batch.lengths, "<i4"), _bytes(batch.ids, "<i4"), _bytes(batch.segments, "<i4"))
 
     def unpack(self) -> Batch:
         """Return the batch as read-only views.
@@ -52,9 +52,7 @@ class PackedBatch(msgspec.Struct, frozen=True, array_like=True):
         Raises:
             ProtocolError: the lengths do not add up to the ids, or ids and segments differ in number.
         """
-        lengths = _array(self.lengths, "<i4")
-        ids = _array(self.ids, "<i4")
-        segments = None if self.segments is None else _array(self.segments, "<i4")
+        lengths, ids, segments = (_array(data, "<i4") for data in (self.lengths, self.ids, self.segments))
         if lengths.min(initial=0) < 0 or lengths.sum(dtype=np.int64) != len(ids):
             raise ProtocolError("lengths and ids disagree")
         if segments is not None and len(segments) != len(ids):
@@ -73,12 +71,8 @@ class PackedColumn(msgspec.Struct, frozen=True, array_like=True):
     @classmethod
     def of(cls, column: Column) -> PackedColumn:
         """Pack a column; its values are copied only where they are not contiguous."""
-        return cls(
-            column.values.shape[1],
-            _bytes(column.values, "<f4"),
-            None if column.offsets is None else _bytes(column.offsets, "<i8"),
-            None if column.indices is None else _bytes(column.indices, "<i4"),
-        )
+        values, offsets = _bytes(column.values, "<f4"), _bytes(column.offsets, "<i8")
+        return cls(column.values.shape[1], values, offsets, _bytes(column.indices, "<i4"))
 
     def unpack(self) -> Column:
         """Return the column as read-only views.
@@ -90,8 +84,7 @@ class PackedColumn(msgspec.Struct, frozen=True, array_like=True):
         if not 1 <= self.width <= FRAME_BYTES_MAX or len(flat) % self.width:
             raise ProtocolError("width and values disagree")
         values = flat.reshape(-1, self.width)
-        offsets = None if self.offsets is None else _array(self.offsets, "<i8")
-        indices = None if self.indices is None else _array(self.indices, "<i4")
+        offsets, indices = _array(self.offsets, "<i8"), _array(self.indices, "<i4")
         if offsets is not None and not _spans(offsets, len(values)):
             raise ProtocolError("offsets and values disagree")
         if indices is not None and len(indices) != len(values):
@@ -105,41 +98,38 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
     spec: Spec
 
 
-class Tokenize(msgspec.Struct, frozen=True, tag="tokenize"):
-    """Answered by ``Tokens`` or ``Failed``."""
+class Numbered(msgspec.Struct, frozen=True):
+    """A request, or the reply to it, which has the same id."""
 
     id: int
+
+
+class Tokenize(Numbered, frozen=True, tag="tokenize"):
+    """Answered by ``Tokens`` or ``Failed``."""
+
     texts: list[str]
     text_pairs: list[str] | None = None
 
 
-class Run(msgspec.Struct, frozen=True, tag="run"):
+class Run(Numbered, frozen=True, tag="run"):
     """Compute these outputs of a batch; answered by ``Ran`` or ``Failed``."""
 
-    id: int
     outputs: tuple[Output, ...]
     batch: PackedBatch
 
 
-class Ping(msgspec.Struct, frozen=True, tag="ping"):
+class Ping(Numbered, frozen=True, tag="ping"):
     """Answered by ``Pong``, also while a batch is computed."""
 
-    id: int
 
-
-class Check(msgspec.Struct, frozen=True, tag="check"):
+class Check(Numbered, frozen=True, tag="check"):
     """Whether the model still passes its self-test; answered by ``Checked`` or ``Failed``."""
-
-    id: int
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """The model is loaded, and has passed its self-test.
+    """The model is loaded, which took ``seconds``, and has passed its self-test.
 
-    Attributes:
-        info: the facts of the model.
-        seconds: how long it took to load.
-        tokens_per_s: how many tokens a second a small batch is computed with.
+    ``tokens_per_s`` is the speed of a small batch.
     """
 
     info: ModelInfo
@@ -153,18 +143,16 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
     reason: str
 
 
-class Tokens(msgspec.Struct, frozen=True, tag="tokens"):
+class Tokens(Numbered, frozen=True, tag="tokens"):
     """The ids of each text of a ``Tokenize``, in order."""
 
-    id: int
     batch: PackedBatch
     seconds: float
 
 
-class Ran(msgspec.Struct, frozen=True, tag="ran"):
+class Ran(Numbered, frozen=True, tag="ran"):
     """The columns of a ``Run``; ``seconds`` are the engine's own."""
 
-    id: int
     columns: dict[Output, PackedColumn]
     seconds: float
 
@@ -174,39 +162,29 @@ class Ran(msgspec.Struct, frozen=True, tag="ran"):
         return cls(call_id, {name: PackedColumn.of(column) for name, column in columns.items()}, seconds)
 
     def unpack(self) -> dict[Output, Column]:
-        """Return the columns.
-
-        Raises:
-            ProtocolError: one of them is not consistent.
-        """
+        """Return the columns; a :class:`ProtocolError` if one of them is not consistent."""
         return {name: column.unpack() for name, column in self.columns.items()}
 
 
-class Failed(msgspec.Struct, frozen=True, tag="failed"):
+class Failed(Numbered, frozen=True, tag="failed"):
     """The call failed; the worker is still usable.
 
-    Attributes:
-        id: of the call.
-        reason: never contains a user's text.
-        memory: whether there was no memory for it.
+    ``reason`` never contains a user's text. ``memory`` tells that there was no memory for the call.
     """
 
-    id: int
     reason: str
     memory: bool = False
 
 
-class Checked(msgspec.Struct, frozen=True, tag="checked"):
+class Checked(Numbered, frozen=True, tag="checked"):
     """What is wrong with the model; empty if nothing is."""
 
-    id: int
     problem: str
 
 
-class Pong(msgspec.Struct, frozen=True, tag="pong"):
+class Pong(Numbered, frozen=True, tag="pong"):
     """The worker is alive; ``busy_seconds`` is how long the batch being computed has run, 0 when idle."""
 
-    id: int
     busy_seconds: float
 
 
@@ -214,8 +192,6 @@ Request = Tokenize | Run | Check | Ping
 ToWorker = Start | Request
 WorkerReply = Tokens | Ran | Checked | Failed | Pong
 FromWorker = Ready | Refused | WorkerReply
-
-NOT_A_MESSAGE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 _encoder = msgspec.msgpack.Encoder()
 _to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
@@ -231,11 +207,7 @@ def encode_frame(message: ToWorker | FromWorker) -> bytearray:
 
 
 def payload_length(header: bytes | memoryview) -> int:
-    """Return how many bytes follow this header.
-
-    Raises:
-        ProtocolError: more than ``FRAME_BYTES_MAX``.
-    """
+    """Return how many bytes follow this header; a :class:`ProtocolError` above ``FRAME_BYTES_MAX``."""
     (length,) = HEADER.unpack(header)
     if length > FRAME_BYTES_MAX:
         raise ProtocolError(f"a frame of {length} bytes")
@@ -243,37 +215,31 @@ def payload_length(header: bytes | memoryview) -> int:
 
 
 def decode_to_worker(payload: bytes) -> ToWorker:
-    """Decode what the gateway sent.
-
-    Raises:
-        ProtocolError: not a message.
-    """
-    try:
-        return _to_worker.decode(payload)
-    except NOT_A_MESSAGE as error:
-        raise ProtocolError("not a message to a worker") from error
+    """Decode what the gateway sent; a :class:`ProtocolError` if it is not a message to a worker."""
+    return _decode(_to_worker, payload)
 
 
 def decode_from_worker(payload: bytes | memoryview) -> FromWorker:
-    """Decode what a worker sent.
+    """Decode what a worker sent; a :class:`ProtocolError` if it is not a message from one."""
+    return _decode(_from_worker, payload)
 
-    Raises:
-        ProtocolError: not a message.
-    """
+
+def _decode(decoder: msgspec.msgpack.Decoder[T], payload: bytes | memoryview) -> T:
     try:
-        return _from_worker.decode(payload)
-    except NOT_A_MESSAGE as error:
-        raise ProtocolError("not a message from a worker") from error
+        return decoder.decode(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolError("not a message that the other side sends") from error
 
 
-def _bytes(array: NDArray[Any], dtype: str) -> memoryview:
-    """Return the array's bytes in C order, without a copy where they lie so already."""
-    flat = np.ascontiguousarray(array, dtype=dtype).reshape(-1)
-    return flat.view(np.uint8).data
+def _bytes(array: NDArray[Any] | None, dtype: str) -> Any:
+    """Return the array's bytes in C order, without a copy where they lie so already; ``None`` of ``None``."""
+    return None if array is None else np.ascontiguousarray(array, dtype).reshape(-1).view(np.uint8).data
 
 
-def _array(data: Bytes, dtype: str) -> NDArray[Any]:
-    """Return the bytes as a read-only array."""
+def _array(data: Bytes | None, dtype: str) -> Any:
+    """Return the bytes as a read-only array; ``None`` of ``None``."""
+    if data is None:
+        return None
     if len(data) % np.dtype(dtype).itemsize:
         raise ProtocolError("a number is cut short")
     return np.frombuffer(data, dtype=dtype)

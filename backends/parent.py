@@ -14,9 +14,6 @@ def end_with_parent(pid: int) -> None:
     """Ask Linux to kill this process with its parent; elsewhere a closed pipe or socket has to do.
 
     The parent is the thread that started it: it has to live as long as the process may.
-
-    Args:
-        pid: of the parent, which may have ended already.
     """
     if sys.platform != "linux":
         return

@@ -1,6 +1,6 @@
 """The self-test: whether a loaded model keeps what is promised of its outputs.
 
-It runs before a model serves, and when it is in doubt. Probe texts are computed alone and in a batch, and
+It runs before a model serves, and again when the model is in doubt. Probe texts are computed alone and in a batch, and
 the outputs are compared.
 """
 
@@ -97,14 +97,7 @@ class SelfTest:
 
 
 def malformed(output: Output, column: Column | None, lengths: NDArray[np.int32], info: ModelInfo) -> str:
-    """Say what is wrong with the column of probe texts by itself; empty if nothing is.
-
-    Args:
-        output: what it has to be a column of.
-        column: what the model gave.
-        lengths: the tokens of each probe text.
-        info: the facts that the model states.
-    """
+    """Say what is wrong with the column of probe texts of these lengths, by itself; empty if nothing is."""
     if column is None:
         problem = "nothing"
     elif not (problem := _misshapen(output, column, lengths, info)):

@@ -17,8 +17,9 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import IO
 
 from embeddings_gateway.backends.base import Backend, BackendError, LoadError, OutOfMemory
@@ -104,38 +105,39 @@ class WorkerMain:
         match message:
             case Run() | Check():
                 self._batches.put(message)
-            case Tokenize() if characters(message) < CHARS_AT_ONCE:
-                self._tokenize(backend, message)
-            case Tokenize():
-                self._tokenizers.submit(self._tokenize, backend, message)
+            case Tokenize(texts=texts, text_pairs=pairs):
+                if sum(map(len, texts)) + sum(map(len, pairs or ())) < CHARS_AT_ONCE:
+                    self._tokenize(backend, message)
+                else:
+                    self._tokenizers.submit(self._tokenize, backend, message)
             case Ping():
                 since = self._busy_since
                 self._send(Pong(message.id, 0.0 if since is None else time.monotonic() - since))
 
     def _compute(self, backend: Backend, call: Run) -> None:
-        self._busy_since = time.monotonic()
-        began = time.perf_counter()
-        try:
+        began = self._busy_since = time.monotonic()
+        with self._report_failure(call.id):
             columns = backend.run(call.batch.unpack(), call.outputs)
-            self._send(Ran.of(call.id, columns, time.perf_counter() - began))
-        except BaseException as error:  # native code may raise other things than an Exception
-            self._send(failed(call.id, error))
-        finally:
-            self._busy_since = None
+            self._send(Ran.of(call.id, columns, time.monotonic() - began))
+        self._busy_since = None
 
     def _check(self, call_id: int, test: SelfTest) -> None:
-        try:
+        with self._report_failure(call_id):
             self._send(Checked(call_id, test.run()))
-        except BaseException as error:
-            self._send(failed(call_id, error))
 
     def _tokenize(self, backend: Backend, call: Tokenize) -> None:
-        began = time.perf_counter()
-        try:
+        began = time.monotonic()
+        with self._report_failure(call.id):
             batch = PackedBatch.of(backend.tokenize(call.texts, call.text_pairs))
-            self._send(Tokens(call.id, batch, time.perf_counter() - began))
-        except BaseException as error:  # such as a panic of Rust
-            self._send(failed(call.id, error))
+            self._send(Tokens(call.id, batch, time.monotonic() - began))
+
+    @contextmanager
+    def _report_failure(self, call_id: int) -> Iterator[None]:
+        """Reply ``Failed`` to a call whose work raises anything: native code raises more than exceptions."""
+        try:
+            yield
+        except BaseException as error:
+            self._send(Failed(call_id, reason(error), isinstance(error, MemoryError | OutOfMemory)))
 
     def _send(self, message: FromWorker) -> None:
         with self._send_lock:
@@ -143,27 +145,13 @@ class WorkerMain:
 
 
 def receive(frames: IO[bytes]) -> ToWorker | None:
-    """Read one message, or ``None`` when the gateway has gone.
-
-    Raises:
-        ProtocolError: what came is not a message.
-    """
+    """Read one message, or ``None`` when the gateway has gone."""
     header = frames.read(HEADER.size)
     if len(header) < HEADER.size:
         return None
     length = payload_length(header)
     payload = frames.read(length)
     return decode_to_worker(payload) if len(payload) == length else None
-
-
-def characters(call: Tokenize) -> int:
-    """Return how many characters a call tokenizes."""
-    return sum(map(len, call.texts)) + sum(map(len, call.text_pairs or ()))
-
-
-def failed(call_id: int, error: BaseException) -> Failed:
-    """Return the reply to a call that ended with ``error``."""
-    return Failed(call_id, reason(error), isinstance(error, MemoryError | OutOfMemory))
 
 
 def reason(error: BaseException) -> str:

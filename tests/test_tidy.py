@@ -89,7 +89,6 @@ NOTHING_OF_OURS = (
 LAZY = (
     "backends/load.py",
     "backends/hf/runtimes/load_runtime.py",
-    "backends/hf/runtimes/select_runtime.py",
     "backends/hf/tokenizer.py",
     "backends/hf/conversion/convert.py",
     "gateway/serving/prepare/cl100k.py",

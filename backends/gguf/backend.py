@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from embeddings_gateway.backends import checksum, fingerprint
+from embeddings_gateway.backends import checksum
 from embeddings_gateway.backends.base import (
     Batch,
     Column,
@@ -19,9 +19,8 @@ from embeddings_gateway.backends.base import (
     Vectors,
     refuse_pairs,
 )
-from embeddings_gateway.backends.gguf import guard
 from embeddings_gateway.backends.gguf.context import Contexts, read_traits
-from embeddings_gateway.backends.gguf.model import LlamaModel
+from embeddings_gateway.backends.gguf.model import LlamaModel, check_file
 from embeddings_gateway.backends.gguf.packing import SEQUENCES_MAX, Sizes, choose_sizes
 from embeddings_gateway.backends.gguf.tokenizer import LlamaTokenizer
 from embeddings_gateway.backends.model_prompts import resolve_prompts
@@ -31,21 +30,11 @@ POOLINGS = ("cls", "mean", "last")
 
 
 class GgufBackend:
-    """A :class:`embeddings_gateway.backends.base.Backend` on llama.cpp.
-
-    Built, used and closed by one thread; only :meth:`tokenize` may be called by others.
-    """
-
-    info: ModelInfo
+    """A :class:`embeddings_gateway.backends.base.Backend` on llama.cpp."""
 
     def __init__(self, spec: GgufSpec) -> None:
-        """Verify the file, load it, and make its contexts.
-
-        Raises:
-            LoadError: the file or an option cannot be used; the message says which and what to do.
-        """
         path = Path(spec.path)
-        guard.check_file(path)
+        check_file(path)
         weights = checksum.verify(path.parent, [path.name], spec.sha256)
         self._model = LlamaModel(path, spec.n_gpu_layers)
         try:
@@ -74,11 +63,7 @@ class GgufBackend:
         return f"<GgufBackend {self._model!r} {self.info.pooling} {self.info.dimensions}>"
 
     def tokenize(self, texts: Sequence[str], text_pairs: Sequence[str] | None = None) -> Batch:
-        """Turn each text into its ids, special tokens included, never cut. Any thread may call it.
-
-        Raises:
-            EmbedError: a text cannot be tokenized; the message says which and why.
-        """
+        """Turn each text into its ids. Any thread may call it."""
         refuse_pairs(text_pairs)
         inputs = []
         for i, text in enumerate(texts):
@@ -89,18 +74,16 @@ class GgufBackend:
         return Batch.of(inputs)
 
     def run(self, batch: Batch, outputs: Sequence[Output]) -> dict[Output, Column]:
-        """Compute the vector of each input; ``dense`` is the only output.
-
-        A vector that cannot be normalised (all zeros) becomes NaN, which the caller's check refuses.
-
-        Raises:
-            EmbedError: the batch breaks a limit, or the engine failed; the backend can be used again.
-        """
+        """Compute the vector of each input; ``dense`` is the only output."""
         vectors = self._contexts.embed(batch)
-        return {"dense": Column(_unit(vectors) if self._normalize else vectors)}
+        if self._normalize:
+            norms: Vectors = np.linalg.norm(vectors, axis=1, keepdims=True)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                vectors = np.divide(vectors, norms)  # a vector of zeros becomes NaN, which the caller refuses
+        return {"dense": Column(vectors)}
 
     def close(self) -> None:
-        """Give the memory back: the contexts first, for they point into the model."""
+        """Free the contexts first, for they point into the model."""
         self._contexts.close()
         self._model.close()
 
@@ -114,14 +97,14 @@ class GgufBackend:
             vocabulary_size=facts.vocabulary_size,
             prefix=tokenizer.prefix,
             suffix=tokenizer.suffix,
-            prompts=dict(prompts),
+            prompts=prompts,
             default_prompt=default_prompt,
             pooling=pooling,
             normalized=self._normalize,
             dtype=facts.dtype,
             device="gpu" if self._model.on_gpu else "cpu",
             runtime="llama.cpp",
-            fingerprint=fingerprint.fingerprint(
+            fingerprint=checksum.fingerprint(
                 {
                     "runtime": "llama.cpp",
                     "weights": sha256,
@@ -157,12 +140,6 @@ def _dimensions(spec: GgufSpec, full: int) -> tuple[int, ...]:
     if max(offered) > full:
         raise LoadError(f"dimensions names {max(offered)}, but the model's vectors have {full}: remove it")
     return tuple(sorted(offered))
-
-
-def _unit(vectors: Vectors) -> Vectors:
-    norms: Vectors = np.linalg.norm(vectors, axis=1, keepdims=True)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.divide(vectors, norms)
 
 
 def _cores() -> int:

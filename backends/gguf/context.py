@@ -1,7 +1,7 @@
 """The contexts of one model, where tokens become vectors, on the one thread that made them.
 
-llama.cpp ends the process on a wrong argument: ``guard`` checks every batch first. What llama.cpp returns is
-checked here.
+llama.cpp answers a wrong argument with ``abort()``, or reads memory beyond an array. So every batch is checked
+first: a broken promise of the caller costs one batch here, and the process there. Results are checked too.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import numpy as np
 from llama_cpp import llama_cpp as llama
 
 from embeddings_gateway.backends.base import Batch, EmbedError, LoadError, OutOfMemory, Vectors
-from embeddings_gateway.backends.gguf.guard import check_batch
 from embeddings_gateway.backends.gguf.model import POOLINGS, LlamaModel, start_llama
 from embeddings_gateway.backends.gguf.packing import (
     SEQUENCES_MAX,
@@ -35,11 +34,6 @@ class Contexts:
     """
 
     def __init__(self, model: LlamaModel, sizes: Sizes, pooling: str, threads: int) -> None:
-        """Make the contexts.
-
-        Raises:
-            LoadError: they do not fit into memory, or llama.cpp refuses them.
-        """
         self._sizes = sizes
         self._vocabulary_size = model.facts.vocabulary_size
         self._any = Context(model, sizes, pooling, threads, flash=True)
@@ -61,24 +55,16 @@ class Contexts:
         return (self._short if self._short and is_short else self._any).embed(batch)
 
     def close(self) -> None:
-        """Give the contexts' memory back. A second call does nothing."""
+        """Free both. A second call does nothing."""
         self._any.close()
         if self._short:
             self._short.close()
 
 
 class Context:
-    """A ``llama_context`` that pools each sequence into one vector.
-
-    Used by one thread. Must be closed before its model.
-    """
+    """A ``llama_context`` that pools each sequence into one vector, with flash attention or without."""
 
     def __init__(self, model: LlamaModel, sizes: Sizes, pooling: str, threads: int, *, flash: bool) -> None:
-        """Make the context, with flash attention where the device has it, or without.
-
-        Raises:
-            LoadError: it does not fit into memory, or the engine refuses it.
-        """
         self._dimensions = model.facts.dimensions
         self._sizes = sizes
         self._batch = TokenBatch(sizes.call_tokens)
@@ -96,12 +82,11 @@ class Context:
         return f"<Context {'open' if self._pointer else 'closed'} {self._sizes}>"
 
     def embed(self, batch: Batch) -> Vectors:
-        """Return the pooled vectors of a checked batch, not normalised; row ``i`` belongs to input ``i``.
-
-        Raises:
-            EmbedError: the engine fails. The context can be used again.
-        """
-        self._reset_memory()
+        """Return the pooled vectors of a checked batch. See :meth:`Contexts.embed`."""
+        if self._memory:
+            # After a failure its numbers are cleared too, for a NaN times a mask of zero is a NaN.
+            llama.llama_memory_clear(self._memory, self._tainted)
+        self._tainted = False
         packed = PackedTokens.of(batch)
         if len(packed) > self._sizes.call_outputs:
             packed = self._prefill(packed)
@@ -109,7 +94,7 @@ class Context:
         return self._collect(len(batch))
 
     def close(self) -> None:
-        """Give the memory back. A second call does nothing."""
+        """Free the context. A second call does nothing."""
         if self._pointer:
             llama.llama_free(self._pointer)
             self._pointer = None
@@ -147,19 +132,9 @@ class Context:
         self._tainted = not np.isfinite(vectors).all()
         return vectors
 
-    def _reset_memory(self) -> None:
-        """Empty the memory; after a failure also its numbers, for a NaN times a mask of zero is a NaN."""
-        if self._memory:
-            llama.llama_memory_clear(self._memory, self._tainted)
-        self._tainted = False
-
 
 def read_traits(model: LlamaModel) -> ContextTraits:
-    """Ask a context of the smallest size for what the model itself does not tell.
-
-    Raises:
-        LoadError: the engine cannot make a context for this model.
-    """
+    """Ask a context of the smallest size for what the model itself does not tell."""
     params = _params(pooling="none", threads=1, on_gpu=False, flash=False)
     params.n_ctx = params.n_batch = params.n_ubatch = params.n_seq_max = 1
     pointer = _open(model, params)
@@ -194,6 +169,24 @@ def _open(model: LlamaModel, params: Any) -> Any:
     return pointer
 
 
+def check_batch(batch: Batch, sizes: Sizes, vocabulary_size: int) -> None:
+    """Refuse a batch that does not fit the context, with an ``EmbedError``."""
+    if not 1 <= len(batch) <= SEQUENCES_MAX:
+        raise EmbedError(f"a batch of {len(batch)} inputs; from 1 to {SEQUENCES_MAX} are possible")
+    misfits = np.flatnonzero((batch.lengths < 1) | (batch.lengths > sizes.max_tokens))
+    if len(misfits):
+        i = misfits[0]
+        raise EmbedError(
+            f"input {i} has {batch.lengths[i]} tokens; from 1 to {sizes.max_tokens} are possible"
+        )
+    outside = np.flatnonzero((batch.ids < 0) | (batch.ids >= vocabulary_size))
+    if len(outside):
+        i = np.searchsorted(batch.offsets(), outside[0], side="right") - 1
+        raise EmbedError(f"input {i} has a token id outside the vocabulary of {vocabulary_size}")
+    if batch.tokens > sizes.capacity:
+        raise EmbedError(f"a batch of {batch.tokens} tokens; the context has room for {sizes.capacity}")
+
+
 class TokenBatch:
     """A ``llama_batch`` over numpy arrays that are made once and filled for every call.
 
@@ -211,28 +204,7 @@ class TokenBatch:
         addresses = np.arange(capacity, dtype=np.uintp) * self._sequence_ids.itemsize
         self._sequence_id_pointers = addresses + self._sequence_ids.ctypes.data
         self._outputs = np.zeros(capacity, dtype=np.int8)
-        self._struct = self._bind()
-
-    def __repr__(self) -> str:
-        return f"<TokenBatch {self._struct.n_tokens} of {self.capacity} tokens>"
-
-    def fill(self, packed: PackedTokens, *, outputs: bool) -> Any:
-        """Copy ``packed`` in and return the ``llama_batch``, valid until the next call.
-
-        Args:
-            packed: ``capacity`` tokens at most.
-            outputs: whether the tokens' results are wanted, or only what they leave in the memory.
-        """
-        n = len(packed)
-        self._ids[:n] = packed.ids
-        self._position_ids[:n] = packed.position_ids
-        self._sequence_ids[:n] = packed.sequence_ids
-        self._outputs[:n] = outputs
-        self._struct.n_tokens = n
-        return self._struct
-
-    def _bind(self) -> Any:
-        return llama.llama_batch(
+        self._struct = llama.llama_batch(
             n_tokens=0,
             token=_pointer(self._ids, ctypes.POINTER(llama.llama_token)),
             embd=None,
@@ -241,6 +213,22 @@ class TokenBatch:
             seq_id=_pointer(self._sequence_id_pointers, ctypes.POINTER(ctypes.POINTER(llama.llama_seq_id))),
             logits=_pointer(self._outputs, ctypes.POINTER(ctypes.c_int8)),
         )
+
+    def __repr__(self) -> str:
+        return f"<TokenBatch {self._struct.n_tokens} of {self.capacity} tokens>"
+
+    def fill(self, packed: PackedTokens, *, outputs: bool) -> Any:
+        """Copy at most ``capacity`` tokens in and return the ``llama_batch``, valid until the next call.
+
+        ``outputs``: whether the tokens' results are wanted, or only what they leave in the memory.
+        """
+        n = len(packed)
+        self._ids[:n] = packed.ids
+        self._position_ids[:n] = packed.position_ids
+        self._sequence_ids[:n] = packed.sequence_ids
+        self._outputs[:n] = outputs
+        self._struct.n_tokens = n
+        return self._struct
 
 
 def _pointer(array: np.ndarray[Any, Any], kind: Any) -> Any:

@@ -1,7 +1,7 @@
-"""llama.cpp as a library, and the weights that it loads.
+"""llama.cpp as a library, and the GGUF file that it loads.
 
-llama.cpp is started once per process, and silent. What it logs goes nowhere, except for the errors it reports
-while a model loads: they tell an operator why. Contexts and tokens are left to others.
+llama.cpp is started once per process. Only the errors that it logs while a model loads are kept: they tell an
+operator why. ``check_file`` refuses files on which llama.cpp would end the process.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import re
+import struct
 from collections import deque
 from pathlib import Path
 from typing import Any, Literal
@@ -37,28 +39,49 @@ FTYPES = {
 VALUE_BYTES = 256  # the engine cuts a longer value; only short ones are asked for
 ERROR = 4  # GGML_LOG_LEVEL_ERROR in ggml.h; the binding has no name for it
 LINES_MAX = 16
+MAGIC = b"GGUF"
+VERSIONS = (2, 3)
+FILE_HEADER = struct.Struct("<4sIQQ")  # magic, version, tensors, metadata entries
+ENTRY_BYTES_MIN = 12  # the shortest metadata entry: an empty key, its type, nothing else
+SHARD = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
+
+
+def check_file(path: Path) -> None:
+    """Refuse a path that is plainly no whole GGUF model file. llama.cpp refuses more, by what the file holds."""
+    if not path.is_absolute():
+        raise LoadError(f"{path}: give the absolute path of a GGUF file")
+    if not path.is_file():
+        raise LoadError(f"{path}: there is no such file")
+    # llama.cpp would find the other parts by name, and no checksum would cover them.
+    shard = SHARD.search(path.name)
+    if shard and int(shard[1]) > 1:
+        raise LoadError(f"{path}: one part of {int(shard[1])}; merge them with llama-gguf-split --merge")
+    with path.open("rb") as file:
+        start = file.read(FILE_HEADER.size)
+    if start[:4] != MAGIC:
+        raise LoadError(f"{path}: not a GGUF file")
+    if len(start) < FILE_HEADER.size:
+        raise LoadError(f"{path}: cut short after {len(start)} bytes")
+    _magic, version, tensors, entries = FILE_HEADER.unpack(start)
+    if version not in VERSIONS:
+        raise LoadError(f"{path}: GGUF version {version}, but only {VERSIONS} are known; convert it again")
+    if tensors == 0:
+        raise LoadError(f"{path}: holds no tensors (a vocabulary, or the index of a split model)")
+    if (tensors + entries) * ENTRY_BYTES_MIN > path.stat().st_size:
+        raise LoadError(f"{path}: cut short or damaged: it is too small for what its header announces")
 
 
 class LlamaModel:
     """A ``llama_model``, mapped into memory. Must outlive the contexts made from it.
 
     Attributes:
-        path: the file.
+        path: the file, which has passed :func:`check_file`.
         pointer: the ``llama_model``, for the engine's functions.
         facts: what the file says.
         on_gpu: whether any layer was put on a GPU.
     """
 
     def __init__(self, path: Path, n_gpu_layers: int) -> None:
-        """Load the file.
-
-        Args:
-            path: a file that passed :func:`embeddings_gateway.backends.gguf.guard.check_file`.
-            n_gpu_layers: layers put on the GPU; -1 is all of them.
-
-        Raises:
-            LoadError: llama.cpp refuses the file, or was built without GPU support and is asked for it.
-        """
         log = start_llama()
         if n_gpu_layers and not llama.llama_supports_gpu_offload():
             raise LoadError(
@@ -88,7 +111,7 @@ class LlamaModel:
         return llama.llama_model_get_vocab(self.pointer)
 
     def close(self) -> None:
-        """Give the weights back. A second call does nothing."""
+        """Free the weights. A second call does nothing."""
         if self.pointer:
             llama.llama_model_free(self.pointer)
             self.pointer = None
@@ -130,24 +153,18 @@ def read_facts(model: Any) -> GgufFacts:
         vocabulary_size=llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(model)),
         pooling=None if pooling is None else POOLINGS.get(int(pooling), pooling),
         dtype=FTYPES.get(llama.llama_model_ftype(model) & ~FTYPE_GUESSED, "unknown"),
-        route=_route(model),
+        # Only T5-like models "have an encoder", and of those the encoder makes the vectors. llama_decode is right
+        # for all others: it calls the encoder itself for models without memory (BERT).
+        route="encode" if llama.llama_model_has_encoder(model) else "decode",
         adds_end=None if adds_end is None else adds_end == "true",
     )
 
 
 def metadata(model: Any, key: str) -> str | None:
-    """Return a metadata value as text, cut at ``VALUE_BYTES``, or ``None`` where the file has no such key."""
+    """Return a metadata value as text, cut at ``VALUE_BYTES``; ``None`` where the file has no such key."""
     buffer = ctypes.create_string_buffer(VALUE_BYTES)
     length = llama.llama_model_meta_val_str(model, key.encode(), buffer, VALUE_BYTES)
     return None if length < 0 else buffer.value.decode("utf-8", "replace")
-
-
-def _route(model: Any) -> Route:
-    """Choose the call: only T5-like models "have an encoder", and of those the encoder makes the vectors.
-
-    ``llama_decode`` is right for all others: it calls the encoder itself for models without memory (BERT).
-    """
-    return "encode" if llama.llama_model_has_encoder(model) else "decode"
 
 
 class ErrorLog:
@@ -163,16 +180,15 @@ class ErrorLog:
         return f"<ErrorLog {len(self._lines)} lines>"
 
     def clear(self) -> None:
-        """Forget what was said so far."""
+        """Forget all lines."""
         self._lines.clear()
 
     def reason(self) -> str:
         """Return the first error since :meth:`clear`, the one nearest to the cause, or a fixed sentence."""
         if not self._lines:
             return "llama.cpp gives no reason"
-        line = self._lines[0]
-        _function, separator, message = line.partition(": ")
-        return message if separator else line
+        function, separator, message = self._lines[0].partition(": ")
+        return message if separator else function
 
     def _keep(self, level: int, text: bytes, _user_data: int | None) -> None:
         if level == ERROR and text.strip():

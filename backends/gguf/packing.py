@@ -55,7 +55,6 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
         capacity: the largest batch that the context takes; an input of ``max_tokens`` fits.
         call_tokens: the most tokens in one call of the engine.
         call_outputs: the most tokens in one call whose results are kept.
-        chunked: whether an input may be spread over several calls.
     """
 
     max_tokens: int
@@ -63,24 +62,14 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
     capacity: int
     call_tokens: int
     call_outputs: int
-    chunked: bool
 
 
 def choose_sizes(
     facts: GgufFacts, traits: ContextTraits, pooling: str, spec: GgufSpec, *, on_gpu: bool, memory_bytes: int
 ) -> Sizes:
-    """Choose the sizes.
+    """Choose the sizes for a model; ``max_tokens`` and ``max_batch_tokens`` of the spec are kept or refused.
 
-    Args:
-        facts: of the file.
-        traits: of the model.
-        pooling: the pooling that is used.
-        spec: its ``max_tokens`` and ``max_batch_tokens`` are taken as they are, or refused.
-        on_gpu: larger calls pay there.
-        memory_bytes: what the machine has; half of it may go to the output buffer, where asked for.
-
-    Raises:
-        LoadError: a limit is above the model's own, or its buffers are too large for the machine.
+    ``memory_bytes`` is what the machine has: half of it may go to the output buffer, where asked for.
     """
     if facts.max_tokens_trained < 1:
         raise LoadError("the file states no context length; convert the model again")
@@ -98,7 +87,7 @@ def choose_sizes(
 def short_sizes(sizes: Sizes) -> Sizes:
     """Return the sizes of a context for batches of less than a tile."""
     return msgspec.structs.replace(
-        sizes, capacity=TILE_TOKENS, call_tokens=TILE_TOKENS, call_outputs=TILE_TOKENS, chunked=False
+        sizes, capacity=TILE_TOKENS, call_tokens=TILE_TOKENS, call_outputs=TILE_TOKENS
     )
 
 
@@ -111,14 +100,15 @@ def _chunked(facts: GgufFacts, spec: GgufSpec, call_tokens: int) -> Sizes:
         capacity=max(max_tokens, max_batch_tokens, call_tokens),
         call_tokens=call_tokens,
         call_outputs=2 * TILE_TOKENS,
-        chunked=True,
     )
 
 
 def _whole(
     facts: GgufFacts, traits: ContextTraits, spec: GgufSpec, call_tokens: int, memory_bytes: int
 ) -> Sizes:
-    row = _output_bytes(facts, traits)
+    # A model with a memory computes the logits of a token as well.
+    vocabularies = 2 if traits.has_memory else 1
+    row = FLOAT_BYTES * (vocabularies * facts.vocabulary_size + facts.dimensions)
     affordable = max(OUTPUT_BYTES_DEFAULT // row, 1)
     max_tokens = spec.max_tokens or min(facts.max_tokens_trained, MAX_TOKENS_DEFAULT, affordable)
     max_batch_tokens = spec.max_batch_tokens or min(call_tokens, affordable)
@@ -135,14 +125,7 @@ def _whole(
         capacity=capacity,
         call_tokens=capacity,
         call_outputs=capacity,
-        chunked=False,
     )
-
-
-def _output_bytes(facts: GgufFacts, traits: ContextTraits) -> int:
-    """Return what one token of a call costs; a model with a memory computes its logits as well."""
-    vocabularies = 2 if traits.has_memory else 1
-    return FLOAT_BYTES * (vocabularies * facts.vocabulary_size + facts.dimensions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +144,7 @@ class PackedTokens:
 
     @classmethod
     def of(cls, batch: Batch) -> PackedTokens:
-        """PackedTokens whole inputs."""
+        """Pack whole inputs."""
         starts = batch.offsets()[:-1].astype(np.int32)
         return cls(
             ids=batch.ids,
@@ -189,8 +172,7 @@ class PackedTokens:
         """Yield the tokens in order, at most ``size`` at a time, evenly; an input may go on in the next."""
         count = -(-len(self) // size)
         for k in range(count):
-            part = slice(k * len(self) // count, (k + 1) * len(self) // count)
-            yield PackedTokens(self.ids[part], self.position_ids[part], self.sequence_ids[part])
+            yield self._take(slice(k * len(self) // count, (k + 1) * len(self) // count))
 
-    def _take(self, rows: NDArray[np.bool_]) -> PackedTokens:
+    def _take(self, rows: NDArray[np.bool_] | slice) -> PackedTokens:
         return PackedTokens(self.ids[rows], self.position_ids[rows], self.sequence_ids[rows])

@@ -16,15 +16,13 @@ from embeddings_gateway.backends.base import (
     Output,
     refuse_pairs,
 )
-from embeddings_gateway.backends.fingerprint import fingerprint
+from embeddings_gateway.backends.checksum import fingerprint
 from embeddings_gateway.backends.hf import hardware
 from embeddings_gateway.backends.hf.conversion.probes import calibration_sum
 from embeddings_gateway.backends.hf.files.layout import Layout, read_layout, resolve, with_prompts
-from embeddings_gateway.backends.hf.files.location import locate
-from embeddings_gateway.backends.hf.files.weights import Weights, verify_weights, vocabulary_sums
-from embeddings_gateway.backends.hf.runtimes.load_runtime import LoadedModel, load_runtime
-from embeddings_gateway.backends.hf.runtimes.runtime import Runtime, best_batch_tokens
-from embeddings_gateway.backends.hf.runtimes.select_runtime import select_runtime
+from embeddings_gateway.backends.hf.files.weights import Weights, locate, verify_weights, vocabulary_sums
+from embeddings_gateway.backends.hf.runtimes.load_runtime import load_runtime, select_runtime
+from embeddings_gateway.backends.hf.runtimes.runtime import LoadedModel, Runtime, best_batch_tokens
 from embeddings_gateway.backends.hf.tokenizer import HfTokenizer, open_tokenizer
 from embeddings_gateway.backends.spec import HfSpec
 
@@ -44,13 +42,7 @@ VOLATILE = {
 
 
 class HfBackend:
-    """One loaded model. ``base.Backend`` says who may call what, and when.
-
-    Raises:
-        LoadError: the model cannot be served; the message names the file or key and what to do.
-    """
-
-    info: ModelInfo
+    """One loaded model. ``base.Backend`` says who may call what, and when."""
 
     def __init__(self, spec: HfSpec) -> None:
         choice = select_runtime(spec)
@@ -67,7 +59,7 @@ class HfBackend:
         return f"HfBackend({info.pooling}, {info.dimensions} dimensions, {info.dtype} on {info.device})"
 
     def tokenize(self, texts: Sequence[str], text_pairs: Sequence[str] | None = None) -> Batch:
-        """Turn each text into its ids, special tokens included, never cut. Any thread may call this."""
+        """Turn each text into its ids. Any thread may call this."""
         refuse_pairs(text_pairs)
         return Batch.of(self._tokenizer.tokenize(texts))
 
@@ -79,7 +71,7 @@ class HfBackend:
         return {"dense": Column(self._runtime.run(batch))}
 
     def close(self) -> None:
-        """Give the memory back. Nothing is called afterwards."""
+        """Free the memory."""
         self._runtime.close()
 
     def _describe(self, spec: HfSpec, layout: Layout, weights: Weights, loaded: LoadedModel) -> ModelInfo:
@@ -127,20 +119,11 @@ class HfBackend:
 
 
 def space_fingerprint(
-    layout: Layout,
-    weights: Weights,
-    tokenizer: HfTokenizer,
-    runtime: Runtime,
-    calibration: str | None,
+    layout: Layout, weights: Weights, tokenizer: HfTokenizer, runtime: Runtime, calibration: str | None
 ) -> str:
-    """Return the fingerprint of everything that the vectors depend on.
+    """Return the fingerprint of everything that the vectors depend on, which no limit is.
 
-    Limits on length and dimensions are left out: they do not change a vector.
-
-    Args:
-        layout: resolved: with pooling and normalising as they are computed.
-        weights, tokenizer, runtime: of the same model.
-        calibration: the sum of the texts that int8 was calibrated with, where it is in int8.
+    ``layout`` is resolved. ``calibration`` is the sum of the texts that int8 was calibrated with.
     """
     # What is not in int8 is in bf16 where the processor has it.
     int8 = {} if calibration is None else {"calibration": calibration, "has_bf16": hardware.has_bf16()}
@@ -164,17 +147,7 @@ def space_fingerprint(
 
 
 def longest_input(configured: int | None, author: int | None, positions: int | None, special: int) -> int:
-    """Return the longest input in tokens, special tokens included.
-
-    Args:
-        configured: ``max_tokens`` of the configuration.
-        author: what the model's files say.
-        positions: what the architecture can number.
-        special: the special tokens around every text.
-
-    Raises:
-        LoadError: the configured limit is above the model's or leaves no room for text, or there is none.
-    """
+    """Return the longest input in tokens: the configured limit, else the author's or that of the positions."""
     known = [limit for limit in (author, positions) if limit is not None]
     if configured is None and not known:
         raise LoadError("max_tokens is not set, and the model's files name no limit: set it")
@@ -189,16 +162,7 @@ def longest_input(configured: int | None, author: int | None, positions: int | N
 
 
 def offered_dimensions(configured: Sequence[int] | None, author: Sequence[int], full: int) -> tuple[int, ...]:
-    """Return the dimensions that a client may ask for, ascending, the full width last.
-
-    Args:
-        configured: ``dimensions`` of the configuration; it replaces what the author says.
-        author: the Matryoshka widths in the model's files.
-        full: the width of the model's vectors.
-
-    Raises:
-        LoadError: a configured width is larger than the model's.
-    """
+    """Return the dimensions that a client may ask for: the configured ones, else the author's, ascending."""
     for width in configured or ():
         if width > full:
             raise LoadError(f"dimensions has {width}, but the model's vectors have {full}: remove it")

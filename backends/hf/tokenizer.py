@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 from tokenizers import Tokenizer
-from tokenizers.normalizers import Lowercase, Normalizer
+from tokenizers.normalizers import Lowercase
 from tokenizers.normalizers import Sequence as Normalizers
 
 from embeddings_gateway.backends.base import EmbedError, LoadError, TokenIds
@@ -35,6 +35,17 @@ class EndTokens(msgspec.Struct, frozen=True):
 
     first: int | None = None
     last: int | None = None
+
+
+class _SpecialToken(msgspec.Struct):
+    content: str
+
+
+class _EndTokensFile(msgspec.Struct):
+    add_bos_token: bool | None = None
+    add_eos_token: bool | None = None
+    bos_token: str | _SpecialToken | None = None
+    eos_token: str | _SpecialToken | None = None
 
 
 class HfTokenizer:
@@ -70,15 +81,7 @@ class HfTokenizer:
 
 
 def open_tokenizer(layout: Layout, converted: Path | None = None) -> HfTokenizer:
-    """Return the tokenizer of a model directory.
-
-    Args:
-        layout: as read from the directory.
-        converted: where its vocabulary was kept when it was converted, if it was.
-
-    Raises:
-        LoadError: there is no vocabulary, or it cannot be read.
-    """
+    """Return the tokenizer of a model directory; ``converted`` is as in :func:`open_vocabulary`."""
     opened = open_vocabulary(layout.folder, layout.lower_case, converted)
     return HfTokenizer(opened, end_tokens(layout.folder, opened))
 
@@ -86,18 +89,11 @@ def open_tokenizer(layout: Layout, converted: Path | None = None) -> HfTokenizer
 def open_vocabulary(folder: Path, lower_case: bool, converted: Path | None = None) -> Tokenizer:
     """Return a tokenizer that neither pads nor cuts, shared with nobody.
 
-    transformers, which takes seconds to import, is imported only where there is no ``tokenizer.json``.
+    Where the folder has no ``tokenizer.json``, it is the one in ``converted``, which :func:`save_vocabulary` has
+    saved there, or transformers converts the vocabulary now.
 
-    Args:
-        folder: the transformer's directory.
-        lower_case: whether text is lower-cased first.
-        converted: where :func:`save_vocabulary` has saved the converted one, if it has.
-
-    Text that looks like a special token (``[SEP]``) becomes that token, as in sentence-transformers:
-    otherwise the same text would have another vector here.
-
-    Raises:
-        LoadError: there is no vocabulary, or it cannot be read.
+    Text that looks like a special token (``[SEP]``) becomes that token, as in sentence-transformers: otherwise
+    the same text would have another vector here.
     """
     file = folder / FILE
     if not file.is_file() and converted is not None:
@@ -110,27 +106,20 @@ def open_vocabulary(folder: Path, lower_case: bool, converted: Path | None = Non
         raise LoadError(f"{file} cannot be read: {error}") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    if lower_case:
-        tokenizer.normalizer = _lower_casing(tokenizer.normalizer)
+    if lower_case:  # first of all, as sentence-transformers does for do_lower_case
+        own = [] if tokenizer.normalizer is None else [tokenizer.normalizer]
+        tokenizer.normalizer = Normalizers([Lowercase(), *own])
     return tokenizer
 
 
 def save_vocabulary(folder: Path, into: Path) -> None:
-    """Write the vocabulary of a directory that has no ``tokenizer.json`` as one.
-
-    Raises:
-        LoadError: as :func:`open_vocabulary`.
-    """
+    """Write the vocabulary of a directory that has no ``tokenizer.json`` as one."""
     if not (folder / FILE).is_file():
         convert_tokenizer(folder).save(str(into / FILE))
 
 
 def end_tokens(folder: Path, tokenizer: Tokenizer) -> EndTokens:
-    """Return the ids that ``tokenizer_config.json`` explicitly wants around every text.
-
-    Raises:
-        LoadError: the file is damaged or wants a token that is not in the vocabulary.
-    """
+    """Return the ids that ``tokenizer_config.json`` explicitly wants around every text."""
     path = folder / "tokenizer_config.json"
     file = read_json_if_present(path, _EndTokensFile) or _EndTokensFile()
 
@@ -144,8 +133,7 @@ def end_tokens(folder: Path, tokenizer: Tokenizer) -> EndTokens:
         return token_id
 
     return EndTokens(
-        first=resolve(file.add_bos_token, file.bos_token),
-        last=resolve(file.add_eos_token, file.eos_token),
+        first=resolve(file.add_bos_token, file.bos_token), last=resolve(file.add_eos_token, file.eos_token)
     )
 
 
@@ -164,28 +152,8 @@ def _absent(wanted: int | None, present: tuple[int, ...]) -> tuple[int, ...]:
     return () if wanted is None or present == (wanted,) else (wanted,)
 
 
-class _SpecialToken(msgspec.Struct):
-    content: str
-
-
-class _EndTokensFile(msgspec.Struct):
-    add_bos_token: bool | None = None
-    add_eos_token: bool | None = None
-    bos_token: str | _SpecialToken | None = None
-    eos_token: str | _SpecialToken | None = None
-
-
-def _lower_casing(normalizer: Normalizer | None) -> Normalizer:
-    """Put lower-casing first, as sentence-transformers does for ``do_lower_case``."""
-    return Normalizers([Lowercase()] if normalizer is None else [Lowercase(), normalizer])
-
-
 def convert_tokenizer(folder: Path) -> Tokenizer:
-    """Return the vocabulary of a directory without ``tokenizer.json``, as transformers converts it.
-
-    Raises:
-        LoadError: it cannot be converted.
-    """
+    """Return the vocabulary as transformers, which takes seconds to import, converts it."""
     from transformers import AutoTokenizer
 
     from embeddings_gateway.backends.hf.silence_transformers import silence_transformers

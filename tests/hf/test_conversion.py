@@ -24,17 +24,15 @@ from embeddings_gateway.backends.hf.conversion import conversion_cache, convert
 from embeddings_gateway.backends.hf.conversion.conversion_cache import (
     Conversion,
     ConversionCache,
+    ConversionFailed,
+    ConversionOrder,
+    ConversionRefused,
     ConversionSource,
+    conversion_key,
     find_or_convert,
 )
 from embeddings_gateway.backends.hf.conversion.convert import UnconvertibleError
 from embeddings_gateway.backends.hf.conversion.probes import SAME_RUNTIME, Agreement
-from embeddings_gateway.backends.hf.conversion.record import (
-    ConversionFailed,
-    ConversionOrder,
-    ConversionRefused,
-    conversion_key,
-)
 from embeddings_gateway.backends.hf.files.layout import read_layout
 from embeddings_gateway.backends.hf.files.weights import verify_weights
 from embeddings_gateway.backends.hf.runtimes import load_runtime

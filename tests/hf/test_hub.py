@@ -24,7 +24,7 @@ WANTED = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_confi
 LOCATE = """
 import json, sys
 from embeddings_gateway.backends.base import LoadError
-from embeddings_gateway.backends.hf.files.location import locate
+from embeddings_gateway.backends.hf.files.weights import locate
 try:
     print(json.dumps({"directory": str(locate(*json.loads(sys.argv[1])))}))
 except LoadError as error:

@@ -14,7 +14,7 @@ from sentence_transformers import SentenceTransformer
 
 from embeddings_gateway.backends.base import LoadError
 from embeddings_gateway.backends.hf.backend import HfBackend
-from embeddings_gateway.backends.hf.files.location import locate
+from embeddings_gateway.backends.hf.files.weights import locate
 from embeddings_gateway.backends.spec import HfSpec
 from tests.cosine import lowest_cosine
 from tests.hf.torch_settings import TORCH

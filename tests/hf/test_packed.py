@@ -14,7 +14,7 @@ from embeddings_gateway.backends.base import Batch, EmbedError
 from embeddings_gateway.backends.hf.backend import HfBackend
 from embeddings_gateway.backends.hf.files.layout import read_layout
 from embeddings_gateway.backends.hf.network.network import Network
-from embeddings_gateway.backends.hf.runtimes.select_runtime import RuntimeChoice
+from embeddings_gateway.backends.hf.runtimes.runtime import RuntimeChoice
 from embeddings_gateway.backends.hf.runtimes.torch_runtime import TorchRuntime, load_torch
 from embeddings_gateway.backends.spec import HfSpec
 from tests.cosine import lowest_cosine

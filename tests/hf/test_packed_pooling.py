@@ -9,7 +9,7 @@ pytest.importorskip("torch", reason="the hf extra is not installed")
 
 import torch
 
-from embeddings_gateway.backends.hf.network import pooling
+from embeddings_gateway.backends.hf.network import network
 from embeddings_gateway.backends.hf.network.packed_batch import MODES, PackedTensors, packed_pooling
 from tests.hf.reference import POOLING
 
@@ -43,7 +43,7 @@ def test_position_ids():
 
 def test_modes():
     """There are the modes that there are with padding."""
-    assert MODES.keys() == pooling.MODES.keys()
+    assert MODES.keys() == network.MODES.keys()
 
 
 @pytest.mark.parametrize("mode", sorted(MODES))
@@ -53,7 +53,7 @@ def test_formula(mode):
     pooled = packed_pooling(tokens, batch, [mode]).numpy()
     inputs = [tokens[start : start + length].numpy() for start, length in zip(EDGES, LENGTHS, strict=False)]
     assert np.allclose(pooled, np.stack([POOLING[mode](rows) for rows in inputs]), atol=1e-6)
-    assert np.allclose(pooled, pooling.pool(*padded(tokens), [mode]).numpy(), atol=1e-6)
+    assert np.allclose(pooled, network.pool(*padded(tokens), [mode]).numpy(), atol=1e-6)
 
 
 @pytest.mark.parametrize("mode", sorted(MODES))

@@ -11,8 +11,7 @@ import torch
 
 from embeddings_gateway.backends.base import Batch
 from embeddings_gateway.backends.hf.network.encoder import load_encoder
-from embeddings_gateway.backends.hf.network.network import Network
-from embeddings_gateway.backends.hf.network.pooling import MODES, pool
+from embeddings_gateway.backends.hf.network.network import MODES, Network, pool
 from embeddings_gateway.backends.hf.runtimes.runtime import pad
 from embeddings_gateway.backends.hf.tokenizer import EndTokens, HfTokenizer, open_vocabulary
 from tests.cosine import lowest_cosine

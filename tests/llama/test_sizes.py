@@ -35,7 +35,7 @@ def sizes(traits=DECODER, pooling="last", *, memory=64 * GIB, on_gpu=False, fact
 def test_a_decoder_s_long_context_is_bounded():
     """A decoder trained for 32768 tokens gets room for 8192, in calls of one pack, unless more is asked."""
     chosen = sizes()
-    assert (chosen.max_tokens, chosen.capacity, chosen.call_tokens, chosen.chunked) == (8192, 8192, 512, True)
+    assert (chosen.max_tokens, chosen.capacity, chosen.call_tokens) == (8192, 8192, 512)
     assert chosen.call_outputs < chosen.call_tokens
     assert sizes(max_tokens=32768).capacity == 32768
 
@@ -53,7 +53,6 @@ def test_a_decoder_s_long_context_is_bounded():
 def test_only_the_last_token_of_a_causal_decoder_is_chunked(traits, pooling, route):
     """For any other model the longest input fits one call."""
     chosen = sizes(traits, pooling, facts=msgspec.structs.replace(FACTS, route=route), max_tokens=2000)
-    assert not chosen.chunked
     assert chosen.call_tokens == chosen.call_outputs == chosen.capacity == 2000
 
 

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("llama_cpp", reason="the gguf extra is not installed")
 
 from embeddings_gateway.backends.base import EmbedError
-from embeddings_gateway.backends.gguf.guard import RUN_CHARACTERS_MAX
+from embeddings_gateway.backends.gguf.tokenizer import RUN_CHARACTERS_MAX
 from tests.vectors import embed, ids_of
 
 END = 257  # <|endoftext|> in the tiny Qwen3's vocabulary

@@ -1,6 +1,7 @@
 """The cache of conversions: finds the conversion of a model, or has a process of its own make it now.
 
-A conversion is a directory, complete or absent, and verified before it is used.
+A conversion is a directory, complete or absent, and verified before it is used. Its name is a hash of all that
+it depends on. No model library is imported here.
 """
 
 from __future__ import annotations
@@ -13,36 +14,130 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
+import numpy as np
 from filelock import FileLock
 from platformdirs import user_cache_path
 
 from embeddings_gateway.backends import checksum
-from embeddings_gateway.backends.base import LoadError
-from embeddings_gateway.backends.hf.conversion.record import (
-    ConversionFailed,
-    ConversionOrder,
-    ConversionOutcome,
-    ConversionRefused,
-    Converted,
-    Unservable,
-    conversion_key,
-)
+from embeddings_gateway.backends.base import Batch, LoadError, Vectors
+from embeddings_gateway.backends.hf import hardware
+from embeddings_gateway.backends.hf.conversion.probes import calibration_sum
 from embeddings_gateway.backends.hf.files.layout import Layout
-from embeddings_gateway.backends.hf.files.weights import Weights
-from embeddings_gateway.backends.hf.runtimes.runtime import Dtype
+from embeddings_gateway.backends.hf.files.weights import Weights, vocabulary_sums
+from embeddings_gateway.backends.hf.runtimes.runtime import Dtype, TransformerFacts
 from embeddings_gateway.backends.spec import HfSpec
 
+FORMAT = 3  # raised when conversions are made, judged or measured in another way
+PACKAGES = ("openvino", "torch", "transformers")
+GRAPH = "model.xml"
+"""The converted network; its weights lie beside it, in ``model.bin``."""
 RECORD = "record.json"
 RECORD_SUM = "record.sha256"
-Kept = Converted | ConversionRefused
-"""What the cache keeps: a conversion, or that none is good enough."""
 COMMAND = (sys.executable, "-P", "-m", "embeddings_gateway.backends.hf.conversion.convert")
 SECONDS_MAX = 3600
 CONVERTING = "Converting the model for OpenVINO, once; this takes from seconds to a few minutes.\n"
+
+
+class ConversionOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be converted.
+
+    Attributes:
+        spec: the model; its path is a directory on this machine.
+        key: the model's :func:`conversion_key` when the order was given.
+        folder: an empty directory for the files.
+    """
+
+    spec: HfSpec
+    dtype: Dtype
+    key: str
+    folder: str
+
+
+class ReferenceVectors(msgspec.Struct, frozen=True):
+    """Token ids of inputs, and the vectors that the conversion gave them: float32, row by row, little-endian."""
+
+    inputs: list[list[int]]
+    vectors: bytes
+
+    @classmethod
+    def of(cls, batch: Batch, vectors: Vectors) -> ReferenceVectors:
+        """Pack inputs and their vectors."""
+        return cls([ids.tolist() for ids in batch.split()], vectors.astype("<f4").tobytes())
+
+    def unpack(self) -> tuple[Batch, Vectors]:
+        """Return the inputs and their vectors."""
+        vectors = np.frombuffer(self.vectors, "<f4").reshape(len(self.inputs), -1)
+        return Batch.of([np.array(ids, np.int32) for ids in self.inputs]), vectors
+
+
+class Converted(msgspec.Struct, frozen=True, kw_only=True, tag="converted"):
+    """A conversion that was checked.
+
+    Attributes:
+        facts: of the transformer.
+        sums: file name -> SHA-256.
+        threads: how many computed while it was judged; ``None`` is all cores.
+        batch_tokens: the cost of a batch from which on it gets no faster with so many, in tokens.
+        cosine_min, cosine_mean: agreement of the probes with torch in fp32, for whoever reads the record.
+        reference_vectors: of a few probes, compared again each time it is loaded.
+    """
+
+    facts: TransformerFacts
+    sums: dict[str, str]
+    threads: int | None
+    batch_tokens: int
+    cosine_min: float
+    cosine_mean: float
+    reference_vectors: ReferenceVectors
+
+
+class ConversionRefused(msgspec.Struct, frozen=True, tag="refused"):
+    """No conversion of this model is good enough, and why."""
+
+    reason: str
+
+
+class Unservable(msgspec.Struct, frozen=True, tag="unservable"):
+    """The model cannot be served by any runtime, and why."""
+
+    reason: str
+
+
+class ConversionFailed(msgspec.Struct, frozen=True, tag="failed"):
+    """There is no conversion this time; another attempt may succeed."""
+
+    reason: str
+
+
+ConversionOutcome = Converted | ConversionRefused | Unservable | ConversionFailed
+Kept = Converted | ConversionRefused
+"""What the cache keeps: a conversion, or that none is good enough."""
+
+
+def conversion_key(spec: HfSpec, dtype: Dtype, layout: Layout, weights: Weights) -> str:
+    """Return the name under which a conversion is kept, 32 hex digits: a hash of all that it depends on."""
+    # Prompts are not part of the network.
+    network = msgspec.structs.replace(layout, root=Path(), prompts={}, default_prompt=None)
+    packages = (*PACKAGES, "nncf") if dtype == "int8" else PACKAGES
+    facts = {
+        "format": FORMAT,
+        "weights": weights.sums,
+        "vocabulary": vocabulary_sums(layout),
+        "layout": msgspec.to_builtins(network, enc_hook=str),
+        "pooling": spec.pooling,
+        "normalize": spec.normalize,
+        "dtype": dtype,
+        "calibration": calibration_sum(spec.calibration) if dtype == "int8" else None,
+        # A conversion was judged, and its best batch measured, on this kind of processor only.
+        "processor": hardware.processor(),
+        "packages": {name: version(name) for name in packages},
+    }
+    return checksum.digest(facts)[:32]
 
 
 class Conversion(NamedTuple):
@@ -53,14 +148,7 @@ class Conversion(NamedTuple):
 
 
 class ConversionSource(NamedTuple):
-    """A model that can be converted.
-
-    Attributes:
-        spec: how it is configured.
-        dtype: of the arithmetic.
-        layout: as read from the directory.
-        weights: verified.
-    """
+    """A model that can be converted, for arithmetic in ``dtype``; its layout is as read from the directory."""
 
     spec: HfSpec
     dtype: Dtype
@@ -69,11 +157,7 @@ class ConversionSource(NamedTuple):
 
 
 class ConversionCache:
-    """A directory of conversions, shared by any number of processes.
-
-    Args:
-        root: the directory; ``None`` is ``embeddings-gateway`` in the user's cache directory.
-    """
+    """A directory of conversions, shared by any number of processes; by default in the user's cache."""
 
     def __init__(self, root: str | None) -> None:
         self._root = (Path(root) if root else user_cache_path("embeddings-gateway")) / "openvino"
@@ -101,11 +185,7 @@ class ConversionCache:
 
     @contextlib.contextmanager
     def writing(self, key: str) -> Iterator[Path]:
-        """Yield an empty directory to fill, to one process at a time; it is removed when the block ends.
-
-        Raises:
-            OSError: the cache cannot be written.
-        """
+        """Yield an empty directory to fill, to one process at a time; it is removed when the block ends."""
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         with FileLock(self._root / f"{key}.lock"):
             for left in self._root.glob(f"{key}.*.tmp"):  # by a process that was killed: nobody else writes
@@ -117,11 +197,7 @@ class ConversionCache:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def keep(self, key: str, folder: Path, kept: Kept) -> None:
-        """Put a filled directory in its place, all at once. For the process that is writing it.
-
-        Raises:
-            OSError: the cache cannot be written.
-        """
+        """Put a filled directory in its place, all at once. For the process that is writing it."""
         (folder / RECORD).write_bytes(msgspec.json.encode(kept))
         (folder / RECORD_SUM).write_text(checksum.sha256(folder / RECORD))
         self.discard(key)
@@ -140,12 +216,7 @@ def find_or_convert(
 ) -> Conversion | ConversionRefused | ConversionFailed:
     """Return the model's conversion, or why there is none.
 
-    Args:
-        source: the model.
-        replacing: the record of a kept one that turned out not to be usable.
-
-    Raises:
-        LoadError: the model cannot be served by any runtime.
+    ``replacing`` is the record of a kept one that turned out not to be usable.
     """
     key = conversion_key(*source)
     cache = ConversionCache(source.spec.cache_dir)
@@ -194,7 +265,6 @@ def _run(order: ConversionOrder) -> ConversionOutcome:
             f"the converting process was ended by {signal.Signals(-done.returncode).name}"
         )
     try:
-        outcome: ConversionOutcome = msgspec.json.decode(done.stdout, type=ConversionOutcome)
+        return msgspec.json.decode(done.stdout, type=ConversionOutcome)  # type: ignore[no-any-return]
     except msgspec.DecodeError:
         return ConversionFailed(f"the converting process ended with status {done.returncode}")
-    return outcome

@@ -24,14 +24,7 @@ from torch import nn
 
 from embeddings_gateway.backends import checksum
 from embeddings_gateway.backends.base import BackendError, Batch, LoadError, Vectors
-from embeddings_gateway.backends.hf.conversion.probes import (
-    PROBE_TOKENS_MAX,
-    PROBES,
-    calibration_texts,
-    measure_agreement,
-    probe_inputs,
-)
-from embeddings_gateway.backends.hf.conversion.record import (
+from embeddings_gateway.backends.hf.conversion.conversion_cache import (
     GRAPH,
     ConversionFailed,
     ConversionOrder,
@@ -41,6 +34,13 @@ from embeddings_gateway.backends.hf.conversion.record import (
     ReferenceVectors,
     Unservable,
     conversion_key,
+)
+from embeddings_gateway.backends.hf.conversion.probes import (
+    PROBE_TOKENS_MAX,
+    PROBES,
+    calibration_texts,
+    measure_agreement,
+    probe_inputs,
 )
 from embeddings_gateway.backends.hf.files.layout import Layout, read_layout, resolve
 from embeddings_gateway.backends.hf.files.weights import verify_weights
@@ -63,13 +63,7 @@ class UnconvertibleError(Exception):
 
 
 class ConvertedModel(NamedTuple):
-    """What is known of a model once its converted weights are in the file.
-
-    Attributes:
-        facts: of the transformer.
-        probes: the inputs that it is judged with.
-        expected: float32 ``[inputs, dimensions]``, of the probes, by torch in fp32.
-    """
+    """What is known of a model once it is written: ``expected`` are torch's vectors of the probes, in fp32."""
 
     facts: TransformerFacts
     probes: Batch
@@ -77,11 +71,7 @@ class ConvertedModel(NamedTuple):
 
 
 def convert(order: ConversionOrder) -> ConversionOutcome:
-    """Write the graph and its weights into the order's folder, and judge them.
-
-    Raises:
-        LoadError: the model cannot be served by any runtime.
-    """
+    """Write the graph and its weights into the order's folder, and judge them."""
     spec = order.spec
     layout = read_layout(Path(spec.path))
     if conversion_key(spec, order.dtype, layout, verify_weights(layout, spec.sha256)) != order.key:
@@ -131,12 +121,7 @@ def _torch_vectors(network: Network, batch: Batch) -> Vectors:
 def trace(network: nn.Module, token: int) -> openvino.Model:
     """Return the network as OpenVINO's graph, for any number of inputs of any length.
 
-    Args:
-        network: maps ``input_ids`` and ``attention_mask``, int64 ``[inputs, tokens]``, to vectors.
-        token: any id of the vocabulary but that of padding.
-
-    Raises:
-        UnconvertibleError: it cannot be converted.
+    ``token`` is any id of the vocabulary but that of padding.
     """
     longest = max(EXAMPLE_LENGTHS)
     ids = torch.full((len(EXAMPLE_LENGTHS), longest), token)
@@ -154,15 +139,9 @@ def trace(network: nn.Module, token: int) -> openvino.Model:
 
 
 def save(model: openvino.Model, path: Path, *, half: bool) -> None:
-    """Write the model as ``path`` (the graph) and beside it a ``.bin`` (the weights).
+    """Write the graph as ``path``, which ends in ``.xml``, and beside it the weights as ``.bin``.
 
-    Args:
-        model: the graph.
-        path: ends in ``.xml``.
-        half: whether weights are stored as fp16, which has more digits than the bf16 they are used in.
-
-    Raises:
-        OSError: they cannot be written.
+    ``half``: whether weights are stored as fp16, which has more digits than the bf16 they are used in.
     """
     try:
         openvino.save_model(model, path, compress_to_fp16=half)
@@ -195,8 +174,7 @@ def _quantize(
 
 def _judge(order: ConversionOrder, model: ConvertedModel) -> Converted | ConversionRefused:
     """Look at the files as a worker would: what is judged is what is served."""
-    folder, spec = Path(order.folder), order.spec
-    facts, probes, expected = model
+    folder, spec, (facts, probes, expected) = Path(order.folder), order.spec, model
     runtime = OpenvinoRuntime(folder / GRAPH, order.dtype, spec.threads, facts)
     agreement = measure_agreement(runtime, probes, expected)
     if shortfall := agreement.shortfall(order.dtype):

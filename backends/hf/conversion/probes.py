@@ -6,7 +6,7 @@ torch the vectors of a conversion have to be.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,54 +20,39 @@ from embeddings_gateway.backends.invariance import cosine
 
 CORPUS = Path(__file__).parent / "corpus"
 """Of text files in UTF-8, one text a line, shuffled over kinds and languages: neighbours get joined."""
-
 CALIBRATION: tuple[str, ...] = tuple((CORPUS / "calibration.txt").read_text("utf-8").splitlines())
 """What int8 is calibrated with."""
-
 PROBES: tuple[str, ...] = tuple((CORPUS / "probes.txt").read_text("utf-8").splitlines())
 """What a conversion is judged by; none of them is among those it is calibrated with."""
-
 CALIBRATION_MAX = 512
-"""Texts that are used of a file; to calibrate a small model with as many takes a minute."""
-
+"""The most texts of a file that are used. To calibrate a small model with so many takes a minute."""
 JOINED_TEXTS = (1, 1, 1, 1, 2, 3, 5, 8)
-"""How many texts are joined to one input, over and over: so short and long ones stand side by side."""
-
+"""How many texts are joined to one input, again and again, so that short and long inputs share a batch."""
 PROBE_TOKENS_MAX = 512
-
-COSINE_MIN: dict[Dtype, float] = {"fp32": 0.9999, "bf16": 0.999}
-COSINE_MEAN_INT8 = 0.995
+COSINE_MIN: dict[Dtype, float] = {"fp32": 0.9999, "bf16": 0.999, "int8": 0.995}
+"""What the lowest cosine over the probes has to be at least; for int8 the mean."""
 SAME_RUNTIME: dict[Dtype, float] = {"fp32": 0.99999, "bf16": 0.9999, "int8": 0.999}
 """The lowest cosine between two vectors of one text by one runtime, whatever batch it is in."""
 BATCH_INPUTS = 8
 
 
 class Agreement(NamedTuple):
-    """How near vectors are to those of torch in fp32.
-
-    Attributes:
-        lowest, mean: cosine over the probes; NaN if a vector is not finite or zero.
-    """
+    """How near vectors are to those of torch in fp32: cosines, NaN if a vector is not finite or zero."""
 
     lowest: float
     mean: float
 
     def shortfall(self, dtype: Dtype) -> str:
         """Say what is missing for a dtype; empty if nothing is."""
-        if dtype == "int8":
-            return _below("the mean", self.mean, COSINE_MEAN_INT8)
-        return _below("the lowest", self.lowest, COSINE_MIN[dtype])
+        name, value = ("mean", self.mean) if dtype == "int8" else ("lowest", self.lowest)
+        bound = COSINE_MIN[dtype]
+        if value >= bound:  # never true of NaN
+            return ""
+        return f"the {name} cosine to fp32 on probe texts is {value:.5f}, and it has to be {bound} at least"
 
 
 def calibration_texts(path: str | None) -> Sequence[str]:
-    """Return the texts that int8 is calibrated with.
-
-    Args:
-        path: a file of texts in UTF-8, one a line, of which some are taken, evenly; ``None`` is ours.
-
-    Raises:
-        LoadError: there are no texts in the file.
-    """
+    """Return the texts that int8 is calibrated with: ours, or some of a file's, one a line, taken evenly."""
     if path is None:
         return CALIBRATION
     try:
@@ -82,11 +67,7 @@ def calibration_texts(path: str | None) -> Sequence[str]:
 
 
 def calibration_sum(path: str | None) -> str:
-    """Return the SHA-256 of what :func:`calibration_texts` reads.
-
-    Raises:
-        LoadError: it cannot be read.
-    """
+    """Return the SHA-256 of the file that :func:`calibration_texts` reads."""
     try:
         return checksum.sha256(CORPUS / "calibration.txt" if path is None else Path(path))
     except OSError as error:
@@ -98,13 +79,11 @@ def probe_inputs(
 ) -> Batch:
     """Return inputs of many lengths that the model can take: each text, some joined with those after it.
 
-    Args:
-        tokenizer: the model's own.
-        texts: in the order in which they are joined.
-        max_tokens: what is longer is cut, and keeps its special tokens.
-        vocabulary_size: inputs with ids outside it are left out.
+    What is longer than ``max_tokens`` is cut, and keeps its special tokens. Inputs with ids outside the
+    vocabulary are left out.
     """
-    inputs = tokenizer.tokenize(list(_joined(texts)))
+    joined = [" ".join(texts[i : i + JOINED_TEXTS[i % len(JOINED_TEXTS)]]) for i in range(len(texts))]
+    inputs = tokenizer.tokenize(joined)
     suffix = len(tokenizer.suffix)
     cut = [
         ids if len(ids) <= max_tokens else np.r_[ids[: max_tokens - suffix], ids[len(ids) - suffix :]]
@@ -114,32 +93,12 @@ def probe_inputs(
 
 
 def measure_agreement(runtime: Runtime, batch: Batch, expected: Vectors) -> Agreement:
-    """Compare a runtime's vectors, alone and in batches of several lengths, with those of torch alone.
-
-    Args:
-        runtime: what is judged.
-        batch: the inputs.
-        expected: float32 ``[inputs, dimensions]``.
-    """
-    rows = np.arange(len(batch))
-    batches = [
-        batch.select(rows[start : start + BATCH_INPUTS]) for start in range(0, len(rows), BATCH_INPUTS)
-    ]
+    """Compare a runtime's vectors, alone and in batches of several lengths, with the expected ones."""
+    batches = [batch.part(start, start + BATCH_INPUTS) for start in range(0, len(batch), BATCH_INPUTS)]
     alone = np.concatenate([runtime.run(single) for single in batch.singles()])
     together = np.concatenate([runtime.run(part) for part in batches])
     cosines = np.concatenate([cosine(alone, expected), cosine(together, expected)])
     return Agreement(float(cosines.min()), float(cosines.mean()))
-
-
-def _joined(texts: Sequence[str]) -> Iterator[str]:
-    for i in range(len(texts)):
-        yield " ".join(texts[i : i + JOINED_TEXTS[i % len(JOINED_TEXTS)]])
-
-
-def _below(what: str, cosine: float, bound: float) -> str:
-    if cosine >= bound:  # never true of NaN
-        return ""
-    return f"{what} cosine to fp32 on probe texts is {cosine:.5f}, and it has to be {bound} at least"
 
 
 def _unreadable(path: str, error: OSError) -> LoadError:

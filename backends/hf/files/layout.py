@@ -2,7 +2,7 @@
 
 Only JSON is read here, no weights and nothing by a model library. It understands sentence-transformers'
 layout (``modules.json``), old and new, and a plain transformers directory. A setting that would change the
-vector and is not understood is a LoadError, never ignored.
+vector and is not understood is a LoadError.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 from embeddings_gateway.backends.base import LoadError
 from embeddings_gateway.backends.hf.files import settings
 from embeddings_gateway.backends.hf.files.settings import read_json, read_json_if_present
-from embeddings_gateway.backends.model_prompts import ModelPrompts, resolve_prompts
+from embeddings_gateway.backends.model_prompts import resolve_prompts
 from embeddings_gateway.backends.spec import HfSpec, Pooling
 
 POOLING_NAMES: dict[str, Pooling] = {
@@ -47,8 +47,6 @@ class Dense(msgspec.Struct, frozen=True):
 
     Attributes:
         folder: its directory, relative to the model's.
-        in_features, out_features: widths.
-        bias: whether it adds a bias.
         activation: the class in ``torch.nn`` that follows it.
         residual: whether its input is added to its output.
     """
@@ -74,7 +72,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
         max_tokens: the author's limit, special tokens included; ``None`` where the files do not say.
         lower_case: whether text is lower-cased first, whatever the tokenizer does.
         prompts, default_prompt: as in ``ModelInfo``.
-        pools_prompts: whether the words of a prompt are pooled with the text.
+        pools_prompts: whether the tokens of a prompt are pooled with those of the text.
         dot_product: whether the author compares vectors by dot product.
         dimensions: Matryoshka widths named in the files, as they stand there.
     """
@@ -121,18 +119,17 @@ class _Entry(msgspec.Struct):
 
 
 def read_layout(root: Path) -> Layout:
-    """Read the settings of the model in ``root``.
-
-    Raises:
-        LoadError: a file is missing or damaged, or asks for something that is not supported.
-    """
+    """Read the settings of the model in ``root``."""
     entries = read_json_if_present(root / "modules.json", list[_Entry])
+    pooling: tuple[Pooling, ...] = ()
+    pools_prompts = True
     if entries is None:
         entries = [_Entry(type="sentence_transformers.Transformer")]
-        pooled = False
     else:
         _check(root, entries)
-        pooled = True
+        path = root / entries[1].path / "config.json"
+        file = read_json(path, dict[str, object])
+        pooling, pools_prompts = _modes(path, file), file.get("include_prompt") is not False
     author = settings.read_model(root)
     transformer = settings.read_transformer(root / entries[0].path)
     config = _config(root / entries[0].path)
@@ -140,40 +137,33 @@ def read_layout(root: Path) -> Layout:
         root=root,
         transformer=entries[0].path,
         config=config,
-        pooling=_read_pooling(root / entries[1].path) if pooled else (),
+        pooling=pooling,
         dense=tuple(_read_dense(root, entry.path) for entry in entries if entry.kind == "Dense"),
         normalize=entries[-1].kind == "Normalize",
         max_tokens=transformer.max_tokens,
         lower_case=transformer.lower_case,
         prompts=author.prompts,
         default_prompt=author.default_prompt,
-        pools_prompts=not pooled or _pools_prompts(root / entries[1].path),
+        pools_prompts=pools_prompts,
         dot_product=author.dot_product,
         dimensions=author.dimensions + settings.matryoshka(config),
     )
 
 
 def with_prompts(layout: Layout, spec: HfSpec) -> Layout:
-    """Replace the model's own prompts by those of the configuration, where it has any.
-
-    Raises:
-        LoadError: the model cannot be used with prompts, or the default one is not among them.
-    """
-    prompts, default_prompt = resolve_prompts(spec, ModelPrompts(layout.prompts, layout.default_prompt))
+    """Replace the model's own prompts by those of the configuration, where it has any."""
+    prompts, default_prompt = resolve_prompts(spec, layout.prompts, layout.default_prompt)
     if any(prompts.values()) and not layout.pools_prompts:
         raise LoadError(
             f"{layout.root}: include_prompt is false: leaving prompts out of the pooling is not supported"
         )
-    return msgspec.structs.replace(layout, prompts=dict(prompts), default_prompt=default_prompt)
+    return msgspec.structs.replace(layout, prompts=prompts, default_prompt=default_prompt)
 
 
 def resolve(layout: Layout, spec: HfSpec, causal: bool) -> Layout:
     """Decide what the files leave open or the configuration overrides: pooling and normalising.
 
-    Args:
-        layout: as read.
-        spec: how the model is configured.
-        causal: whether the transformer's tokens see only those before them.
+    ``causal``: whether the transformer's tokens see only those before them.
     """
     by_architecture: tuple[Pooling, ...] = ("last",) if causal else ("mean",)
     by_author = layout.normalize or not layout.dot_product
@@ -211,19 +201,8 @@ def _config(folder: Path) -> dict[str, object]:
     return config
 
 
-def _pools_prompts(folder: Path) -> bool:
-    """Return whether a Pooling module pools the words of a prompt with the text."""
-    return read_json(folder / "config.json", dict[str, object]).get("include_prompt") is not False
-
-
-def _read_pooling(folder: Path) -> tuple[Pooling, ...]:
-    """Return the modes of a Pooling module; the results of several are joined end to end, in this order.
-
-    Raises:
-        LoadError: a mode is unknown.
-    """
-    path = folder / "config.json"
-    file = read_json(path, dict[str, object])
+def _modes(path: Path, file: dict[str, object]) -> tuple[Pooling, ...]:
+    """Return the modes of a Pooling module; the results of several are joined end to end, in this order."""
     named = file.get("pooling_mode")
     if named is None:
         flagged = tuple(mode for flag, mode in POOLING_FLAGS.items() if file.get(flag) is True)
@@ -236,11 +215,7 @@ def _read_pooling(folder: Path) -> tuple[Pooling, ...]:
 
 
 def _read_dense(root: Path, folder: str) -> Dense:
-    """Return a Dense module's shape.
-
-    Raises:
-        LoadError: the activation is not one of torch's simple ones, or it works on another vector.
-    """
+    """Return a Dense module's shape, unless it needs more than a layer and one of torch's activations."""
     path = root / folder / "config.json"
     file = read_json(path, _DenseFile)
     package, _, activation = file.activation_function.rpartition(".")

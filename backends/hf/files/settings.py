@@ -89,11 +89,7 @@ class _TokenizerFile(msgspec.Struct):
 
 
 def read_json(path: Path, kind: type[T]) -> T:
-    """Return the file's content as ``kind``. Keys that ``kind`` does not name are ignored.
-
-    Raises:
-        LoadError: the file is missing, is not JSON, or holds another type than expected.
-    """
+    """Return the file's content as ``kind``. Keys that ``kind`` does not name are ignored."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except OSError as error:
@@ -105,44 +101,32 @@ def read_json(path: Path, kind: type[T]) -> T:
 
 
 def read_json_if_present(path: Path, kind: type[T]) -> T | None:
-    """Return the file's content as ``kind``, or nothing where there is no such file.
-
-    Raises:
-        LoadError: as :func:`read_json`, for a file that exists.
-    """
+    """Return the file's content as ``kind``, or nothing where there is no such file."""
     return read_json(path, kind) if path.exists() else None
 
 
 def read_model(root: Path) -> ModelSettings:
-    """Read ``config_sentence_transformers.json``, if there is one.
-
-    Raises:
-        LoadError: it is damaged, describes another kind of model, or its default prompt does not exist.
-    """
+    """Read ``config_sentence_transformers.json``, if there is one."""
     path = root / "config_sentence_transformers.json"
     file = read_json_if_present(path, _ModelFile) or _ModelFile()
     if file.model_type != "SentenceTransformer":
         raise LoadError(f"{path}: a {file.model_type} is not a model of one dense vector per text")
     if file.default_prompt_name is not None and file.default_prompt_name not in file.prompts:
         raise LoadError(f"{path}: default_prompt_name {file.default_prompt_name!r} is not among its prompts")
-    dimensions = [*(file.matryoshka_dims or []), *([file.truncate_dim] if file.truncate_dim else [])]
     return ModelSettings(
-        prompts={name: words or "" for name, words in file.prompts.items()},
+        prompts={name: prompt or "" for name, prompt in file.prompts.items()},
         default_prompt=file.default_prompt_name,
         dot_product=file.similarity_fn_name in {"dot", "dot_score", "dot_product"},
-        dimensions=tuple(dimensions),
+        dimensions=(*(file.matryoshka_dims or ()), *((file.truncate_dim,) if file.truncate_dim else ())),
     )
 
 
 def read_transformer(folder: Path) -> TransformerSettings:
-    """Read the transformer's settings and its tokenizer's limit.
-
-    Raises:
-        LoadError: a file is damaged, or asks for what is not supported.
-    """
+    """Read the transformer's settings and its tokenizer's limit."""
     path = next((folder / name for name in TRANSFORMER_FILES if (folder / name).exists()), None)
-    file = read_json(path, _TransformerFile) if path else _TransformerFile()
+    file = _TransformerFile()
     if path:
+        file = read_json(path, _TransformerFile)
         _check(path, file)
     # This limit replaces the tokenizer's even where it is higher, as sentence-transformers has it.
     limit = file.max_seq_length or _tokenizer_limit(folder)

@@ -1,14 +1,25 @@
-"""The weights files of a model directory: which they are, their checksums, and when they changed.
+"""Finds or downloads a model directory, and verifies its weights before anything parses them.
 
-Safetensors only: the other format is a pickle, and a pickle runs code when it is read.
+Safetensors only: the other format is a pickle, and a pickle runs code when it is read. Downloads go into
+huggingface_hub's own cache. ``HF_ENDPOINT``, ``HF_HOME``, ``HF_TOKEN`` and ``HF_HUB_OFFLINE`` mean what they
+mean to that library. It continues broken downloads, and writes its progress to standard error.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 import msgspec
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
 from embeddings_gateway.backends import checksum
 from embeddings_gateway.backends.base import LoadError
@@ -17,6 +28,11 @@ from embeddings_gateway.backends.hf.files.settings import read_json_if_present
 
 SINGLE = "model.safetensors"
 SHARDED = "model.safetensors.index.json"
+PACKAGE = "package:"
+# Weights as safetensors, settings and vocabularies. Never .bin or .pt (pickles run code) and never .py.
+WANTED = ["*.safetensors", "*.json", "*.txt", "*.model"]
+# Settings of other runtimes, which nothing here reads.
+UNWANTED = ["onnx/*", "openvino/*"]
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "*.model")
 
 
@@ -36,16 +52,83 @@ class _Index(msgspec.Struct):
     weight_map: dict[str, str]
 
 
+def locate(path: str, revision: str | None) -> Path:
+    """Return the local directory that ``path`` of a spec names; a hub id is downloaded first, as far as needed."""
+    in_package = path.startswith(PACKAGE)
+    if not in_package and not Path(path).is_absolute():
+        return _download(path, revision)
+    if revision is not None:
+        raise LoadError(f"revision {revision!r} belongs to a hub id, but path {path!r} is local: remove it")
+    if in_package:
+        return _in_package(path.removeprefix(PACKAGE))
+    if not Path(path).is_dir():
+        raise LoadError(f"path {path!r} is not a directory on this machine")
+    return Path(path)
+
+
+def _in_package(name: str) -> Path:
+    """Find a directory inside an installed package, without importing (running) the package."""
+    module, _, below = name.partition("/")
+    if not module.isidentifier():
+        raise LoadError(f"path '{PACKAGE}{name}' must read {PACKAGE}module/directory")
+    spec = importlib.util.find_spec(module)
+    if spec is None or not spec.submodule_search_locations:
+        raise LoadError(
+            f"path '{PACKAGE}{name}' names a Python package that is not installed: "
+            f"pip install {module.replace('_', '-')}"
+        )
+    for root in spec.submodule_search_locations:
+        if (directory := Path(root, below)).is_dir():
+            return directory
+    raise LoadError(f"path '{PACKAGE}{name}': the package is installed but has no directory {below!r}")
+
+
+def _download(repository: str, revision: str | None) -> Path:
+    """Return the complete directory of one commit: of a branch or tag, the one it stands for now."""
+    named = f"hub model {repository!r}"
+    try:
+        return Path(
+            snapshot_download(repository, revision=revision, allow_patterns=WANTED, ignore_patterns=UNWANTED)
+        )
+    except HFValidationError as error:
+        raise LoadError(
+            f"path {repository!r} is no absolute directory, no package:module/directory and no hub id"
+        ) from error
+    except GatedRepoError as error:
+        raise LoadError(f"{named} is gated: accept its terms on the hub and set HF_TOKEN") from error
+    except RepositoryNotFoundError as error:
+        raise LoadError(
+            f"{named} does not exist or is private: check path (a local directory must be absolute) "
+            "or set HF_TOKEN"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise LoadError(f"{named} has no revision {revision!r}: check revision") from error
+    except LocalEntryNotFoundError as error:
+        raise LoadError(
+            f"{named} is not complete in the local cache and the hub cannot be reached: "
+            "check the connection, HF_ENDPOINT and HF_HUB_OFFLINE"
+        ) from error
+    except Exception as error:  # the HTTP library's and the disk's own errors
+        raise LoadError(f"{named} could not be downloaded: {type(error).__name__}: {error}") from error
+
+
 def verify_weights(layout: Layout, pinned: str | Mapping[str, str] | None) -> Weights:
     """Find the weights and compare them with the pinned sums. Nothing but the index file is parsed.
 
     One sum speaks of the transformer's weights; a table may name any file of the directory.
-
-    Raises:
-        LoadError: weights are missing or not safetensors, or a sum differs.
     """
+    root = layout.root
+    dense = [str(PurePosixPath(module.folder, SINGLE)) for module in layout.dense]
     try:
-        return _verify(layout, pinned)
+        transformer = [str(PurePosixPath(layout.transformer, name)) for name in _transformer(layout.folder)]
+        for name in dense:
+            if not (root / name).is_file():
+                raise _missing((root / name).parent)
+        if isinstance(pinned, str):
+            sums = checksum.verify(root, transformer, pinned) | checksum.verify(root, dense, None)
+        else:
+            sums = checksum.verify(root, transformer + dense, pinned)
+        return Weights(sums=sums, changed=int(max((root / name).stat().st_mtime for name in sums)))
     except OSError as error:
         raise LoadError(f"{error.filename} cannot be read: {error.strerror}") from error
 
@@ -59,39 +142,20 @@ def vocabulary_sums(layout: Layout) -> dict[str, str]:
     return {}
 
 
-def _verify(layout: Layout, pinned: str | Mapping[str, str] | None) -> Weights:
-    root = layout.root
-    transformer = [_named(layout.transformer, name) for name in _transformer(layout.folder)]
-    dense = [_named(module.folder, _dense(root / module.folder)) for module in layout.dense]
-    if isinstance(pinned, str):
-        sums = checksum.verify(root, transformer, pinned) | checksum.verify(root, dense, None)
-    else:
-        sums = checksum.verify(root, transformer + dense, pinned)
-    return Weights(sums=sums, changed=int(max((root / name).stat().st_mtime for name in sums)))
-
-
 def _transformer(folder: Path) -> list[str]:
     """Name the transformer's files, the way transformers chooses among them: one file before shards."""
     if (folder / SINGLE).is_file():
         return [SINGLE]
     index = read_json_if_present(folder / SHARDED, _Index)
-    if index is None:
+    shards = sorted(set(index.weight_map.values())) if index else []
+    if not shards:
         raise _missing(folder)
-    shards = sorted(set(index.weight_map.values()))
     for shard in shards:
         if PurePosixPath(shard).name != shard or not shard.endswith(".safetensors"):
             raise LoadError(f"{folder / SHARDED}: {shard!r} is not a safetensors file of this directory")
         if not (folder / shard).is_file():
             raise LoadError(f"{folder / SHARDED} names {shard!r}, which is missing: fetch the model again")
-    if not shards:
-        raise _missing(folder)
     return shards
-
-
-def _dense(folder: Path) -> str:
-    if not (folder / SINGLE).is_file():
-        raise _missing(folder)
-    return SINGLE
 
 
 def _missing(folder: Path) -> LoadError:
@@ -102,7 +166,3 @@ def _missing(folder: Path) -> LoadError:
             "or take a revision that has safetensors"
         )
     return LoadError(f"{folder} has no {SINGLE}: is the model directory complete?")
-
-
-def _named(folder: str, name: str) -> str:
-    return str(PurePosixPath(folder, name))

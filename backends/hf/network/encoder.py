@@ -7,7 +7,6 @@ vectors, so here it is an error.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,14 +33,8 @@ ENCODERS = {
 }
 
 
-@dataclass(frozen=True)
-class Encoder:
-    """A transformer with its weights, on the processor, ready for inference.
-
-    Attributes:
-        model: maps ``input_ids`` and ``attention_mask`` to an output with ``last_hidden_state``.
-        facts: what others need to know of it.
-    """
+class Encoder(NamedTuple):
+    """A transformer with its weights, on the processor, ready for inference."""
 
     model: nn.Module
     facts: TransformerFacts
@@ -61,11 +54,7 @@ class PositionOffset(NamedTuple):
 
 
 def load_encoder(folder: Path, dtype: torch.dtype) -> Encoder:
-    """Load the transformer in ``folder``, with weights of ``dtype``. No code of the directory ever runs.
-
-    Raises:
-        LoadError: transformers does not know the architecture or cannot load it, or weights are missing.
-    """
+    """Load the transformer in ``folder``, with weights of ``dtype``. No code of the directory ever runs."""
     try:
         with silence_transformers():
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)

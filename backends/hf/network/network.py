@@ -5,7 +5,7 @@ A runtime runs or converts this module and nothing else, so that all runtimes co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -18,7 +18,6 @@ from embeddings_gateway.backends.hf.files.layout import Dense, Layout
 from embeddings_gateway.backends.hf.files.weights import SINGLE
 from embeddings_gateway.backends.hf.network.encoder import position_offset
 from embeddings_gateway.backends.hf.network.packed_batch import PackedTensors, packed_pooling, position_ids
-from embeddings_gateway.backends.hf.network.pooling import pool
 from embeddings_gateway.backends.spec import Pooling
 
 
@@ -49,11 +48,7 @@ class Network(nn.Module):
         return self._finished(pool(output.last_hidden_state, attention_mask, self.modes))
 
     def forward_packed(self, batch: PackedTensors) -> Tensor:
-        """Compute one vector per input, where the transformer's attention is the packed one.
-
-        Returns:
-            fp32 ``[inputs, dimensions]``.
-        """
+        """Compute one vector per input, fp32 ``[inputs, dimensions]``, with the packed attention."""
         output = self.transformer(
             input_ids=batch.ids[None],
             position_ids=position_ids(batch, self.offset)[None],
@@ -69,12 +64,52 @@ class Network(nn.Module):
         return functional.normalize(vectors, p=2.0, dim=-1) if self.normalize else vectors
 
 
-def build_network(layout: Layout, transformer: nn.Module) -> Network:
-    """Return the network of a model whose pooling and normalising are resolved.
+def pool(tokens: Tensor, mask: Tensor, modes: Sequence[Pooling]) -> Tensor:
+    """Pool with each mode and concatenate the results, by sentence-transformers' formulas.
 
-    Raises:
-        LoadError: the weights of a layer after pooling do not fit it.
+    Every mode goes by the mask alone, so padding on the left, on the right or none gives the same vector.
+
+    Args:
+        tokens: ``[inputs, tokens, width]``, any float dtype; where the mask is 0, anything.
+        mask: ``[inputs, tokens]``, 1 for a token and 0 for padding; at least one 1 in each row, without gaps.
+        modes: at least one.
+
+    Returns:
+        fp32 ``[inputs, width * len(modes)]``.
     """
+    tokens = tokens.float()
+    weights = mask.to(tokens.dtype)
+    return torch.cat([MODES[mode](tokens, weights) for mode in modes], dim=-1)
+
+
+def _sum(tokens: Tensor, weights: Tensor) -> Tensor:
+    weights = weights.unsqueeze(-1)
+    # Filled, not only multiplied by 0: attention over nothing makes NaN, which would outlive the product.
+    return (tokens.masked_fill(weights == 0, 0.0) * weights).sum(dim=1)
+
+
+def _weighted_mean(tokens: Tensor, mask: Tensor) -> Tensor:
+    """Average with weights 1, 2, 3, ... from the first token on (SGPT, arXiv:2202.08904)."""
+    weights = mask.cumsum(dim=1) * mask
+    return _sum(tokens, weights) / weights.sum(dim=1, keepdim=True)
+
+
+def _token(tokens: Tensor, index: Tensor) -> Tensor:
+    return tokens.gather(1, index.view(-1, 1, 1).expand(-1, 1, tokens.shape[2])).squeeze(1)
+
+
+MODES: Mapping[Pooling, Callable[[Tensor, Tensor], Tensor]] = {
+    "cls": lambda tokens, mask: _token(tokens, mask.argmax(dim=1)),
+    "last": lambda tokens, mask: _token(tokens, mask.shape[1] - 1 - mask.flip(1).argmax(dim=1)),
+    "max": lambda tokens, mask: tokens.masked_fill(mask.unsqueeze(-1) == 0, float("-inf")).amax(dim=1),
+    "mean": lambda tokens, mask: _sum(tokens, mask) / mask.sum(dim=1, keepdim=True),
+    "mean_sqrt_len": lambda tokens, mask: _sum(tokens, mask) / mask.sum(dim=1, keepdim=True).sqrt(),
+    "weighted_mean": _weighted_mean,
+}
+
+
+def build_network(layout: Layout, transformer: nn.Module) -> Network:
+    """Return the network of a model whose pooling and normalising are resolved."""
     dense = [load_dense(layout.root, module) for module in layout.dense]
     return Network(transformer, layout.pooling, dense, layout.normalize).eval()
 
@@ -100,11 +135,7 @@ class DenseLayer(nn.Module):
 
 
 def load_dense(root: Path, shape: Dense) -> DenseLayer:
-    """Build the layer with the weights in its folder, as fp32.
-
-    Raises:
-        LoadError: the file holds other weights than the layer has.
-    """
+    """Build the layer with the weights in its folder, as fp32; a ``LoadError`` if they do not fit."""
     layer = DenseLayer(shape)
     path = root / shape.folder / SINGLE
     try:

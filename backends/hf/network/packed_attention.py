@@ -20,11 +20,8 @@ from embeddings_gateway.backends.hf.silence_transformers import silence_transfor
 
 PACKED = "packed"
 """The name under which transformers knows this attention."""
-
 # What models add to the scores of attention, or do to them, and this attention does not do.
 UNSUPPORTED = ("position_bias", "softcap", "s_aux")
-
-
 Window = tuple[int, int]
 """How many tokens to its left and right a token sees, itself not counted; -1 is all of them."""
 
@@ -39,15 +36,7 @@ def attention_name(transformer: Any) -> str:
 
 
 def set_attention(transformer: Any, name: str) -> None:
-    """Have a transformer use another attention.
-
-    Args:
-        transformer: a model of transformers.
-        name: :data:`PACKED`, or a name from :func:`attention_name`.
-
-    Raises:
-        UnpackableError: its attention cannot be chosen.
-    """
+    """Have a transformer use :data:`PACKED`, or a name from :func:`attention_name`."""
     # No function is registered that makes masks under this name: then transformers makes none.
     AttentionInterface.register(PACKED, layer_attention)
     with silence_transformers():

@@ -59,62 +59,31 @@ def position_ids(batch: PackedTensors, offset: PositionOffset | None) -> Tensor:
 
 
 def packed_pooling(tokens: Tensor, batch: PackedTensors, modes: Sequence[Pooling]) -> Tensor:
-    """Pool with each mode of ``pooling`` and concatenate the results.
-
-    Args:
-        tokens: ``[tokens, width]``, any float dtype.
-        batch: whose tokens they are.
-        modes: at least one.
-
-    Returns:
-        fp32 ``[inputs, width * len(modes)]``.
-    """
+    """Pool as ``network.pool`` does: from ``[tokens, width]`` to fp32 ``[inputs, width * len(modes)]``."""
     tokens = tokens.float()
     return torch.cat([MODES[mode](tokens, batch) for mode in modes], dim=-1)
 
 
-def cls(tokens: Tensor, batch: PackedTensors) -> Tensor:
-    """Take the first token's vector."""
-    return tokens[batch.starts]
+def _sum(tokens: Tensor, batch: PackedTensors) -> Tensor:
+    return tokens.new_zeros(len(batch.starts), tokens.shape[1]).index_add(0, batch.sequence_ids, tokens)
 
 
-def last(tokens: Tensor, batch: PackedTensors) -> Tensor:
-    """Take the last token's vector."""
-    return tokens[batch.starts + batch.lengths - 1]
-
-
-def maximum(tokens: Tensor, batch: PackedTensors) -> Tensor:
-    """Take the largest value of each dimension."""
+def _maximum(tokens: Tensor, batch: PackedTensors) -> Tensor:
     sequence_ids = batch.sequence_ids.unsqueeze(-1).expand_as(tokens)
     out = tokens.new_empty(len(batch.starts), tokens.shape[1])
     return out.scatter_reduce(0, sequence_ids, tokens, "amax", include_self=False)
 
 
-def mean(tokens: Tensor, batch: PackedTensors) -> Tensor:
-    """Average over the tokens."""
-    return _sum(tokens, batch) / batch.lengths.unsqueeze(-1)
-
-
-def mean_sqrt_len(tokens: Tensor, batch: PackedTensors) -> Tensor:
-    """Sum over the tokens, divided by the square root of their number."""
-    return _sum(tokens, batch) / batch.lengths.unsqueeze(-1).sqrt()
-
-
-def weighted_mean(tokens: Tensor, batch: PackedTensors) -> Tensor:
-    """Average with weights 1, 2, 3, ... from the first token on (SGPT, arXiv:2202.08904)."""
+def _weighted_mean(tokens: Tensor, batch: PackedTensors) -> Tensor:
     weights = batch.lengths * (batch.lengths + 1) / 2
     return _sum(tokens * (batch.position_ids + 1).unsqueeze(-1), batch) / weights.unsqueeze(-1)
 
 
 MODES: Mapping[Pooling, Callable[[Tensor, PackedTensors], Tensor]] = {
-    "cls": cls,
-    "last": last,
-    "max": maximum,
-    "mean": mean,
-    "mean_sqrt_len": mean_sqrt_len,
-    "weighted_mean": weighted_mean,
+    "cls": lambda tokens, batch: tokens[batch.starts],
+    "last": lambda tokens, batch: tokens[batch.starts + batch.lengths - 1],
+    "max": _maximum,
+    "mean": lambda tokens, batch: _sum(tokens, batch) / batch.lengths.unsqueeze(-1),
+    "mean_sqrt_len": lambda tokens, batch: _sum(tokens, batch) / batch.lengths.unsqueeze(-1).sqrt(),
+    "weighted_mean": _weighted_mean,
 }
-
-
-def _sum(tokens: Tensor, batch: PackedTensors) -> Tensor:
-    return tokens.new_zeros(len(batch.starts), tokens.shape[1]).index_add(0, batch.sequence_ids, tokens)

@@ -1,61 +1,97 @@
-"""Loads a model into the runtime that was selected for it; torch is imported only where it serves."""
+"""Selects runtime, device and dtype for a model, and loads it; torch is imported only where it serves."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import NamedTuple
+import importlib.util
+from typing import Literal
 
 import msgspec
 
 from embeddings_gateway.backends.base import BackendError, LoadError
+from embeddings_gateway.backends.hf import hardware
 from embeddings_gateway.backends.hf.conversion.conversion_cache import (
+    GRAPH,
     Conversion,
+    ConversionFailed,
+    ConversionRefused,
     ConversionSource,
     find_or_convert,
 )
 from embeddings_gateway.backends.hf.conversion.probes import SAME_RUNTIME, measure_agreement
-from embeddings_gateway.backends.hf.conversion.record import GRAPH, ConversionFailed, ConversionRefused
 from embeddings_gateway.backends.hf.files.layout import Layout
 from embeddings_gateway.backends.hf.files.weights import Weights
-from embeddings_gateway.backends.hf.runtimes.runtime import Runtime, TransformerFacts
-from embeddings_gateway.backends.hf.runtimes.select_runtime import RuntimeChoice, select_runtime
+from embeddings_gateway.backends.hf.runtimes.runtime import LoadedModel, RuntimeChoice
 from embeddings_gateway.backends.spec import HfSpec
 
 
-class LoadedModel(NamedTuple):
-    """A model in a runtime.
+def select_runtime(spec: HfSpec) -> RuntimeChoice:
+    """Resolve what the configuration leaves to the machine."""
+    device = _device(spec.device)
+    runtime = _runtime(spec, device)
+    if spec.dtype == "int8" and runtime == "torch":
+        raise LoadError("dtype 'int8' needs runtime 'openvino' on a processor: change one of them")
+    if spec.dtype == "int8" and importlib.util.find_spec("nncf") is None:
+        raise LoadError("dtype 'int8' needs the package nncf: install the extra 'int8'")
+    if spec.dtype == "fp16" and device == "cpu":
+        raise LoadError("dtype 'fp16' needs runtime 'torch' on a GPU: use bf16, fp32 or auto on a processor")
+    if spec.dtype == "auto":
+        # On a processor torch's bf16 is too coarse for a text to have the same vector in every batch.
+        exact = runtime == "torch" and device == "cpu"
+        return RuntimeChoice(runtime, device, "bf16" if not exact and _has_bf16(device) else "fp32")
+    if spec.dtype == "bf16" and device != "cpu" and not _has_bf16(device):
+        raise LoadError(f"dtype is 'bf16', but {device} does not have it: use fp32 or auto")
+    return RuntimeChoice(runtime, device, spec.dtype)
 
-    Attributes:
-        runtime: what computes it.
-        facts: of its transformer.
-        converted: the directory of its conversion, if it runs from one.
-        batch_tokens: the cost of a batch from which on it gets no faster, if that is known.
-        notes: what an operator should know.
-    """
 
-    runtime: Runtime
-    facts: TransformerFacts
-    converted: Path | None
-    batch_tokens: int | None
-    notes: tuple[str, ...]
+def _device(wanted: str) -> str:
+    """Return the device that the configuration asks for; ``auto`` is a GPU where there is one."""
+    if wanted == "cpu" or (wanted == "auto" and not hardware.may_have_gpu()):
+        return "cpu"
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted == "auto" and not count:
+        return "cpu"
+    index = torch.device("cuda" if wanted == "auto" else wanted).index or 0
+    if index >= count:
+        raise LoadError(f"device is {wanted!r}, but torch finds {count} GPUs here: use cpu or auto")
+    return f"cuda:{index}"
+
+
+def _has_bf16(device: str) -> bool:
+    """Tell whether a device computes in bf16 by itself."""
+    if device == "cpu":
+        return hardware.has_bf16()
+    import torch
+
+    with torch.cuda.device(device):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+
+def _runtime(spec: HfSpec, device: str) -> Literal["torch", "openvino"]:
+    installed = importlib.util.find_spec("openvino") is not None
+    if spec.runtime == "openvino":
+        if device != "cpu":
+            raise LoadError(f"runtime 'openvino' runs on the processor, but device is {device}: use torch")
+        if not installed:
+            raise LoadError("runtime 'openvino' needs the package openvino: install the extra 'openvino'")
+        return "openvino"
+    return "openvino" if spec.runtime == "auto" and device == "cpu" and installed else "torch"
 
 
 def load_runtime(spec: HfSpec, choice: RuntimeChoice, layout: Layout, weights: Weights) -> LoadedModel:
-    """Load the model.
-
-    Raises:
-        LoadError: it cannot be served, or not the way that the configuration insists on.
-    """
+    """Load the model; torch serves it where OpenVINO cannot, unless the configuration insists on OpenVINO."""
     if choice.runtime == "torch":
-        return _load_torch(spec, choice, layout, ())
+        return _load_torch(spec, choice, layout)
     loaded = _load_openvino(ConversionSource(spec, choice.dtype, layout, weights))
     if isinstance(loaded, LoadedModel):
         return loaded
     if spec.runtime == "openvino" or choice.dtype == "int8":
         raise LoadError(f"not served by OpenVINO in {choice.dtype}: {loaded.reason}")
-    note = f"served by torch, since OpenVINO in {choice.dtype} is not to be had: {loaded.reason}"
+    note = f"served by torch, since OpenVINO in {choice.dtype} is not possible: {loaded.reason}"
     in_torch = select_runtime(msgspec.structs.replace(spec, runtime="torch", device="cpu"))
-    return _load_torch(spec, in_torch, layout, (note,))
+    model = _load_torch(spec, in_torch, layout)
+    return model._replace(notes=(note, *model.notes))
 
 
 def _load_openvino(source: ConversionSource) -> LoadedModel | ConversionRefused | ConversionFailed:
@@ -84,11 +120,10 @@ def _load_conversion(
         runtime.close()
         return ConversionFailed("its conversion does not give the vectors that it gave when it was made")
     batch_tokens = record.batch_tokens if threads == record.threads else None
-    return LoadedModel(runtime, record.facts, conversion.folder, batch_tokens, ())
+    return LoadedModel(runtime, record.facts, conversion.folder, batch_tokens)
 
 
-def _load_torch(spec: HfSpec, choice: RuntimeChoice, layout: Layout, notes: tuple[str, ...]) -> LoadedModel:
+def _load_torch(spec: HfSpec, choice: RuntimeChoice, layout: Layout) -> LoadedModel:
     from embeddings_gateway.backends.hf.runtimes.torch_runtime import load_torch
 
-    loaded = load_torch(spec, choice, layout)
-    return LoadedModel(loaded.runtime, loaded.facts, None, None, notes + loaded.notes)
+    return load_torch(spec, choice, layout)

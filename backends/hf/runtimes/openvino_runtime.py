@@ -1,7 +1,6 @@
 """Runs a converted network with OpenVINO, on the processor.
 
-Everything else takes ``openvino`` from here: imported without its telemetry, and without a cache that nothing
-bounds.
+All other files import ``openvino`` from here: without its telemetry, and with bounded caches.
 """
 
 from __future__ import annotations
@@ -14,12 +13,7 @@ import numpy as np
 
 from embeddings_gateway.backends.base import Batch, CostRule, EmbedError, LoadError, OutOfMemory, Vectors
 from embeddings_gateway.backends.hf import hardware
-from embeddings_gateway.backends.hf.runtimes.runtime import (
-    Dtype,
-    TransformerFacts,
-    is_out_of_memory,
-    pad,
-)
+from embeddings_gateway.backends.hf.runtimes.runtime import Dtype, TransformerFacts, is_out_of_memory, pad
 
 # Converting a model would report it to Intel. Both OpenVINO and NNCF do without this package, and send
 # nothing, where it cannot be imported.
@@ -31,24 +25,17 @@ os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
 
 import openvino as openvino  # noqa: E402, PLC0414 - given on to others
 
-# Kernels kept for shapes that came before, several for each: without a bound memory grows with every new one.
+# Kernels kept for earlier shapes, several for each. Without a bound, memory grows with every new shape.
 KERNELS_KEPT = 400
-# Binary digits of a padded length that may be other than 0: to make a new shape's kernels takes as long as
-# 70 tokens do. It comes on top of what the planner lets be padding, and averages 3 %.
+# The significant binary digits of a padded length. Kernels of a new shape cost as much time as 70 tokens. The
+# padding that this adds to the planner's averages 3 %.
 LENGTH_DIGITS = 5
 
 
 class OpenvinoRuntime:
-    """A converted network. See :class:`embeddings_gateway.backends.hf.runtimes.runtime.Runtime`.
+    """A converted network; implements ``Runtime``.
 
-    Args:
-        model: the converted network, inputs ``ids`` and ``mask``, int64 ``[inputs, tokens]``.
-        dtype: of the arithmetic.
-        threads: how many compute; ``None`` is all cores.
-        facts: of the transformer.
-
-    Raises:
-        LoadError: OpenVINO cannot take the model.
+    ``model`` is its file, with inputs ``ids`` and ``mask``, int64 ``[inputs, tokens]``.
     """
 
     name = "openvino"
@@ -56,10 +43,12 @@ class OpenvinoRuntime:
     cost: CostRule = "padded"
 
     def __init__(self, model: Path, dtype: Dtype, threads: int | None, facts: TransformerFacts) -> None:
-        self.dtype: str = dtype
+        self.dtype = dtype
         self._facts = facts
+        half = dtype == "bf16" or (dtype == "int8" and hardware.has_bf16())
         options: dict[str, object] = {
-            "INFERENCE_PRECISION_HINT": _precision(dtype),
+            # What is computed in where the model does not say: int8 models say it of their matrices only.
+            "INFERENCE_PRECISION_HINT": "bf16" if half else "f32",
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
             "CPU_RUNTIME_CACHE_CAPACITY": KERNELS_KEPT,
@@ -91,23 +80,15 @@ class OpenvinoRuntime:
         return np.array(vectors, dtype=np.float32, order="C")  # a copy: the next batch overwrites it
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
         self._request = self._compiled = None
 
 
 def round_up(length: int, limit: int | None) -> int:
     """Return a length in tokens that many batches have in common: less than a sixteenth above the true one.
 
-    Args:
-        length: of the longest input of a batch.
-        limit: the longest that the transformer has positions for.
+    ``limit`` is the longest that the transformer has positions for.
     """
     step = 1 << max(0, length.bit_length() - LENGTH_DIGITS)
     rounded = -(-length // step) * step
     return rounded if limit is None else max(length, min(rounded, limit))
-
-
-def _precision(dtype: Dtype) -> str:
-    """Return what is computed in where the model does not say: int8 models say it of their matrices only."""
-    half = dtype == "bf16" or (dtype == "int8" and hardware.has_bf16())
-    return "bf16" if half else "f32"

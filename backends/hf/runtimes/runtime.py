@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Literal, Protocol
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -44,6 +45,14 @@ class TransformerFacts(msgspec.Struct, frozen=True, kw_only=True):
     causal: bool
 
 
+class RuntimeChoice(NamedTuple):
+    """What computes a model: the engine, ``cpu`` or ``cuda:N``, and the dtype of the transformer's arithmetic."""
+
+    runtime: Literal["torch", "openvino"]
+    device: str
+    dtype: Dtype
+
+
 class Runtime(Protocol):
     """An engine that holds one Network. Used by one thread.
 
@@ -55,7 +64,7 @@ class Runtime(Protocol):
     """
 
     name: str
-    dtype: str
+    dtype: Dtype
     device: str
     cost: CostRule
 
@@ -70,25 +79,36 @@ class Runtime(Protocol):
         """
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
+
+
+class LoadedModel(NamedTuple):
+    """A model in a runtime.
+
+    Attributes:
+        converted: the directory of its conversion, if it runs from one.
+        batch_tokens: the cost of a batch from which on it gets no faster, if that is known.
+        notes: what an operator should know.
+    """
+
+    runtime: Runtime
+    facts: TransformerFacts
+    converted: Path | None = None
+    batch_tokens: int | None = None
+    notes: tuple[str, ...] = ()
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Tell whether an engine ran out of memory; not every engine has an exception of its own for that."""
+    """Tell whether an engine ran out of memory; not every engine has its own exception for that."""
     said = str(error).lower()
     return isinstance(error, MemoryError) or "alloc" in said or "out of memory" in said
 
 
 def pad(batch: Batch, pad_id: int, length: int = 0) -> tuple[Padded, Padded]:
-    """Pad every input on the right to one length; return ids and mask.
+    """Pad every input on the right to one length, ``length`` at least; return ids and mask.
 
-    On the right, because then each token stands at the position that it has when its input is alone:
-    that is right for models with a table of positions and for decoders alike, without position ids.
-
-    Args:
-        batch: at least one input, at least one token in each.
-        pad_id: the model's own padding id.
-        length: the least number of tokens in a row.
+    On the right each token stands at the position that it has when its input is alone. That is right for
+    models with a table of positions and for decoders alike, without position ids.
     """
     present = np.arange(max(length, batch.lengths.max())) < batch.lengths[:, None]
     ids = np.full(present.shape, pad_id, np.int64)
@@ -99,11 +119,7 @@ def pad(batch: Batch, pad_id: int, length: int = 0) -> tuple[Padded, Padded]:
 def best_batch_tokens(run: Callable[[Batch], object], device: str, token: int, max_tokens: int) -> int:
     """Measure the smallest batch, in tokens, that is about as fast as any: a larger one only adds latency.
 
-    Args:
-        run: computes a batch.
-        device: where.
-        token: any id of the vocabulary.
-        max_tokens: the longest input that the model takes.
+    ``token`` is any id of the vocabulary, ``max_tokens`` the longest input that the model takes.
     """
     speeds: dict[int, float] = {}
     length = min(INPUT_TOKENS, max_tokens)

@@ -1,7 +1,7 @@
 """Runs a Network with torch, on the processor or on one GPU; batches are packed where the model allows it.
 
-Whether it does is tried when it is loaded (the packing check): a list of families would grow old, and would
-know nothing of the device's kernels.
+Each model is tried when it is loaded (the packing check). A list of model families would become outdated, and
+would not know the device's kernels.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,11 +28,11 @@ from embeddings_gateway.backends.hf.network.packed_attention import (
 from embeddings_gateway.backends.hf.network.packed_batch import PackedTensors
 from embeddings_gateway.backends.hf.runtimes.runtime import (
     Dtype,
-    TransformerFacts,
+    LoadedModel,
+    RuntimeChoice,
     is_out_of_memory,
     pad,
 )
-from embeddings_gateway.backends.hf.runtimes.select_runtime import RuntimeChoice
 from embeddings_gateway.backends.invariance import cosine
 from embeddings_gateway.backends.spec import HfSpec
 
@@ -51,32 +50,12 @@ PACKED_BATCH_INVARIANCE = 0.99999
 """The lowest cosine between an input's vectors in batches of the same lengths: the arithmetic is the same."""
 
 
-class TorchModel(NamedTuple):
-    """A model in torch.
-
-    Attributes:
-        runtime: what computes it.
-        facts: of its transformer.
-        notes: what an operator should know.
-    """
-
-    runtime: TorchRuntime
-    facts: TransformerFacts
-    notes: tuple[str, ...]
-
-
 def load_torch(
     spec: HfSpec, choice: RuntimeChoice, layout: Layout, *, packed: bool | None = None
-) -> TorchModel:
+) -> LoadedModel:
     """Load the model's weights onto its device.
 
-    Args:
-        spec, choice: how it is configured, and computed.
-        layout: as read from the directory.
-        packed: whether to pack batches, if the model can; ``None``: where there is a kernel for it.
-
-    Raises:
-        LoadError: it cannot be loaded, or does not fit there.
+    ``packed``: whether to pack batches, if the model can; ``None``: where there is a kernel for it.
     """
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
@@ -87,34 +66,23 @@ def load_torch(
     if packed is None:
         packed = choice.device != "cpu" and choice.dtype in PACKED_DTYPES
     if not packed:
-        return TorchModel(runtime, facts, ())
+        return LoadedModel(runtime, facts)
     limits = (spec.max_tokens, layout.max_tokens, facts.positions, PACKING_TOKENS_MAX)
     max_tokens = min(limit for limit in limits if limit is not None)
     reason = runtime.use_packing(max_tokens, facts.vocabulary_size)
-    notes = (f"inputs are padded to the longest of their batch on {choice.device}: {reason}",)
-    return TorchModel(runtime, facts, notes if reason else ())
+    note = f"inputs are padded to the longest of their batch on {choice.device}: {reason}"
+    return LoadedModel(runtime, facts, notes=(note,) if reason else ())
 
 
 class TorchRuntime:
-    """A Network on its device. See :class:`embeddings_gateway.backends.hf.runtimes.runtime.Runtime`.
-
-    Args:
-        network: on the processor.
-        device: where it will run.
-        dtype: of its transformer.
-        pad_id: the model's own padding id.
-
-    Raises:
-        LoadError: it does not fit there.
-    """
+    """A :class:`Network` on its device; implements ``Runtime``."""
 
     name = "torch"
 
     def __init__(self, network: Network, device: torch.device, dtype: Dtype, pad_id: int) -> None:
-        self.dtype: str = dtype
+        self.dtype = dtype
         self.device = str(device)
         self.cost: CostRule = "padded"
-        self._cosine_min = PACKED_COSINE_MIN[dtype]
         self._device = device
         self._pad_id = pad_id
         try:
@@ -125,12 +93,7 @@ class TorchRuntime:
     def use_packing(self, max_tokens: int, vocabulary_size: int) -> str:
         """Pack batches from now on, if that gives inputs the vectors that they have alone.
 
-        Args:
-            max_tokens: the longest input that the model takes.
-            vocabulary_size: the number of its tokens.
-
-        Returns:
-            Why batches are padded after all; empty if they are not.
+        Return why batches are padded after all; empty if they are not.
         """
         network = self._open()
         padded = attention_name(network.transformer)
@@ -138,9 +101,8 @@ class TorchRuntime:
         try:
             expected = np.concatenate([self._vectors(network, one) for one in probes.singles()])
             self._use("packed", PACKED)
-            reason = packing_check(
-                partial(self._vectors, network), probes, others, expected, self._cosine_min
-            )
+            packed = partial(self._vectors, network)
+            reason = packing_check(packed, probes, others, expected, PACKED_COSINE_MIN[self.dtype])
         except UnpackableError as error:
             reason = str(error)
         except Exception as error:  # the model's code was not made for this, nor the kernel for every device
@@ -165,7 +127,7 @@ class TorchRuntime:
             raise EmbedError(f"torch failed on {self.device}: {type(error).__name__}") from None
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
         self._network = None
         gc.collect()
         self._free()
@@ -183,17 +145,13 @@ class TorchRuntime:
     @torch.inference_mode()
     def _vectors(self, network: Network, batch: Batch) -> Vectors:
         """Compute; one copy back from the device."""
-        forward = self._packed if self.cost == "packed" else self._padded
-        return np.ascontiguousarray(forward(network, batch).cpu().numpy(), dtype=np.float32)
-
-    def _padded(self, network: Network, batch: Batch) -> Tensor:
-        ids, mask = pad(batch, self._pad_id)
-        out: Tensor = network(self._put(ids), self._put(mask))
-        return out
-
-    def _packed(self, network: Network, batch: Batch) -> Tensor:
-        ids, cu_seqlens = self._put(batch.ids.astype(np.int64)), self._put(batch.offsets().astype(np.int32))
-        return network.forward_packed(PackedTensors(ids, cu_seqlens, int(batch.lengths.max())))
+        if self.cost == "packed":
+            ids, cu_seqlens = batch.ids.astype(np.int64), batch.offsets().astype(np.int32)
+            packed = PackedTensors(self._put(ids), self._put(cu_seqlens), int(batch.lengths.max()))
+            out = network.forward_packed(packed)
+        else:
+            out = network(*map(self._put, pad(batch, self._pad_id)))
+        return np.ascontiguousarray(out.cpu().numpy(), dtype=np.float32)
 
     def _put(self, array: NDArray[np.integer]) -> Tensor:
         tensor = torch.from_numpy(array)
@@ -207,13 +165,7 @@ class TorchRuntime:
 
 
 def packing_probes(max_tokens: int, vocabulary_size: int, seed: int) -> Batch:
-    """Return inputs of many lengths, of tokens without meaning; the lengths do not depend on the seed.
-
-    Args:
-        max_tokens: the longest input that the model takes.
-        vocabulary_size: the number of its tokens.
-        seed: tells one series of tokens from another.
-    """
+    """Return inputs of many lengths, of tokens without meaning; the lengths do not depend on the seed."""
     longest = min(max_tokens, PACKING_TOKENS_MAX)
     source = np.random.default_rng(seed)
     lengths = (*(min(length, longest) for length in PACKING_LENGTHS), longest)
@@ -227,8 +179,7 @@ def packing_check(
 
     Args:
         packed: computes a packed batch.
-        probes: inputs of several lengths.
-        others: other inputs of the same lengths.
+        probes, others: two series of inputs of the same several lengths.
         expected: the vector of each probe, alone and padded.
         cosine_min: the lowest cosine to those.
     """
