@@ -10,14 +10,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from embeddings_gateway.library.async_embedder import AsyncEmbedder
-    from embeddings_gateway.library.embedder import Embedder
+    from embeddings_gateway.library.embedder import AsyncEmbedder, Embedder
     from embeddings_gateway.library.embeddings import Embeddings, Quality
 
 __all__ = ["AsyncEmbedder", "Embedder", "Embeddings", "Quality"]
 
 _MODULES = {
-    "AsyncEmbedder": "async_embedder",
+    "AsyncEmbedder": "embedder",
     "Embedder": "embedder",
     "Embeddings": "embeddings",
     "Quality": "embeddings",

@@ -19,7 +19,7 @@ from embeddings_gateway.backends.base import Vectors
 from embeddings_gateway.cli.options import ConfigPath, err, fail, forward_stderr, load_config
 from embeddings_gateway.config import Config, Truncate
 from embeddings_gateway.errors import GatewayError
-from embeddings_gateway.library.async_embedder import AsyncEmbedder
+from embeddings_gateway.library.embedder import AsyncEmbedder
 
 Format = Literal["jsonl", "npy"]
 
