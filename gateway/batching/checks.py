@@ -40,6 +40,8 @@ def usable(
         _check_shape(column, output, inputs, info)
         good = _CHECKS[output](column, info)
         mask &= good if column.offsets is None else _all_of_each(good, column.offsets)
+        if output == "multi_vector" and column.offsets is not None:
+            mask &= np.diff(column.offsets) > 0  # an input has at least one token
     return mask
 
 
@@ -80,10 +82,15 @@ def _width(output: Output, info: ModelInfo) -> int:
 
 def _vectors(column: Column, info: ModelInfo) -> Mask:
     """Return which vectors are finite, not zero, and of unit length where the model states it."""
-    values = column.values
-    squares = np.einsum("ij,ij->i", values, values)
-    if info.normalized:
-        return np.asarray(np.abs(squares - 1) < 2 * NORM_TOLERANCE)  # false for NaN and infinity
+    if not info.normalized:
+        return _token_vectors(column, info)
+    squares = np.einsum("ij,ij->i", column.values, column.values)
+    return np.asarray(np.abs(squares - 1) < 2 * NORM_TOLERANCE)  # false for NaN and infinity
+
+
+def _token_vectors(column: Column, _: ModelInfo) -> Mask:
+    """Return which vectors are finite and not zero."""
+    squares = np.einsum("ij,ij->i", column.values, column.values)
     return np.asarray(np.isfinite(squares) & (squares > 0))
 
 
@@ -105,4 +112,4 @@ def _all_of_each(good: Mask, offsets: NDArray[np.int64]) -> Mask:
     return np.asarray(bad_before[offsets[1:]] == bad_before[offsets[:-1]])
 
 
-_CHECKS = {"dense": _vectors, "multi_vector": _vectors, "sparse": _weights, "score": _scores}
+_CHECKS = {"dense": _vectors, "multi_vector": _token_vectors, "sparse": _weights, "score": _scores}
