@@ -147,7 +147,6 @@ class Tokens(Numbered, frozen=True, tag="tokens"):
     """The ids of each text of a ``Tokenize``, in order."""
 
     batch: PackedBatch
-    seconds: float
 
 
 class Ran(Numbered, frozen=True, tag="ran"):

@@ -126,10 +126,9 @@ class WorkerMain:
             self._send(Checked(call_id, test.run()))
 
     def _tokenize(self, backend: Backend, call: Tokenize) -> None:
-        began = time.monotonic()
         with self._report_failure(call.id):
             batch = PackedBatch.of(backend.tokenize(call.texts, call.text_pairs))
-            self._send(Tokens(call.id, batch, time.monotonic() - began))
+            self._send(Tokens(call.id, batch))
 
     @contextmanager
     def _report_failure(self, call_id: int) -> Iterator[None]:

@@ -6,6 +6,15 @@ import copy
 from typing import Self
 
 
+class RetryAfter:
+    """When a client should come again, in seconds, where nothing measured says it better."""
+
+    WORKER_GONE = CONNECTIONS = 1
+    LOADING = STOPPING = SEARCH_ABORTED = 5
+    VOCABULARY = 10
+    FAILED = MAX = 60
+
+
 class GatewayError(Exception):
     """Root of the tree.
 

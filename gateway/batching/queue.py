@@ -14,9 +14,8 @@ from embeddings_gateway.batching.fair_order import Chunk, FairOrder
 from embeddings_gateway.batching.planner import Limits, plan
 from embeddings_gateway.batching.request import Caller, Request, Traffic
 from embeddings_gateway.batching.speed import Speed
-from embeddings_gateway.errors import DeadlinePassed, Overloaded
+from embeddings_gateway.errors import DeadlinePassed, Overloaded, RetryAfter
 
-MAX_RETRY_AFTER_S = 60
 SPEED_VALID_S = 60.0
 """How long a measured speed of large batches counts: the next ones may be of other inputs, beside others."""
 
@@ -244,10 +243,10 @@ class Admission:
         if excess_s > 0:
             raise Overloaded(
                 "The request cannot be done in time: too much stands before it.",
-                retry_after=min(MAX_RETRY_AFTER_S, math.ceil(excess_s)),
+                retry_after=min(RetryAfter.MAX, math.ceil(excess_s)),
             )
 
     def _retry_after(self, tokens: int) -> int:
         """Return how long the model needs for so many tokens, in whole seconds, within bounds."""
         speed = self._speed.tokens_per_s * self._engines()
-        return min(MAX_RETRY_AFTER_S, math.ceil(tokens / speed)) if speed else 1
+        return min(RetryAfter.MAX, math.ceil(tokens / speed)) if speed else 1

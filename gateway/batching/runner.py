@@ -15,20 +15,18 @@ from embeddings_gateway.batching.fair_order import Chunk
 from embeddings_gateway.batching.planner import Limits, cost
 from embeddings_gateway.batching.request import Rows
 from embeddings_gateway.batching.speed import MemoryLimit, Speed
-from embeddings_gateway.errors import GatewayError, InputFailed, InternalError, ModelUnavailable
+from embeddings_gateway.errors import GatewayError, InputFailed, InternalError, ModelUnavailable, RetryAfter
 from embeddings_gateway.log import get_logger
 from embeddings_gateway.workers.engine import (
     BatchMismatch,
     CallFailed,
     Engine,
+    EngineOutOfMemory,
     EngineResult,
-    OutOfMemory,
     WorkerCrashed,
     WorkerGone,
 )
 from embeddings_gateway.workers.isolation import FaultIsolation, Quarantine, SearchAborted
-
-RETRY_ABORTED_S = 5
 
 
 class RunningBatch:
@@ -152,7 +150,7 @@ class Runner:
         timeout_s = self.speed.timeout_s(price, engine.tokens_per_s)
         try:
             result = await engine.run(batch, running.outputs, timeout_s)
-        except OutOfMemory:
+        except EngineOutOfMemory:
             if len(batch) > 1:
                 self._memory.exceeded(price)
             raise
@@ -215,11 +213,11 @@ class Runner:
             running.fail(item, search_aborted())
             return
         # Memory may have been short because of something else.
-        if isinstance(failure, WorkerCrashed) and not isinstance(failure, OutOfMemory):
+        if isinstance(failure, WorkerCrashed) and not isinstance(failure, EngineOutOfMemory):
             self._quarantine.add(running.batch.split()[item].tobytes())
         running.fail(item, InputFailed("The model fails on this input."))
 
 
 def search_aborted() -> ModelUnavailable:
     """Return the error of an input beside which too many others crashed workers."""
-    return ModelUnavailable("The model's workers died too often.", "model", RETRY_ABORTED_S)
+    return ModelUnavailable("The model's workers died too often.", "model", RetryAfter.SEARCH_ABORTED)

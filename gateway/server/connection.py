@@ -12,9 +12,9 @@ import time
 from collections import deque
 from typing import cast
 
-from embeddings_gateway.errors import BodyTimeout, GatewayError, HeadTimeout, Overloaded
+from embeddings_gateway.errors import BodyTimeout, GatewayError, HeadTimeout, Overloaded, RetryAfter
 from embeddings_gateway.log import get_logger
-from embeddings_gateway.server.limits import RETRY_S, Limits
+from embeddings_gateway.server.limits import Limits
 from embeddings_gateway.server.parser import RequestParser
 from embeddings_gateway.server.request import STATUS_LINES, Application, Head, Request
 from embeddings_gateway.server.writer import Writer
@@ -112,7 +112,9 @@ class Connection(asyncio.Protocol):
         """Start the request, or queue it behind the current one."""
         self._in_head = False
         if len(self._waiting) >= MAX_PIPELINED:
-            raise Overloaded("A connection has too many requests waiting on it.", retry_after=RETRY_S)
+            raise Overloaded(
+                "A connection has too many requests waiting on it.", retry_after=RetryAfter.CONNECTIONS
+            )
         request = self._incoming = Request(self, head, head.keep_alive)
         if self.current is None:
             self._start(request)

@@ -6,11 +6,9 @@ from email.utils import formatdate
 from typing import Generic, TypeVar
 
 from embeddings_gateway.config import ServerConfig
-from embeddings_gateway.errors import Overloaded
+from embeddings_gateway.errors import Overloaded, RetryAfter
 
 C = TypeVar("C")
-
-RETRY_S = 1
 
 
 class Limits(Generic[C]):
@@ -39,11 +37,11 @@ class Limits(Generic[C]):
         """Return the error for a new connection if there are too many."""
         if len(self.connections) <= self.config.max_connections:
             return None
-        return Overloaded("The gateway has too many connections.", retry_after=RETRY_S)
+        return Overloaded("The gateway has too many connections.", retry_after=RetryAfter.CONNECTIONS)
 
     def too_many_bytes(self) -> Overloaded | None:
         """Return the error for a request if there is no room for its body."""
         if self.bytes <= self.config.max_buffered_bytes:
             return None
         message = "The gateway has too many bytes of requests and answers in memory."
-        return Overloaded(message, retry_after=RETRY_S)
+        return Overloaded(message, retry_after=RetryAfter.CONNECTIONS)

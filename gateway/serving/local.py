@@ -12,7 +12,7 @@ from embeddings_gateway.batching.batcher import Batcher
 from embeddings_gateway.batching.queue import max_tokens_of
 from embeddings_gateway.batching.request import Request
 from embeddings_gateway.config import ModelConfig
-from embeddings_gateway.errors import DeadlinePassed, ModelUnavailable
+from embeddings_gateway.errors import DeadlinePassed, ModelUnavailable, RetryAfter
 from embeddings_gateway.metrics import ModelMetrics
 from embeddings_gateway.serving.assemble import Assembled, assemble
 from embeddings_gateway.serving.prepare.cl100k import Cl100k
@@ -23,9 +23,6 @@ from embeddings_gateway.serving.served import Call, Result, are_texts, check
 from embeddings_gateway.workers.dispatcher import Dispatcher
 from embeddings_gateway.workers.engine import MakeEngine, State
 from embeddings_gateway.workers.isolation import Quarantine
-
-RETRY_LOADING_S = 5
-RETRY_FAILED_S = 60
 
 
 class LocalModel:
@@ -179,7 +176,7 @@ class LocalModel:
 
     def _unavailable(self) -> ModelUnavailable:
         """Return the error of a call that comes now. The reason may hold paths: it is for the operator."""
-        retry_s = RETRY_FAILED_S if self.state == "failed" else RETRY_LOADING_S
+        retry_s = RetryAfter.FAILED if self.state == "failed" else RetryAfter.LOADING
         return ModelUnavailable("The model cannot take a request now; /readyz says why.", "model", retry_s)
 
 

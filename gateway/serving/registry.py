@@ -8,14 +8,13 @@ from types import TracebackType
 from typing import NamedTuple, get_args
 
 from embeddings_gateway.config import Config, InputType
-from embeddings_gateway.errors import InvalidRequest, ModelNotFound, ModelUnavailable
+from embeddings_gateway.errors import InvalidRequest, ModelNotFound, ModelUnavailable, RetryAfter
 from embeddings_gateway.metrics import Metrics
 from embeddings_gateway.serving.local import LocalModel
 from embeddings_gateway.serving.prepare.cl100k import Cl100k
 from embeddings_gateway.serving.served import Served
 from embeddings_gateway.workers.local.supervisor import local_engines
 
-RETRY_STOPPED_S = 5
 INPUT_TYPES: tuple[InputType, ...] = get_args(InputType)
 
 
@@ -123,4 +122,4 @@ class Registry:
 
 def stopping() -> ModelUnavailable:
     """Return what a request is told when the gateway is stopping."""
-    return ModelUnavailable("The gateway is stopping.", None, RETRY_STOPPED_S)
+    return ModelUnavailable("The gateway is stopping.", None, RetryAfter.STOPPING)

@@ -44,7 +44,7 @@ class CallFailed(Exception):
 
         CallFailed
         |-- WorkerCrashed           the worker ended while it may have been working on the call
-        |-- OutOfMemory             there was no memory for a call of this size
+        |-- EngineOutOfMemory             there was no memory for a call of this size
         |   `-- CrashedOutOfMemory  the system killed the worker for lack of memory; also a WorkerCrashed
         `-- InvalidResult           the result does not have the form that was asked for
             `-- BatchMismatch       the result looks right, but an input gets another one alone
@@ -55,11 +55,11 @@ class WorkerCrashed(CallFailed):
     """The worker ended while it may have been working on the call."""
 
 
-class OutOfMemory(CallFailed):
+class EngineOutOfMemory(CallFailed):
     """There was no memory for a call of this size."""
 
 
-class CrashedOutOfMemory(WorkerCrashed, OutOfMemory):
+class CrashedOutOfMemory(WorkerCrashed, EngineOutOfMemory):
     """The system killed the worker because memory ran out."""
 
 

@@ -19,8 +19,8 @@ from embeddings_gateway.workers.engine import (
     BatchMismatch,
     CallFailed,
     Engine,
+    EngineOutOfMemory,
     InvalidResult,
-    OutOfMemory,
     Supervised,
     WorkerCrashed,
     WorkerGone,
@@ -139,7 +139,7 @@ class FaultIsolation:
         self._only_alone = isinstance(failure, BatchMismatch)
         if failure is None or self._only_alone:
             await self._each_alone(items)
-        elif len(items) > 1 and isinstance(failure, OutOfMemory):
+        elif len(items) > 1 and isinstance(failure, EngineOutOfMemory):
             await self._split(items, failure)
         else:
             await self._retry(items, runs=1)
@@ -177,7 +177,7 @@ class FaultIsolation:
                 continue
             # 6. The items failed too often, or are too large together: one is blamed, several are split.
             runs -= 1
-            if not runs or (len(items) > 1 and isinstance(failure, OutOfMemory)):
+            if not runs or (len(items) > 1 and isinstance(failure, EngineOutOfMemory)):
                 await self._split(items, failure or InvalidResult("an unusable result"))
                 return
 

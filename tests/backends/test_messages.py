@@ -61,7 +61,7 @@ FROM_WORKER = [
     Ready(FakeBackend(FakeSpec(prompts={"query": "q: "})).info, 1.5, 2e4),
     Checked(4, "wrong"),
     Refused("no file"),
-    Tokens(1, PackedBatch.of(PAIRS), 0.1),
+    Tokens(1, PackedBatch.of(PAIRS)),
     Ran.of(2, COLUMNS, 0.1),
     Failed(3, "ValueError"),
     Pong(4, 0.0),

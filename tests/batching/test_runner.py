@@ -12,7 +12,7 @@ from embeddings_gateway.batching.request import Request
 from embeddings_gateway.errors import InputFailed, InternalError, ModelUnavailable
 from embeddings_gateway.workers.engine import (
     CallFailed,
-    OutOfMemory,
+    EngineOutOfMemory,
     WorkerCrashed,
     WorkerGone,
 )
@@ -238,7 +238,7 @@ async def test_out_of_memory(metrics):
 
     def answer(batch, outputs):
         if batch.tokens > 20:
-            raise OutOfMemory("MemoryError")
+            raise EngineOutOfMemory("MemoryError")
         return right(batch, outputs)
 
     engine = await run(metrics, answer, request, max_batch_tokens=64)

@@ -13,13 +13,19 @@ from embeddings_gateway.backends.base import Column
 from embeddings_gateway.batching.request import Caller
 from embeddings_gateway.errors import DeadlinePassed, GatewayError, InputFailed
 from embeddings_gateway.serving.served import Call, CallOptions
-from embeddings_gateway.workers.engine import CallFailed, EngineResult, OutOfMemory, WorkerCrashed, WorkerGone
+from embeddings_gateway.workers.engine import (
+    CallFailed,
+    EngineOutOfMemory,
+    EngineResult,
+    WorkerCrashed,
+    WorkerGone,
+)
 from tests.gateway.fakes import OUTPUTS, AnsweringEngine, all_quiet, make_info, right
 from tests.serving.test_local import alone, equal, make_model
 
 pytestmark = pytest.mark.anyio
 
-FAULTS = (CallFailed, OutOfMemory, WorkerCrashed, WorkerGone)
+FAULTS = (CallFailed, EngineOutOfMemory, WorkerCrashed, WorkerGone)
 
 
 class UnreliableEngine(AnsweringEngine):

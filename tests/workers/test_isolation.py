@@ -9,8 +9,8 @@ from embeddings_gateway.workers.engine import (
     BatchMismatch,
     CallFailed,
     CrashedOutOfMemory,
+    EngineOutOfMemory,
     InvalidResult,
-    OutOfMemory,
     WorkerCrashed,
     WorkerGone,
 )
@@ -158,7 +158,7 @@ async def test_unusable_results():
     assert batch.runs == [6, 1, 1, 1, 1]
 
 
-@pytest.mark.parametrize("error", [OutOfMemory, CrashedOutOfMemory])
+@pytest.mark.parametrize("error", [EngineOutOfMemory, CrashedOutOfMemory])
 async def test_out_of_memory(error):
     """A batch that is too large is split at once, and nobody is blamed."""
 
@@ -169,7 +169,7 @@ async def test_out_of_memory(error):
     batch = await Batch(16, step).run()
     assert batch.failures == {}
     half = [8, 4, 2, 2, 4, 2, 2]
-    assert batch.runs == [16, *(half + half if error is OutOfMemory else [2] * 8)]
+    assert batch.runs == [16, *(half + half if error is EngineOutOfMemory else [2] * 8)]
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ async def test_pairs(process, link):
     await all_quiet()
     assert process.sent == [Tokenize(0, ["a", "b"], ["c", "d"])]
     batch = make_batch(3, 4)
-    process.reply(Tokens(0, PackedBatch.of(batch), 0.1))
+    process.reply(Tokens(0, PackedBatch.of(batch)))
     assert np.array_equal((await call).ids, batch.ids)
 
 
@@ -202,6 +202,6 @@ async def test_inconsistent_lengths(process, link):
     """A reply whose lengths do not add up to its ids is a failed call."""
     call = asyncio.ensure_future(link.tokenize(["a"]))
     await all_quiet()
-    process.reply(Tokens(0, PackedBatch(b"\x02\x00\x00\x00", bytes(4)), 0.1))
+    process.reply(Tokens(0, PackedBatch(b"\x02\x00\x00\x00", bytes(4))))
     with pytest.raises(CallFailed):
         await call

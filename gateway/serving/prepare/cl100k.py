@@ -13,14 +13,13 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
-from embeddings_gateway.errors import InvalidTokenIds, ModelUnavailable
+from embeddings_gateway.errors import InvalidTokenIds, ModelUnavailable, RetryAfter
 from embeddings_gateway.log import get_logger
 
 RETRY_S = 60.0
 PATIENCE_S = 30.0
 """How long requests wait for the vocabulary, before they are told to come again later."""
 
-RETRY_LOADING_S = 10
 
 REMEDY = (
     "This model does not take token ids. Send texts (in LangChain: check_embedding_ctx_length=False), or "
@@ -75,7 +74,9 @@ class Cl100k:
                 self._loading = self._start()
             await asyncio.wait([self._loading], timeout=self._began + PATIENCE_S - time.monotonic())
             if self._loading is not None:
-                raise ModelUnavailable("OpenAI's vocabulary is still being loaded.", "input", RETRY_LOADING_S)
+                raise ModelUnavailable(
+                    "OpenAI's vocabulary is still being loaded.", "input", RetryAfter.VOCABULARY
+                )
         if self._encoding is None:
             raise InvalidTokenIds(REMEDY, "input")
         return self._encoding

@@ -16,20 +16,19 @@ import numpy as np
 
 from embeddings_gateway.backends.base import Batch
 from embeddings_gateway.batching.runner import search_aborted
-from embeddings_gateway.errors import GatewayError, InputFailed, InternalError, ModelUnavailable
+from embeddings_gateway.errors import GatewayError, InputFailed, InternalError, ModelUnavailable, RetryAfter
 from embeddings_gateway.log import get_logger
 from embeddings_gateway.workers.dispatcher import Dispatcher
 from embeddings_gateway.workers.engine import (
     CallFailed,
     Engine,
+    EngineOutOfMemory,
     InvalidResult,
-    OutOfMemory,
     WorkerCrashed,
     WorkerGone,
 )
 from embeddings_gateway.workers.isolation import FaultIsolation, Quarantine, SearchAborted
 
-RETRY_GONE_S = 1
 MAX_SHARED_CHARS = 16_384
 """Characters of a call that several requests share, so that nobody waits long for a neighbour's texts."""
 
@@ -96,7 +95,10 @@ class TokenizerCall:
                     self._log.warning("no engine tokenizes", inputs=len(self._texts), reason=str(gone))
                     for text in self._pending(everything):
                         self._refuse(
-                            text, ModelUnavailable("The model's worker went away.", "model", RETRY_GONE_S)
+                            text,
+                            ModelUnavailable(
+                                "The model's worker went away.", "model", RetryAfter.WORKER_GONE
+                            ),
                         )
         return self._tokenized()
 
@@ -125,7 +127,7 @@ class TokenizerCall:
         if isinstance(failure, SearchAborted):
             self._refuse(item, search_aborted())
             return
-        if isinstance(failure, WorkerCrashed) and not isinstance(failure, OutOfMemory):
+        if isinstance(failure, WorkerCrashed) and not isinstance(failure, EngineOutOfMemory):
             self._quarantine.add(self._content(item))
         self._refuse(item, tokenizer_failed())
 

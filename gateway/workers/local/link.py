@@ -32,8 +32,8 @@ from embeddings_gateway.backends.messages import (
 from embeddings_gateway.workers.engine import (
     CallFailed,
     CrashedOutOfMemory,
+    EngineOutOfMemory,
     EngineResult,
-    OutOfMemory,
     WorkerCrashed,
     WorkerGone,
 )
@@ -186,4 +186,4 @@ def _crash(death: Death) -> WorkerCrashed:
 def _failure(reply: WorkerReply) -> CallFailed:
     if not isinstance(reply, Failed):
         return CallFailed(f"the reply is a {type(reply).__name__}")
-    return OutOfMemory(reply.reason) if reply.memory else CallFailed(reply.reason)
+    return EngineOutOfMemory(reply.reason) if reply.memory else CallFailed(reply.reason)
