@@ -28,7 +28,7 @@ class Chunk:
 
     Attributes:
         request: whose they are.
-        rows: int64 ``[n]``, ascending.
+        rows: int64 ``[n]``.
         lengths: int32 ``[n]``, the tokens of each.
         tokens: of all of them.
         virtual_finish: their place in the fair order of their caller's requests; lower leaves earlier.
@@ -55,16 +55,29 @@ class Chunk:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @classmethod
+    def joined(cls, parts: Sequence[Chunk]) -> Chunk:
+        """Return the rows of several chunks of one request as one, at the place of the first."""
+        first = parts[0]
+        if len(parts) == 1:
+            return first
+        rows = np.concatenate([part.rows for part in parts])
+        lengths = np.concatenate([part.lengths for part in parts])
+        return cls(first.request, rows, lengths, first.virtual_finish, first.is_overdue)
+
     def part(self, positions: NDArray[np.int64]) -> Chunk:
         """Return some of its rows, by their positions in it, as a chunk that stands at the same place."""
         rows, lengths = self.rows[positions], self.lengths[positions]
         return Chunk(self.request, rows, lengths, self.virtual_finish, self.is_overdue)
 
-    def leave_out(self, positions: NDArray[np.int64]) -> None:
-        """Drop some of its rows, by their positions in it."""
-        self.rows = np.delete(self.rows, positions)
-        self.lengths = np.delete(self.lengths, positions)
-        self.tokens = int(self.lengths.sum())
+    def split_off(self, positions: NDArray[np.int64]) -> Chunk:
+        """Return the rows at some positions, and keep the others."""
+        taken = self.part(positions)
+        stays = np.ones(len(self.rows), np.bool_)
+        stays[positions] = False
+        self.rows, self.lengths = self.rows[stays], self.lengths[stays]
+        self.tokens -= taken.tokens
+        return taken
 
 
 class Flow:
@@ -210,7 +223,7 @@ class FairOrder:
         return chunks
 
     def take(self, window: Sequence[Chunk], picked: NDArray[np.int64]) -> list[Chunk]:
-        """Take rows out because they are served.
+        """Take rows out because they are served; return them as one chunk for each request.
 
         Args:
             window: chunks that wait.
@@ -218,14 +231,20 @@ class FairOrder:
         """
         ends = np.cumsum([len(chunk) for chunk in window])
         counts = np.searchsorted(picked, ends).tolist()
-        taken = []
+        taken: dict[Request, list[Chunk]] = {}
         at = begin = 0
         for chunk, end, count in zip(window, ends.tolist(), counts, strict=True):
             if count > at:
-                taken.append(self._take(chunk, picked[at:count] - begin))
+                taken.setdefault(chunk.request, []).append(self._take(chunk, picked[at:count] - begin))
             begin, at = end, count
+        chunks = [Chunk.joined(parts) for parts in taken.values()]
+        for chunk in chunks:
+            flow = self._flows[chunk.request.caller.key]
+            flow.serve(chunk)
+            self._served += chunk.tokens
+            self._count_out(flow, chunk)
         self._find_overdue()
-        return taken
+        return chunks
 
     def discard(self, request: Request) -> list[Chunk]:
         """Take out what still waits of a request, and return it."""
@@ -284,20 +303,13 @@ class FairOrder:
 
     def _take(self, chunk: Chunk, positions: NDArray[np.int64]) -> Chunk:
         """Take all of a chunk, or the rows at some positions, of which the others keep its place."""
-        flow = self._flows[chunk.request.caller.key]
-        taken = chunk
-        if len(positions) == len(chunk):
-            if chunk.is_overdue:
-                self._overdue.remove(chunk)
-            else:
-                flow.remove(chunk)
+        if len(positions) < len(chunk):
+            return chunk.split_off(positions)
+        if chunk.is_overdue:
+            self._overdue.remove(chunk)
         else:
-            taken = chunk.part(positions)
-            chunk.leave_out(positions)
-        self._served += taken.tokens
-        flow.serve(taken)
-        self._count_out(flow, taken)
-        return taken
+            self._flows[chunk.request.caller.key].remove(chunk)
+        return chunk
 
     def _count_out(self, flow: Flow, chunk: Chunk) -> None:
         self.tokens -= chunk.tokens

@@ -14,7 +14,7 @@ from embeddings_gateway.backends.base import Batch, Column, Output
 from embeddings_gateway.errors import GatewayError
 
 Rows = NDArray[np.int64]
-"""Row numbers of a request, ascending."""
+"""Row numbers of a request."""
 
 Traffic = Literal["interactive", "bulk"]
 
