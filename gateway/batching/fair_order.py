@@ -124,9 +124,9 @@ class Flow:
         """Note that so many more tokens of a request wait."""
         self.waiting[request] = self.waiting.get(request, 0) + tokens
 
-    def serve(self, chunk: Chunk) -> None:
-        """Note that a chunk, or a part of one, leaves for a worker."""
-        self._virtual_time += chunk.tokens / len(self.waiting)
+    def serve(self, chunk: Chunk, among: int) -> None:
+        """Note that a chunk leaves for a worker, out of what waits of so many requests."""
+        self._virtual_time += chunk.tokens / among
         self.start += chunk.tokens / self.weight
         self.forget(chunk)
 
@@ -238,9 +238,11 @@ class FairOrder:
                 taken.setdefault(chunk.request, []).append(self._take(chunk, picked[at:count] - begin))
             begin, at = end, count
         chunks = [Chunk.joined(parts) for parts in taken.values()]
+        waiting = {key: len(flow.waiting) for key, flow in self._flows.items()}  # before any of them leaves
         for chunk in chunks:
-            flow = self._flows[chunk.request.caller.key]
-            flow.serve(chunk)
+            key = chunk.request.caller.key
+            flow = self._flows[key]
+            flow.serve(chunk, waiting[key])
             self._served += chunk.tokens
             self._count_out(flow, chunk)
         self._find_overdue()
