@@ -1,6 +1,6 @@
-"""What every backend is: its protocol, the columns it takes and gives, the facts it states, its errors.
+"""The contract of every backend: its protocol, its input and output columns, the facts of its model, its errors.
 
-Nothing here knows a model library, a process or a request.
+It knows no model library, no process and no request.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ Vectors = NDArray[np.float32]
 """One row per input, shape ``[inputs, dimensions]``, C-contiguous."""
 
 Output = Literal["dense", "sparse", "multi_vector", "score"]
-"""What a model can compute for an input. One forward pass may give several."""
+"""What a model can compute for an input. One forward pass may give several outputs."""
 
 CostRule = Literal["padded", "packed"]
-"""What a batch costs: ``padded`` is the longest input times the count, ``packed`` the sum of lengths."""
+"""The cost of a batch in tokens: ``padded``: the longest input times the count; ``packed``: the sum of lengths."""
 
 
 class BackendError(Exception):
-    """Root of what a backend may raise. Messages never contain a user's text."""
+    """Root of the errors of backends. Messages never contain a user's text."""
 
 
 class LoadError(BackendError):
     """The model cannot be served. The message tells an operator why and what to do.
 
-    Whatever loads, verifies or configures a model may raise it: a missing file, a wrong checksum, an option that
-    does not fit.
+    Raised while a model is loaded, verified or configured: a missing file, a wrong checksum, an option that does
+    not fit.
     """
 
 
 class EmbedError(BackendError):
-    """The engine failed on one batch, and the caller decides what to run again. The backend is still usable."""
+    """The engine failed on a batch or a text. The backend is still usable."""
 
 
 class OutOfMemory(EmbedError):
@@ -173,7 +173,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
         vocabulary_size: token ids are in ``range(vocabulary_size)``.
         prefix, suffix: the special token ids that stand before and after every text.
         prompts: name -> what goes before a text of that kind (``query``, ``document``, ...).
-        default_prompt: name of the prompt used where a request names none.
+        default_prompt: name of the prompt for requests without an input type; ``None``: no prompt.
         pooling: ``mean``, ``cls``, ``last``, ...
         normalized: whether dense vectors have unit length.
         dtype: of weights and arithmetic, as users write it (``fp32``, ``bf16``, ``q8_0``).
@@ -184,8 +184,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
         max_batch_tokens: the largest cost of one batch, in tokens.
         max_batch_inputs: the largest number of inputs in one batch.
         created: when the weights were last changed, in Unix seconds.
-        notes: what an operator should know of how it was loaded, such as why a slower runtime serves it.
-        outputs: what it can compute.
+        notes: what an operator should know about loading, such as why a slower runtime serves the model.
+        outputs: those that it can compute.
         takes_pairs: whether an input may be a pair of texts.
         labels: width of a score column; 0 without that output.
         token_dimensions: width of a multi_vector column; 0 without that output.
@@ -249,13 +249,44 @@ class Backend(Protocol):
         """
 
     def close(self) -> None:
-        """Give the memory back. Nothing is called afterwards."""
+        """Free the memory. Nothing is called afterwards."""
 
 
 def refuse_pairs(text_pairs: Sequence[str] | None) -> None:
-    """Refuse pairs, with an ``EmbedError``, on behalf of a backend that takes none."""
+    """Raise EmbedError if there are pairs, for a backend that takes none."""
     if text_pairs is not None:
         raise EmbedError("this model takes no pairs of texts")
+
+
+def misshapen(output: Output, column: Column, inputs: int, info: ModelInfo) -> str:
+    """Return what is wrong with the shape of a column of so many inputs; empty if nothing is."""
+    offsets, indices, rows = column.offsets, column.indices, len(column.values)
+    has_offsets = output in ("sparse", "multi_vector")
+    if (offsets is not None) != has_offsets or (indices is not None) != (output == "sparse"):
+        return "not the parts that it should have"
+    width = _width(output, info)
+    if column.values.shape[1:] != (width,):
+        return f"the shape {column.values.shape}, not a width of {width}"
+    entries = rows if offsets is None else offsets.size - 1
+    if entries != inputs:
+        return f"{entries} entries, not {inputs}"
+    if offsets is not None and (offsets[0] != 0 or offsets[-1] != rows or (np.diff(offsets) < 0).any()):
+        return "offsets that do not ascend from 0 to the number of rows"
+    if indices is not None and len(indices) != rows:
+        return f"{len(indices)} indices for {rows} values"
+    return ""
+
+
+def _width(output: Output, info: ModelInfo) -> int:
+    match output:
+        case "dense":
+            return info.dimensions
+        case "multi_vector":
+            return info.token_dimensions
+        case "score":
+            return info.labels
+        case "sparse":
+            return 1
 
 
 def _part(array: NDArray[np.int32] | None, rows: NDArray[np.int64] | slice) -> NDArray[np.int32] | None:

@@ -1,4 +1,4 @@
-"""SHA-256 of files, compared with what the configuration pins before anything parses them, and of facts."""
+"""Checksums of files, compared with the pinned ones before anything parses a file; fingerprints of facts."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def digest(facts: Mapping[str, object]) -> str:
 
 
 def fingerprint(facts: Mapping[str, object]) -> str:
-    """Return the id of an embedding space: two vectors may be compared exactly when theirs are equal.
+    """Return the id of an embedding space. Vectors may be compared only if their fingerprints are equal.
 
     Args:
         facts: everything a vector depends on: sums of weights and tokenizer, pooling, normalising, prompts,

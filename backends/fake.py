@@ -22,7 +22,7 @@ from embeddings_gateway.backends.base import (
     refuse_pairs,
 )
 from embeddings_gateway.backends.checksum import fingerprint
-from embeddings_gateway.backends.model_prompts import resolve_prompts
+from embeddings_gateway.backends.model_options import offered_dimensions, resolve_prompts
 from embeddings_gateway.backends.spec import FakeSpec
 
 BEGIN, END = 256, 257
@@ -37,19 +37,16 @@ class FakeBackend:
     """
 
     def __init__(self, spec: FakeSpec) -> None:
-        offered = tuple(sorted({*(spec.dimensions or ()), spec.width}))
-        if offered[-1] > spec.width:
-            raise LoadError(f"dimensions offers {offered[-1]}, the model has {spec.width}: offer less")
         if spec.max_tokens is not None and spec.max_tokens < 3:
             raise LoadError("max_tokens has to leave room beside two special tokens: set 3 or more")
         prompts, default_prompt = resolve_prompts(spec)
-        space = {"runtime": "fake", "width": spec.width, "prompts": prompts, "default_prompt": default_prompt}
+        facts = {"runtime": "fake", "width": spec.width, "prompts": prompts, "default_prompt": default_prompt}
         if spec.outputs != ("dense",):
-            space |= {"outputs": spec.outputs, "labels": spec.labels}
+            facts |= {"outputs": spec.outputs, "labels": spec.labels}
         self._spec = spec
         self.info = ModelInfo(
             dimensions=spec.width,
-            supported_dimensions=offered,
+            supported_dimensions=offered_dimensions(spec, spec.width),
             max_tokens=spec.max_tokens or 512,
             vocabulary_size=VOCABULARY,
             prefix=(BEGIN,),
@@ -61,7 +58,7 @@ class FakeBackend:
             dtype="fp32",
             device="cpu",
             runtime="fake",
-            fingerprint=fingerprint(space),
+            fingerprint=fingerprint(facts),
             cost=spec.cost,
             max_batch_tokens=spec.max_batch_tokens or 512,
             max_batch_inputs=64,

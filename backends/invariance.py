@@ -1,6 +1,6 @@
-"""PURE: how near the outputs of one input have to be, alone and in a batch, by the arithmetic of the model.
+"""PURE: batch invariance: how much an input's output alone and its output in a batch may differ, by dtype.
 
-Promised to clients. The self-test, the audit of a running model and the command ``check`` go by it.
+Clients are promised this. The self-test, the audit of a running model and the command ``check`` use it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SCORE_TOLERANCE_FEWER_BITS = 3e-2
 NORM_TOLERANCE = 0.01
 """How far the length of a vector of unit length may be from 1."""
 AUDIT_SLACK = 10
-"""How many times as far apart as promised two outputs of one input may be before it is an alarm."""
+"""The audit tolerates this many times the promised difference."""
 
 
 def batch_invariance(info: ModelInfo) -> float:
@@ -46,36 +46,37 @@ def cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32
 
 
 def same_column(output: Output, a: Column, b: Column, info: ModelInfo) -> bool:
-    """Tell whether two well-formed columns can be of the same inputs: the audit's question."""
+    """Return whether two well-formed columns can belong to the same inputs, with the tolerance of the audit."""
     return not difference(output, a, b, info, slack=AUDIT_SLACK)
 
 
 def difference(output: Output, a: Column, b: Column, info: ModelInfo, *, slack: float = 1) -> str:
-    """Say how two well-formed columns of the same inputs differ by more than promised; empty if they do not.
+    """Return how two well-formed columns of the same inputs differ by more than promised; empty if they do not.
 
-    ``slack``: how many times as far apart as promised they may be.
+    ``slack``: how many times the promised difference is tolerated.
     """
     lowest = 1 - slack * (1 - batch_invariance(info))
     tolerance = slack * SCORE_TOLERANCE.get(info.dtype, SCORE_TOLERANCE_FEWER_BITS)
     match output:
         case "score":
-            return _apart("scores", a.values, b.values, tolerance)
+            return _values_differ("scores", a.values, b.values, tolerance)
         case "sparse":
-            one, other = _dense(a, info.vocabulary_size), _dense(b, info.vocabulary_size)
-            only_one = (one == 0) | (other == 0)
-            return _apart("weights", one[only_one], other[only_one], tolerance) or _turned(one, other, lowest)
+            first, second = _dense(a, info.vocabulary_size), _dense(b, info.vocabulary_size)
+            in_one_only = (first == 0) | (second == 0)
+            problem = _values_differ("weights", first[in_one_only], second[in_one_only], tolerance)
+            return problem or _vectors_differ(first, second, lowest)
         case _:
             if len(a.values) != len(b.values):
                 return "different numbers of vectors"
-            return _turned(a.values, b.values, lowest)
+            return _vectors_differ(a.values, b.values, lowest)
 
 
-def _apart(name: str, a: NDArray[np.float32], b: NDArray[np.float32], tolerance: float) -> str:
+def _values_differ(name: str, a: NDArray[np.float32], b: NDArray[np.float32], tolerance: float) -> str:
     largest = (np.abs(a - b) / np.maximum(np.abs(a), 1)).max(initial=0)
     return "" if largest <= tolerance else f"{name} that differ by {largest:.6f}; promised is {tolerance}"
 
 
-def _turned(a: NDArray[np.float32], b: NDArray[np.float32], lowest: float) -> str:
+def _vectors_differ(a: NDArray[np.float32], b: NDArray[np.float32], lowest: float) -> str:
     nonzero = a.any(axis=1) | b.any(axis=1)  # a sparse vector may have no weight at all
     least = cosine(a[nonzero], b[nonzero]).min(initial=1)
     return "" if least >= lowest else f"a cosine of {least:.6f}; promised is {lowest}"

@@ -1,4 +1,4 @@
-"""The messages between the gateway and a worker, and how they are framed on the socket between them.
+"""The messages between the gateway and a worker, and their frames on the socket.
 
 A frame is a length (4 bytes, little-endian) and that many bytes of msgpack. Columns travel as raw bytes,
 little-endian: ids as int32, values as float32. The gateway sends ``Start`` first, and the worker replies
@@ -99,7 +99,7 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
 
 
 class Numbered(msgspec.Struct, frozen=True):
-    """A request, or the reply to it, which has the same id."""
+    """A request or a reply. The reply has the id of its request."""
 
     id: int
 
@@ -123,7 +123,7 @@ class Ping(Numbered, frozen=True, tag="ping"):
 
 
 class Check(Numbered, frozen=True, tag="check"):
-    """Whether the model still passes its self-test; answered by ``Checked`` or ``Failed``."""
+    """Run the self-test again; answered by ``Checked`` or ``Failed``."""
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
@@ -168,7 +168,7 @@ class Ran(Numbered, frozen=True, tag="ran"):
 class Failed(Numbered, frozen=True, tag="failed"):
     """The call failed; the worker is still usable.
 
-    ``reason`` never contains a user's text. ``memory`` tells that there was no memory for the call.
+    ``reason`` never contains a user's text. ``memory``: whether there was too little memory for the call.
     """
 
     reason: str
@@ -231,12 +231,12 @@ def _decode(decoder: msgspec.msgpack.Decoder[T], payload: bytes | memoryview) ->
 
 
 def _bytes(array: NDArray[Any] | None, dtype: str) -> Any:
-    """Return the array's bytes in C order, without a copy where they lie so already; ``None`` of ``None``."""
+    """Return the array's bytes in C order, copied only if they are in another order; ``None`` for ``None``."""
     return None if array is None else np.ascontiguousarray(array, dtype).reshape(-1).view(np.uint8).data
 
 
 def _array(data: Bytes | None, dtype: str) -> Any:
-    """Return the bytes as a read-only array; ``None`` of ``None``."""
+    """Return the bytes as a read-only array; ``None`` for ``None``."""
     if data is None:
         return None
     if len(data) % np.dtype(dtype).itemsize:
@@ -245,6 +245,6 @@ def _array(data: Bytes | None, dtype: str) -> Any:
 
 
 def _spans(offsets: NDArray[np.int64], rows: int) -> bool:
-    """Tell whether offsets ascend from 0 to the number of rows."""
+    """Return whether offsets ascend from 0 to the number of rows."""
     ascend = bool((offsets[1:] >= offsets[:-1]).all())
     return len(offsets) > 0 and ascend and offsets[0] == 0 and offsets[-1] == rows

@@ -11,7 +11,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def end_with_parent(pid: int) -> None:
-    """Ask Linux to kill this process with its parent; elsewhere a closed pipe or socket has to do.
+    """Ask Linux to kill this process with its parent. Other systems rely on a closed pipe or socket.
 
     The parent is the thread that started it: it has to live as long as the process may.
     """

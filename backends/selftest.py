@@ -1,7 +1,6 @@
-"""The self-test: whether a loaded model keeps what is promised of its outputs.
+"""The self-test: computes probe texts alone and in a batch, checks the outputs, and compares them.
 
-It runs before a model serves, and again when the model is in doubt. Probe texts are computed alone and in a batch, and
-the outputs are compared.
+It runs before a model serves, and again when its results are in doubt.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from embeddings_gateway.backends.base import (
     OutOfMemory,
     Output,
     TokenIds,
+    misshapen,
 )
 from embeddings_gateway.backends.invariance import NORM_TOLERANCE, difference
 
@@ -31,7 +31,7 @@ PROBES = (
     "0123456789",
 )
 TOKENS_MAX = 2 * sum(len(probe.encode()) + 8 for probe in PROBES)
-"""No more are computed by a self-test: a token is a byte at least, beside a few special ones."""
+"""The most tokens that a self-test computes: a token has at least a byte; 8 is for special tokens."""
 
 
 class SelfTest:
@@ -45,7 +45,7 @@ class SelfTest:
         """Return what is wrong with the model, for an operator; empty if nothing is.
 
         Raises:
-            OutOfMemory: which may be so for a while only.
+            OutOfMemory: another attempt may succeed.
         """
         info = self._info
         special = len(info.prefix) + len(info.suffix)
@@ -66,12 +66,12 @@ class SelfTest:
             if problem := malformed(output, together.get(output), batch.lengths, info):
                 return problem
             joined = Column.concat([columns[output] for columns in alone])
-            if apart := difference(output, joined, together[output], info):
-                return f"probe texts alone and in a batch have {apart} ({output})"
+            if problem := difference(output, joined, together[output], info):
+                return f"probe texts alone and in a batch have {problem} ({output})"
         return ""
 
     def tokens_per_s(self) -> float:
-        """Return how many tokens a second a small batch is computed with: less than a full one would be."""
+        """Measure the speed of one small batch. Full batches are faster."""
         batch = self._probes()
         began = time.perf_counter()
         self._run(batch)
@@ -86,7 +86,7 @@ class SelfTest:
         for ids in self._backend.tokenize(PROBES).split():
             if not len(ids) or ids.max() >= info.vocabulary_size:  # some vocabularies know few characters
                 continue
-            longer = [*inputs, _fitted(ids, info)]
+            longer = [*inputs, _truncated(ids, info)]
             cost = max(map(len, longer)) * len(longer)
             if inputs and (cost > info.max_batch_tokens or len(longer) > info.max_batch_inputs):
                 break
@@ -97,12 +97,14 @@ class SelfTest:
 
 
 def malformed(output: Output, column: Column | None, lengths: NDArray[np.int32], info: ModelInfo) -> str:
-    """Say what is wrong with the column of probe texts of these lengths, by itself; empty if nothing is."""
+    """Return what is wrong with the column of probe texts of these lengths; empty if nothing is."""
     if column is None:
-        problem = "nothing"
-    elif not (problem := _misshapen(output, column, lengths, info)):
-        problem = _wrong_values(output, column.values, info)
-    return f"the model gives probe texts {problem} ({output})" if problem else ""
+        problem = "no values"
+    else:
+        problem = misshapen(output, column, len(lengths), info) or _wrong_values(output, column.values, info)
+        if not problem and column.offsets is not None:
+            problem = _wrong_rows(column, np.diff(column.offsets), lengths, info)
+    return f"on probe texts the output {output} has {problem}" if problem else ""
 
 
 def _wrong_values(output: Output, values: NDArray[np.float32], info: ModelInfo) -> str:
@@ -118,36 +120,22 @@ def _wrong_values(output: Output, values: NDArray[np.float32], info: ModelInfo) 
     return ""
 
 
-def _misshapen(output: Output, column: Column, lengths: NDArray[np.int32], info: ModelInfo) -> str:
-    """Say what is wrong with the shape and the indices of a column; empty if nothing is."""
-    one_row_each = output in ("dense", "score")
-    widths = {"dense": info.dimensions, "score": info.labels, "multi_vector": info.token_dimensions}
-    rows = len(lengths) if one_row_each else len(column.values)
-    if column.values.shape != (rows, widths.get(output, 1)):
-        return f"{column.values.shape} values, not {(rows, widths.get(output, 1))}"
-    if one_row_each:
-        return "several rows for each" if column.offsets is not None else ""
-    if column.offsets is None or len(column) != len(lengths):
-        return f"rows for {len(column)} inputs, not {len(lengths)}"
-    counts = np.diff(column.offsets)
-    if column.offsets[0] != 0 or column.offsets[-1] != rows or (counts < 0).any():
-        return "offsets that do not ascend from 0 to the number of rows"
-    if output == "sparse":
-        return _wrong_indices(column, counts, info.vocabulary_size)
-    return "" if ((counts >= 1) & (counts <= lengths)).all() else "vectors that are not one for each token"
-
-
-def _wrong_indices(column: Column, counts: NDArray[np.int64], size: int) -> str:
-    indices = column.indices
-    if indices is None or len(indices) != len(column.values):
-        return "weights without an index for each"
+def _wrong_rows(
+    column: Column, counts: NDArray[np.int64], lengths: NDArray[np.int32], info: ModelInfo
+) -> str:
+    """Return what is wrong with the number of vectors of each input, or with its vocabulary ids."""
+    indices, size = column.indices, info.vocabulary_size
+    if indices is None:
+        return (
+            "" if ((counts >= 1) & (counts <= lengths)).all() else "vectors that are not one for each token"
+        )
     if indices.min(initial=0) < 0 or indices.max(initial=0) >= size:
         return f"an index outside the vocabulary of {size}"
     keys = np.repeat(np.arange(len(counts)), counts) * size + indices
     return "" if len(np.unique(keys)) == len(keys) else "one index twice"
 
 
-def _fitted(ids: TokenIds, info: ModelInfo) -> TokenIds:
+def _truncated(ids: TokenIds, info: ModelInfo) -> TokenIds:
     """Return ids no longer than the model takes, with the special tokens at their end."""
     if len(ids) <= info.max_tokens:
         return ids

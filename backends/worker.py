@@ -1,8 +1,8 @@
-"""The child process that one model replica lives in: frames in, tokenizing, one compute thread, frames out.
+"""The process of one model replica: receives calls, tokenizes, computes on one thread, and replies.
 
-The main thread loads the model, tests it, and is the only one that computes. A reader thread receives
-requests, answers pings, tokenizes short texts and hands longer ones to a small pool. All of that goes on
-while a batch is computed. The process ends when its socket closes: it never outlives its gateway.
+The main thread loads the model, tests it, and is the only one that computes. Meanwhile a reader thread receives
+calls, answers pings, tokenizes short texts and gives longer ones to a small pool. The process ends when its
+socket closes: it never outlives its gateway.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class WorkerMain:
             while (message := receive(frames)) is not None:
                 self._answer(message, backend)
         except Exception as error:  # a malformed frame, or a socket closed on replies that nobody read
-            reason(error)
+            report(error)
             os._exit(1)
         os._exit(0)
 
@@ -136,7 +136,7 @@ class WorkerMain:
         try:
             yield
         except BaseException as error:
-            self._send(Failed(call_id, reason(error), isinstance(error, MemoryError | OutOfMemory)))
+            self._send(Failed(call_id, report(error), isinstance(error, MemoryError | OutOfMemory)))
 
     def _send(self, message: FromWorker) -> None:
         with self._send_lock:
@@ -153,8 +153,11 @@ def receive(frames: IO[bytes]) -> ToWorker | None:
     return decode_to_worker(payload) if len(payload) == length else None
 
 
-def reason(error: BaseException) -> str:
-    """Say what failed without a user's text: a third-party message may quote what it choked on."""
+def report(error: BaseException) -> str:
+    """Return what failed, without a user's text. Print where, unless the error is a backend's own.
+
+    Of other errors only the class is returned: their messages may quote a text.
+    """
     if isinstance(error, BackendError):
         return str(error)
     frames = "".join(traceback.format_tb(error.__traceback__))

@@ -7,7 +7,7 @@ from typing import Self
 
 
 class RetryAfter:
-    """When a client should come again, in seconds, where nothing measured says it better."""
+    """Values of Retry-After, in seconds, where no measured speed gives a better one; ``MAX`` bounds those too."""
 
     WORKER_GONE = CONNECTIONS = 1
     LOADING = STOPPING = SEARCH_ABORTED = 5

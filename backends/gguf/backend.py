@@ -23,7 +23,7 @@ from embeddings_gateway.backends.gguf.context import Contexts, read_traits
 from embeddings_gateway.backends.gguf.model import LlamaModel, check_file
 from embeddings_gateway.backends.gguf.packing import SEQUENCES_MAX, Sizes, choose_sizes
 from embeddings_gateway.backends.gguf.tokenizer import LlamaTokenizer
-from embeddings_gateway.backends.model_prompts import resolve_prompts
+from embeddings_gateway.backends.model_options import offered_dimensions, resolve_prompts
 from embeddings_gateway.backends.spec import GgufSpec
 
 POOLINGS = ("cls", "mean", "last")
@@ -63,7 +63,7 @@ class GgufBackend:
         return f"<GgufBackend {self._model!r} {self.info.pooling} {self.info.dimensions}>"
 
     def tokenize(self, texts: Sequence[str], text_pairs: Sequence[str] | None = None) -> Batch:
-        """Turn each text into its ids. Any thread may call it."""
+        """Turn each text into its ids. Any thread may call this."""
         refuse_pairs(text_pairs)
         inputs = []
         for i, text in enumerate(texts):
@@ -92,7 +92,7 @@ class GgufBackend:
         prompts, default_prompt = resolve_prompts(spec)  # the format cannot hold a model's own
         return ModelInfo(
             dimensions=facts.dimensions,
-            supported_dimensions=_dimensions(spec, facts.dimensions),
+            supported_dimensions=offered_dimensions(spec, facts.dimensions),
             max_tokens=sizes.max_tokens,
             vocabulary_size=facts.vocabulary_size,
             prefix=tokenizer.prefix,
@@ -132,14 +132,6 @@ def _pooling(spec: GgufSpec, stated: str | None) -> str:
         "rank": "the file's pooling is rank: it gives scores, not vectors",
     }.get(pooling, f"the file's pooling {pooling} is unknown")
     raise LoadError(f'{problem}; set pooling = "mean", "cls" or "last", as the model was trained')
-
-
-def _dimensions(spec: GgufSpec, full: int) -> tuple[int, ...]:
-    """Return the widths offered, ascending, the full one last."""
-    offered = {*(spec.dimensions or ()), full}
-    if max(offered) > full:
-        raise LoadError(f"dimensions names {max(offered)}, but the model's vectors have {full}: remove it")
-    return tuple(sorted(offered))
 
 
 def _cores() -> int:

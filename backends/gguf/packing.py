@@ -54,7 +54,7 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
         max_batch_tokens: the largest batch that the backend asks for.
         capacity: the largest batch that the context takes; an input of ``max_tokens`` fits.
         call_tokens: the most tokens in one call of the engine.
-        call_outputs: the most tokens in one call whose results are kept.
+        call_outputs: the most tokens in one call that are output.
     """
 
     max_tokens: int

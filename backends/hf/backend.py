@@ -24,9 +24,10 @@ from embeddings_gateway.backends.hf.files.weights import Weights, locate, verify
 from embeddings_gateway.backends.hf.runtimes.load_runtime import load_runtime, select_runtime
 from embeddings_gateway.backends.hf.runtimes.runtime import LoadedModel, Runtime, best_batch_tokens
 from embeddings_gateway.backends.hf.tokenizer import HfTokenizer, open_tokenizer
+from embeddings_gateway.backends.model_options import offered_dimensions
 from embeddings_gateway.backends.spec import HfSpec
 
-# Bounds beside the budget in tokens, for batches of inputs of next to nothing.
+# They limit batches of very short inputs, where the token budget does not.
 BATCH_INPUTS_CPU = 256
 BATCH_INPUTS_GPU = 2048
 # Keys of config.json that say who saved the model, when and how, not what it computes.
@@ -65,7 +66,7 @@ class HfBackend:
 
     def run(self, batch: Batch, outputs: Sequence[Output]) -> dict[Output, Column]:
         """Compute the vector of each input; ``dense`` is the only output."""
-        # Not every runtime refuses these: some look a row of zeros up for them, and make a vector of it.
+        # Not every runtime refuses these: some embed an unknown id as zeros.
         if batch.ids.max() >= self.info.vocabulary_size or batch.lengths.max() > self.info.max_tokens:
             raise EmbedError("an input is too long, or has an id outside the vocabulary")
         return {"dense": Column(self._runtime.run(batch))}
@@ -83,9 +84,9 @@ class HfBackend:
         calibration = calibration_sum(spec.calibration) if runtime.dtype == "int8" else None
         return ModelInfo(
             dimensions=dimensions,
-            supported_dimensions=offered_dimensions(spec.dimensions, layout.dimensions, dimensions),
+            supported_dimensions=offered_dimensions(spec, dimensions, layout.dimensions),
             max_tokens=max_tokens,
-            # An id that only one of the two knows is no token of this model.
+            # An id has to be known to both.
             vocabulary_size=min(tokenizer.size, facts.vocabulary_size),
             prefix=tokenizer.prefix,
             suffix=tokenizer.suffix,
@@ -106,7 +107,7 @@ class HfBackend:
         )
 
     def _try_out(self) -> int:
-        """Embed one word, so that a model that cannot work is found before it is served; return the width."""
+        """Embed one word, so that a broken model fails while it loads; return the dimensions."""
         try:
             vector = self._runtime.run(self.tokenize(["a"]))
         except EmbedError as error:
@@ -159,12 +160,3 @@ def longest_input(configured: int | None, author: int | None, positions: int | N
             f"max_tokens is {limit}, but {special} special tokens stand around every text: raise it"
         )
     return limit
-
-
-def offered_dimensions(configured: Sequence[int] | None, author: Sequence[int], full: int) -> tuple[int, ...]:
-    """Return the dimensions that a client may ask for: the configured ones, else the author's, ascending."""
-    for width in configured or ():
-        if width > full:
-            raise LoadError(f"dimensions has {width}, but the model's vectors have {full}: remove it")
-    offered = author if configured is None else configured
-    return (*sorted({width for width in offered if 0 < width < full}), full)

@@ -10,12 +10,12 @@ BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 
 
 def has_bf16() -> bool:
-    """Tell whether the processor multiplies bf16 by itself; where that cannot be read, it does not."""
+    """Return whether the processor multiplies in bf16; ``False`` if that cannot be read."""
     return bool(BF16_FLAGS & _flags())
 
 
 def may_have_gpu() -> bool:
-    """Tell whether it is worth asking torch for a GPU: NVIDIA's driver counts one, or AMD's is loaded."""
+    """Return whether torch may find a GPU: NVIDIA's driver counts one, or AMD's is loaded."""
     return _nvidia_gpus() > 0 or Path("/dev/kfd").exists()
 
 

@@ -1,4 +1,4 @@
-"""Keeps transformers from writing on stderr while it loads: what matters of it becomes an error here."""
+"""Keeps transformers from writing to stderr while it loads a model: what matters becomes an error here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformers.utils import logging
 
 @contextmanager
 def silence_transformers() -> Iterator[None]:
-    """Silence transformers' log, progress bars and warnings, and put things back as they were."""
+    """Silence transformers' log, progress bars and warnings during the block."""
     verbosity = logging.get_verbosity()
     progress = logging.is_progress_bar_enabled()
     logging.set_verbosity(logging.CRITICAL)

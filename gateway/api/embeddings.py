@@ -49,7 +49,7 @@ class Embeddings:
         served = named.served
         log.model = served.name
         info = served.info
-        log.space = info.fingerprint if info else ""
+        log.fingerprint = info.fingerprint if info else ""
         call = self._call(body, named, fields, deadline)
         log.inputs = len(call.inputs)
         log.timings = call.timings

@@ -24,7 +24,7 @@ VECTOR_SCHEMA = {
 }
 
 BLOCK_NUMBERS: dict[EncodingFormat, int] = {"float": 32_768, "base64": 262_144}
-"""Numbers of a block. Encoding a block takes about half a millisecond; then the event loop runs other tasks."""
+"""Numbers in one block. Encoding it takes about half a millisecond; then the event loop runs other tasks."""
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -83,10 +83,8 @@ async def encode_response(
     """
     if len(vectors) != inputs:
         raise ValueError(f"{len(vectors)} vectors for {inputs} inputs")
-    envelope = _encoder.encode(EmbeddingResponse([], model, Usage(tokens, tokens)))
-    begin, end = envelope.split(
-        b"[]", 1
-    )  # of ``data``: it precedes the model's name, which may hold brackets
+    without_data = _encoder.encode(EmbeddingResponse([], model, Usage(tokens, tokens)))
+    begin, end = without_data.split(b"[]", 1)  # the first is that of ``data``; the model's name comes later
     encode = _encode_base64 if encoding_format == "base64" else _encode_floats
     rows = max(1, BLOCK_NUMBERS[encoding_format] // vectors.shape[1])
     pieces = [begin + b"["]
@@ -104,9 +102,9 @@ def _entries(
 ) -> bytes:
     """Return the entries of a block of rows; ``first`` is the input of its first row."""
     failed = [index for index in errors if 0 <= index - first < len(block)]
-    if failed:  # their rows are replaced below
+    if failed:
         block = block.copy()
-        block[[index - first for index in failed]] = 0
+        block[[index - first for index in failed]] = 0  # so that the block is finite
     if not np.isfinite(block).all():
         raise ValueError("a vector is not finite")
     rows = encode(np.ascontiguousarray(block, dtype="<f4"))

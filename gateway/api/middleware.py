@@ -43,7 +43,7 @@ class RequestLog:
         path: without a slash at the end.
         arrived: when its head was complete; monotonic seconds.
         model: name of the served model; empty if it is unknown.
-        space: fingerprint of the embedding space.
+        fingerprint: of the embedding space.
         truncated: inputs that were cut.
         averaged: inputs whose vectors are averages of several windows.
         prompt: name of the prompt that was put before the texts.
@@ -56,7 +56,7 @@ class RequestLog:
     path: str
     arrived: float
     model: str = ""
-    space: str = ""
+    fingerprint: str = ""
     inputs: int = 0
     tokens: int = 0
     truncated: Sequence[int] = ()
@@ -67,11 +67,11 @@ class RequestLog:
     code: str | None = None
 
     def lines(self, status: int) -> bytes:
-        """Note the status of the response, and return our header lines for it."""
+        """Record the status of the response; return our header lines for it."""
         self.status = status
         milliseconds = 1000 * (time.monotonic() - self.arrived)
         lines = b"x-request-id: %b\r\nopenai-processing-ms: %.0f\r\n" % (self.id, milliseconds)
-        if not self.space:
+        if not self.fingerprint:
             return lines
         return lines + self._model_lines().encode()
 
@@ -80,7 +80,7 @@ class RequestLog:
         if self.timings:
             phases = [f"{phase};dur={1000 * seconds:.2f}" for phase, seconds in self.timings.items()]
             lines = f"server-timing: {', '.join(phases)}\r\n"
-        lines += f"x-embedding-space: {self.space}\r\n"
+        lines += f"x-embedding-space: {self.fingerprint}\r\n"
         if self.truncated:
             lines += f"x-truncated-inputs: {input_ranges(self.truncated)}\r\n"
         if self.averaged:
@@ -177,7 +177,7 @@ class Middleware:
                 "id": request_log.id.decode(),
                 "path": path if path in PATHS else "",  # other paths may hold a user's text
                 "model": request_log.model,
-                "space": request_log.space,
+                "space": request_log.fingerprint,
                 "inputs": request_log.inputs,
                 "tokens": request_log.tokens,
                 "truncated": len(request_log.truncated),

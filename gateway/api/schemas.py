@@ -131,14 +131,15 @@ def inputs_of(request: EmbeddingRequest, max_inputs: int, limits: InputLimits) -
     """
     sent = request.input
     single = isinstance(sent, str) or (bool(sent) and isinstance(sent[0], int))
-    inputs = cast("list[str]", [sent] if single else sent)  # or ids; checked below
+    # Or lists of ids; ``_find_errors`` refuses mixtures.
+    inputs = cast("list[str]", [sent] if single else sent)
     if not 1 <= len(inputs) <= max_inputs:
         raise InvalidRequest(f"A request has 1 to {max_inputs} inputs, not {len(inputs)}.", "input")
     if single and isinstance(sent, list):
         _check_ids(sent)
-    lengths = list(map(len, inputs)) if len(set(map(type, inputs))) == 1 else [0]
-    longest = limits.max_chars if isinstance(inputs[0], str) else limits.max_ids
-    if min(lengths) > 0 and max(lengths) <= longest:
+    lengths = list(map(len, inputs)) if len(set(map(type, inputs))) == 1 else [0]  # 0: see ``_find_errors``
+    max_length = limits.max_chars if isinstance(inputs[0], str) else limits.max_ids
+    if min(lengths) > 0 and max(lengths) <= max_length:
         return Inputs(inputs, {})
     return Inputs(inputs, _find_errors(inputs, limits, single, bool(request.partial)))
 
@@ -163,7 +164,7 @@ def _find_errors(
 
 def _check_ids(ids: list[str | int | list[int]]) -> None:
     """Refuse an array of token ids that contains something else."""
-    if set(map(type, ids)) == {int}:  # the fast way
+    if set(map(type, ids)) == {int}:
         return
     for index, entry in enumerate(ids):
         if not isinstance(entry, int):

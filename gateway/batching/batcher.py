@@ -1,8 +1,7 @@
-"""The asyncio shell round the planner: requests in, batches to engines, results or errors back to each row.
+"""Gives the rows of one model to its engines in batches.
 
-A batch leaves the moment an engine can take it. An idle engine takes what there is. An engine that computes
-takes one more batch, if it is a full one, so that it never waits for the socket and never commits to a batch
-that could still grow.
+A batch leaves as soon as an engine can take it. An idle engine takes whatever waits. A busy engine takes one more
+batch if it is full: so it does not wait for the socket, and does not commit to a batch that could still grow.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from embeddings_gateway.batching.fair_order import Chunk
-from embeddings_gateway.batching.queue import Admission, Candidate, Queue
+from embeddings_gateway.batching.queue import Admission, Queue, TakenBatch
 from embeddings_gateway.batching.request import Request
 from embeddings_gateway.batching.runner import Runner
 from embeddings_gateway.config import ServingConfig
@@ -32,13 +31,13 @@ class Batcher:
     Args:
         model: its name, for the log.
         dispatcher: its engines.
-        serving: how large the queue may be, the share of bulk requests, and how often a batch is audited.
-        metrics: where batches are counted.
+        serving: the size of the queue, the share of bulk requests, and how often a batch is audited.
+        metrics: of the model.
         quarantine: where inputs that crash a worker are remembered.
-        unavailable: returns the error of what would wait for engines that are not coming.
+        unavailable: returns the error of rows if no engine will be ready soon.
 
     Attributes:
-        admission: what may wait.
+        admission: decides which requests may wait.
     """
 
     def __init__(
@@ -72,25 +71,23 @@ class Batcher:
         return not len(self._queue) and not self._runs
 
     def enqueue(self, request: Request) -> None:
-        """Let the rows of a request wait for an engine.
+        """Queue the rows of a request.
 
         Raises:
-            GatewayError: no engine is coming.
+            GatewayError: no engine will be ready soon.
         """
         if not self._dispatcher.worth_waiting:
             raise self._unavailable()
         self._queue.add(request)
-        if (
-            not self._step_is_due
-        ):  # one step for all requests of this turn of the loop: they may share a batch
+        if not self._step_is_due:  # all requests of one turn of the loop may share a batch
             self._step_is_due = True
             asyncio.get_running_loop().call_soon(self.step)
 
     async def finished(self, request: Request) -> None:
-        """Wait until the last row of a request is settled; whoever leaves earlier takes its rows along.
+        """Wait until the last row of a request is settled. If it fails or is cancelled, its rows leave the queue.
 
         Raises:
-            GatewayError: it failed.
+            GatewayError: the request failed.
         """
         try:
             await request.done
@@ -99,7 +96,7 @@ class Batcher:
             self._queue.discard(request)
 
     def step(self) -> None:
-        """Take, plan, run: give a batch to every engine that can take one. Called when something changed."""
+        """Give a batch to every engine that can take one. Called when something changed."""
         self._step_is_due = False
         while len(self._queue) and (engine := self._dispatcher.free_engine(MAX_IN_FLIGHT)) is not None:
             batch = self._next_batch(engine)
@@ -107,14 +104,13 @@ class Batcher:
                 return
             self._start(engine, batch)
 
-    def _next_batch(self, engine: Engine) -> Candidate | None:
+    def _next_batch(self, engine: Engine) -> TakenBatch | None:
         """Take the next batch for an engine. There are three cases.
 
-        1. The engine is idle: the class whose turn it is, whatever there is.
-        2. It computes interactive rows: another interactive batch, if it is a full one, and it is not the turn
-           of bulk rows.
-        3. It computes bulk rows: interactive rows, which go next whatever there is of them. Bulk rows wait, so
-           that an interactive row never waits for more than one bulk batch.
+        1. The engine is idle: it takes the class whose turn it is, however little waits.
+        2. It computes bulk rows: it takes interactive rows, however few wait. Bulk rows wait, so that an
+           interactive row never waits for more than one bulk batch.
+        3. It computes interactive rows: it takes a full interactive batch, unless it is the turn of bulk rows.
         """
         info = engine.info
         if info is None:
@@ -128,7 +124,7 @@ class Batcher:
             return None
         return self._queue.take("interactive", limits, only_full=True)
 
-    def _start(self, engine: Engine, batch: Candidate) -> None:
+    def _start(self, engine: Engine, batch: TakenBatch) -> None:
         self._metrics.batch_inputs.observe(sum(map(len, batch.chunks)))
         self._metrics.batch_tokens.observe(sum(chunk.tokens for chunk in batch.chunks))
         now = time.monotonic()
@@ -141,8 +137,8 @@ class Batcher:
         self._runs.add(run)
         run.add_done_callback(self._runs.discard)
 
-    async def _run(self, engine: Engine, batch: Candidate, counted: AbstractContextManager[None]) -> None:
-        """Run and settle; what was lost by no fault of its own waits again."""
+    async def _run(self, engine: Engine, batch: TakenBatch, counted: AbstractContextManager[None]) -> None:
+        """Run and settle a batch. Rows that were lost with the worker wait again."""
         with counted:
             lost = await self._runner.run(engine, batch.chunks)
         if batch.traffic == "bulk":
@@ -161,4 +157,4 @@ class Batcher:
 
     def _refuse(self, chunks: list[Chunk]) -> None:
         for chunk in chunks:
-            chunk.request.fail_open(chunk.rows, self._unavailable)
+            chunk.request.fail_unsettled(chunk.rows, self._unavailable)

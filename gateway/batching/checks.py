@@ -1,7 +1,7 @@
-"""PURE: whether the results of a batch can be believed. Nothing that fails here reaches a client.
+"""PURE: checks the results of a batch. No result that fails here reaches a client.
 
-Each output has its own check of every entry. And a sample is computed twice: results in the wrong order, or of
-an engine that has begun to miscalculate, look like any others. Only computing an input again, alone, tells.
+:func:`usable` checks every entry of every output. Results in the wrong order, or of an engine that has begun to
+miscalculate, pass it. They are found by computing an input again, alone, and comparing both with :func:`same`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from embeddings_gateway.backends.base import Column, ModelInfo, Output
+from embeddings_gateway.backends.base import Column, ModelInfo, Output, misshapen
 from embeddings_gateway.backends.invariance import NORM_TOLERANCE, same_column
 from embeddings_gateway.workers.engine import InvalidResult
 
@@ -24,10 +24,10 @@ def usable(
     """Return which inputs of a batch have a usable result in every output, bool ``[inputs]``.
 
     Args:
-        columns: what the engine answered.
-        inputs: how many inputs it was given.
-        outputs: what it was asked for.
-        info: the facts that it stated of its model.
+        columns: the result of the engine.
+        inputs: the number of inputs of the batch.
+        outputs: those that were requested.
+        info: the facts of the model.
 
     Raises:
         InvalidResult: an output is missing, or its count, width or offsets are wrong.
@@ -37,7 +37,8 @@ def usable(
         column = columns.get(output)
         if column is None:
             raise InvalidResult(f"there is no {output} output")
-        _check_shape(column, output, inputs, info)
+        if problem := misshapen(output, column, inputs, info):
+            raise InvalidResult(f"{output} has {problem}")
         good = _CHECKS[output](column, info)
         mask &= good if column.offsets is None else _all_of_each(good, column.offsets)
         if output == "multi_vector" and column.offsets is not None:
@@ -46,38 +47,8 @@ def usable(
 
 
 def same(first: Mapping[Output, Column], second: Mapping[Output, Column], info: ModelInfo) -> bool:
-    """Return whether these can be results of the same input, computed in a batch and alone."""
+    """Return whether two results can belong to the same input, one computed in a batch and one alone."""
     return all(same_column(output, column, second[output], info) for output, column in first.items())
-
-
-def _check_shape(column: Column, output: Output, inputs: int, info: ModelInfo) -> None:
-    offsets, indices = column.offsets, column.indices
-    has_offsets = output in ("sparse", "multi_vector")
-    if (offsets is not None) != has_offsets or (indices is not None) != (output == "sparse"):
-        raise InvalidResult(f"{output} has not the parts that it should have")
-    width = _width(output, info)
-    if column.values.shape[1:] != (width,):
-        raise InvalidResult(f"{output} has the shape {column.values.shape}, not a width of {width}")
-    rows = len(column.values)
-    entries = rows if offsets is None else offsets.size - 1
-    if entries != inputs:
-        raise InvalidResult(f"{output} has {entries} entries, not {inputs}")
-    if offsets is not None and (offsets[0] != 0 or offsets[-1] != rows or (np.diff(offsets) < 0).any()):
-        raise InvalidResult(f"{output} has offsets that do not fit its values")
-    if indices is not None and len(indices) != rows:
-        raise InvalidResult(f"{output} has {len(indices)} indices for {rows} values")
-
-
-def _width(output: Output, info: ModelInfo) -> int:
-    match output:
-        case "dense":
-            return info.dimensions
-        case "multi_vector":
-            return info.token_dimensions
-        case "score":
-            return info.labels
-        case "sparse":
-            return 1
 
 
 def _vectors(column: Column, info: ModelInfo) -> Mask:
@@ -107,7 +78,7 @@ def _scores(column: Column, _: ModelInfo) -> Mask:
 
 
 def _all_of_each(good: Mask, offsets: NDArray[np.int64]) -> Mask:
-    """Return which inputs have only good rows; an input may have no row."""
+    """Return which inputs have no bad row."""
     bad_before = np.concatenate([np.zeros(1, np.int64), np.cumsum(~good)])
     return np.asarray(bad_before[offsets[1:]] == bad_before[offsets[:-1]])
 

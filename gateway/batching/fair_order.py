@@ -1,6 +1,6 @@
-"""The rows that wait, in a fair order between callers, and between the requests of one caller.
+"""Orders waiting rows fairly between callers, and between the requests of one caller.
 
-Rows wait in chunks, so that a request of 2000 inputs costs the queue twenty objects and not 2000.
+Rows wait in chunks: a request of 2000 inputs takes about twenty objects instead of 2000.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from embeddings_gateway.batching.request import Caller, Request, Rows
 
 CHUNK_TOKENS = 2048
-"""So much of a request leaves as one piece: about as much as a processor is best at computing at once."""
+"""The tokens of a chunk: about as many as a processor is fastest with in one batch."""
 
 _finish = attrgetter("virtual_finish")
 
@@ -27,12 +27,12 @@ class Chunk:
     """Some rows of one request that wait, or are computed, together.
 
     Attributes:
-        request: whose they are.
+        request: to which they belong.
         rows: int64 ``[n]``.
-        lengths: int32 ``[n]``, the tokens of each.
-        tokens: of all of them.
-        virtual_finish: their place in the fair order of their caller's requests; lower leaves earlier.
-        is_overdue: whether they go before all that is not.
+        lengths: int32 ``[n]``, the tokens of each row.
+        tokens: of all rows.
+        virtual_finish: the key of the fair order between the requests of a caller; lower leaves earlier.
+        is_overdue: whether it goes before all chunks that are not overdue.
     """
 
     __slots__ = ("is_overdue", "lengths", "request", "rows", "tokens", "virtual_finish")
@@ -66,7 +66,7 @@ class Chunk:
         return cls(first.request, rows, lengths, first.virtual_finish, first.is_overdue)
 
     def part(self, positions: NDArray[np.int64]) -> Chunk:
-        """Return some of its rows, by their positions in it, as a chunk that stands at the same place."""
+        """Return the rows at some positions as a chunk with the same place in the order."""
         rows, lengths = self.rows[positions], self.lengths[positions]
         return Chunk(self.request, rows, lengths, self.virtual_finish, self.is_overdue)
 
@@ -81,18 +81,18 @@ class Chunk:
 
 
 class Flow:
-    """What waits of one caller, in a fair order between its requests.
+    """The waiting rows of one caller, in a fair order between its requests.
 
     Fair queueing in virtual time (Demers, Keshav, Shenker 1989): virtual time runs at the speed at which each
-    waiting request of the caller is served. What leaves next is what would be finished first, were all of them
-    served at once in equal shares. A request comes in chunks. One that is a single chunk leaves as a whole, so
-    that requests of like size are answered one after the other, instead of all together when the last is done.
+    waiting request of the caller is served. The chunk that leaves next is the one that would finish first if all
+    requests were served at once in equal shares. A small request is a single chunk. So requests of similar size
+    finish one after the other, instead of all together at the end.
 
     Attributes:
-        chunks: what waits and is not overdue, ascending by ``virtual_finish``.
-        start: the caller's own place in the fair order of callers.
+        chunks: those that are not overdue, ascending by ``virtual_finish``.
+        start: the key of the fair order between callers; lower leaves earlier.
         weight: of the caller.
-        waiting: request -> its tokens that wait, overdue ones included.
+        waiting: request -> its waiting tokens, overdue ones included.
     """
 
     def __init__(self, weight: float, start: float) -> None:
@@ -104,7 +104,7 @@ class Flow:
         self._places: dict[Request, tuple[float, float]] = {}
 
     def add(self, request: Request, rows: Rows) -> None:
-        """Let rows of a request wait."""
+        """Add the rows of a request, in chunks."""
         lengths, time = request.batch.lengths[rows], self._virtual_time
         self._places[request] = (time, time + request.tokens)
         self.count(request, request.tokens)
@@ -121,56 +121,59 @@ class Flow:
         self.chunks.sort(key=_finish)  # two sorted runs: merged in one pass
 
     def count(self, request: Request, tokens: int) -> None:
-        """Note that so many more tokens of a request wait."""
+        """Count so many more waiting tokens of a request."""
         self.waiting[request] = self.waiting.get(request, 0) + tokens
 
     def serve(self, chunk: Chunk, among: int) -> None:
-        """Note that a chunk leaves for a worker, out of what waits of so many requests."""
+        """Count a chunk that leaves for a worker, while so many requests of the caller wait."""
         self._virtual_time += chunk.tokens / among
         self.start += chunk.tokens / self.weight
         self.forget(chunk)
 
     def forget(self, chunk: Chunk) -> None:
-        """Note that a chunk, or a part of one, waits no more."""
+        """Stop counting a chunk, or a part of one."""
         self.waiting[chunk.request] -= chunk.tokens
         if not self.waiting[chunk.request]:
             del self.waiting[chunk.request]
             self._places.pop(chunk.request, None)
 
     def remove(self, chunk: Chunk) -> None:
-        """Take a chunk out of the order."""
+        """Remove a chunk from the order."""
         position = bisect_left(self.chunks, chunk.virtual_finish, key=_finish)
         while self.chunks[position] is not chunk:
             position += 1
         del self.chunks[position]
 
     def chunks_of(self, request: Request) -> list[Chunk]:
-        """Return what waits of a request and is not overdue."""
+        """Return the chunks of a request that are not overdue."""
         first, last = self._places.get(request, (math.inf, -math.inf))
         begin = bisect_left(self.chunks, first, key=_finish)
         end = bisect_right(self.chunks, last, key=_finish)
         return [chunk for chunk in self.chunks[begin:end] if chunk.request is request]
 
     def ahead_of(self, tokens: int) -> int:
-        """Return how many tokens leave before the last of a request of so many, if it came now."""
+        """Return how many tokens would leave before the end of a request of ``tokens`` that came now."""
         end = bisect_right(self.chunks, self._virtual_time + tokens, key=_finish)
         return sum(chunk.tokens for chunk in self.chunks[:end])
 
 
 class FairOrder:
-    """What waits, in a fair order between callers.
+    """The waiting rows of one traffic class, in a fair order between callers.
 
-    Start-time fair queueing (Goyal, Vin, Cheng 1996): each caller has a start, which grows by what it is
-    served, divided by its weight. The lowest goes first. A caller that had nothing waiting begins where the
-    others are.
+    Start-time fair queueing (Goyal, Vin, Cheng 1996): each caller has a start, which grows by the tokens that it
+    is served, divided by its weight. The lowest start goes first. A caller that had nothing waiting begins at the
+    lowest start of the others.
 
     Fair shares alone would let a stream of small requests hold up a large one for as long as the stream lasts.
-    So a request is overdue once the class has been served as many tokens since it came as the queue can hold
-    besides it, at least half the queue. Overdue requests go first: what is accepted waits little longer than a
-    full queue takes.
+    So a request becomes overdue once the class has been served as many tokens since it came as the queue can hold
+    besides it, at least half the queue. Overdue requests go first, so a request waits little longer than a full
+    queue takes.
+
+    Args:
+        max_tokens: the size of the queue.
 
     Attributes:
-        tokens: of all that waits.
+        tokens: of all waiting rows.
     """
 
     def __init__(self, max_tokens: float = math.inf) -> None:
@@ -189,7 +192,7 @@ class FairOrder:
         return f"<FairOrder {self._rows} rows, {self.tokens} tokens>"
 
     def add(self, request: Request) -> None:
-        """Let the rows of a request wait that are still to be computed."""
+        """Add the rows of a request that are not settled."""
         rows = request.rows
         if not len(rows):
             return
@@ -199,7 +202,7 @@ class FairOrder:
         self._rows += len(rows)
 
     def put_back(self, chunks: Sequence[Chunk]) -> None:
-        """Let chunks wait again, before all others: they had been served already."""
+        """Add chunks again that left before, as overdue ones and first of these."""
         for chunk in chunks:
             chunk.is_overdue = True
             self._flow(chunk.request.caller).count(chunk.request, chunk.tokens)
@@ -208,9 +211,9 @@ class FairOrder:
         self._overdue[:0] = chunks
 
     def window(self, max_tokens: int, max_rows: int) -> list[Chunk]:
-        """Return the chunks at the head of the fair order that want the same outputs as the first.
+        """Return the chunks at the head of the fair order that have the outputs of the first one.
 
-        No more are looked at than reach one of the bounds.
+        It stops at the chunk that reaches a limit. ``max_rows`` counts chunks with other outputs too.
         """
         chunks: list[Chunk] = []
         for chunk in self._in_order():
@@ -223,11 +226,11 @@ class FairOrder:
         return chunks
 
     def take(self, window: Sequence[Chunk], picked: NDArray[np.int64]) -> list[Chunk]:
-        """Take rows out because they are served; return them as one chunk for each request.
+        """Remove rows that leave for a worker; return them as one chunk for each request.
 
         Args:
-            window: chunks that wait.
-            picked: positions among the rows of all of them together, ascending.
+            window: waiting chunks.
+            picked: positions among the rows of all these chunks, ascending.
         """
         ends = np.cumsum([len(chunk) for chunk in window])
         counts = np.searchsorted(picked, ends).tolist()
@@ -249,7 +252,7 @@ class FairOrder:
         return chunks
 
     def discard(self, request: Request) -> list[Chunk]:
-        """Take out what still waits of a request, and return it."""
+        """Remove and return the chunks of a request."""
         flow = self._flows.get(request.caller.key)
         if flow is None or request not in flow.waiting:
             return []
@@ -264,12 +267,12 @@ class FairOrder:
         return chunks
 
     def clear(self) -> list[Chunk]:
-        """Take everything out and return it."""
+        """Remove and return all chunks."""
         requests = [request for flow in self._flows.values() for request in flow.waiting]
         return [chunk for request in requests for chunk in self.discard(request)]
 
     def ahead_of(self, tokens: int, caller: Caller) -> int:
-        """Return about how many tokens leave before the last of a request of so many, if it came now."""
+        """Return about how many tokens would leave before the end of a request of ``tokens`` that came now."""
         own = self._flows.get(caller.key)
         ahead = own.ahead_of(tokens) if own else 0
         for flow in self._flows.values():
@@ -285,7 +288,7 @@ class FairOrder:
         return chain(self._overdue, self._merged())
 
     def _merged(self) -> Iterator[Chunk]:
-        """Yield the chunks of all callers as their shares would have them leave."""
+        """Yield the chunks of all callers in the order of their shares."""
         flows = [flow for flow in self._flows.values() if flow.chunks]
         heads = [(flow.start, number, 0) for number, flow in enumerate(flows)]
         heapq.heapify(heads)
@@ -304,7 +307,7 @@ class FairOrder:
         return self._flows[caller.key]
 
     def _take(self, chunk: Chunk, positions: NDArray[np.int64]) -> Chunk:
-        """Take all of a chunk, or the rows at some positions, of which the others keep its place."""
+        """Remove the rows at some positions of a chunk, or the whole chunk if these are all."""
         if len(positions) < len(chunk):
             return chunk.split_off(positions)
         if chunk.is_overdue:
@@ -322,7 +325,7 @@ class FairOrder:
             self._flows.pop(chunk.request.caller.key, None)
 
     def _find_overdue(self) -> None:
-        """Move what has become overdue before all that is not. Requests become so in the order they came in."""
+        """Move chunks that have become overdue before all others. Requests become overdue in the order of arrival."""
         while self._due:
             request = next(iter(self._due))
             if self._due[request] > self._served:

@@ -1,11 +1,8 @@
-"""PURE: which of the waiting rows make the next batch. No clock, no asyncio, no state of its own.
+"""PURE: chooses the rows of the next batch. It knows no clock, no event loop and no state.
 
-Rows come in their fair order. A batch is made round the first of them, from a bounded window. Where padding
-costs, the batch takes the rows nearest to it in length, the oldest of equals first, until padding would be more
-than a tenth of the batch. Where it does not, the batch takes in order whatever fits.
-
-The first row is in every batch that is planned while it is the first. So no row waits for more batches than
-there are rows before it in the fair order, whatever its length.
+Rows come in their fair order, from a bounded window. The first row is always taken, so a row waits for at most as
+many batches as there are rows before it. If batches are padded, the rows nearest to it in length join it, the first
+of equals first, while padding costs little. If batches are packed, rows join it in order as far as they fit.
 """
 
 from __future__ import annotations
@@ -17,21 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_PADDING_PART = 10
-"""Padding is at most this part of a batch's cost ..."""
+"""Padding may be this fraction of a batch's cost, 1 / n ..."""
 
 FREE_PADDING_PART = 32
-"""... or this part of the token budget, if that is more: on a processor, whose budgets are 256 to 2048, a
-batch costs as much as 30 tokens beside its own."""
+"""... or this fraction of the token budget, if that is more. On a processor budgets are 256 to 2048 tokens, and a
+batch has a fixed cost of about 30 tokens."""
 
 
 class Limits(NamedTuple):
-    """What a batch may be.
+    """The limits of a batch.
 
     Attributes:
         cost: ``padded`` is the longest row times the count, ``packed`` the sum of lengths.
-        max_tokens: the largest cost of a batch; one row alone may exceed it.
+        max_tokens: the largest cost of a batch; a single row may exceed it.
         max_inputs: the largest number of rows in a batch.
-        window_batches: how many batches' worth of rows are looked at, from the head of the queue.
+        window_batches: how many batches' worth of rows at the head of the queue are considered.
     """
 
     cost: Literal["padded", "packed"]
@@ -45,8 +42,8 @@ class Plan(NamedTuple):
 
     Attributes:
         picked: positions in the window, int64 ascending.
-        is_full: whether more waiting rows would not make the batch better: it has half of the token budget, or
-            all the rows it may, or others wait beside it.
+        is_full: whether waiting for more rows would not improve the batch: it has half of the token budget, the
+            largest number of rows, or the window has rows that it left out.
     """
 
     picked: NDArray[np.int64]
@@ -58,7 +55,7 @@ def plan(lengths: NDArray[np.int32], limits: Limits) -> Plan:
 
     Args:
         lengths: int32 ``[rows]``, the tokens of the waiting rows in their fair order; at least one.
-        limits: what a batch may be.
+        limits: of the batch.
     """
     picked = _most_similar(lengths, limits) if limits.cost == "padded" else _first_that_fit(lengths, limits)
     count = len(picked)
@@ -76,7 +73,7 @@ def cost(lengths: NDArray[np.int32], limits: Limits) -> int:
 
 
 def _first_that_fit(lengths: NDArray[np.int32], limits: Limits) -> NDArray[np.int64]:
-    """Pick rows in order, passing over those that do not fit beside the ones before them."""
+    """Pick rows in order, and skip those that do not fit."""
     ends = np.cumsum(lengths, dtype=np.int64)
     count = int(np.searchsorted(ends, limits.max_tokens, side="right"))
     count = min(max(count, 1), limits.max_inputs)
@@ -92,20 +89,19 @@ def _first_that_fit(lengths: NDArray[np.int32], limits: Limits) -> NDArray[np.in
 
 
 def _most_similar(lengths: NDArray[np.int32], limits: Limits) -> NDArray[np.int64]:
-    """Pick the first row and those nearest to it in length, always the one that adds least padding."""
+    """Pick the first row, then again and again the shorter or longer row that adds less padding."""
     first = int(lengths[0])
     shorter = np.flatnonzero(lengths < first)
     longer = np.flatnonzero(lengths >= first)[1:]
-    shorter = shorter[
-        np.argsort(-lengths[shorter], kind="stable")
-    ]  # the nearest, and of equals the oldest, first
+    # The nearest first, and of equals the oldest.
+    shorter = shorter[np.argsort(-lengths[shorter], kind="stable")]
     longer = longer[np.argsort(lengths[longer], kind="stable")]
     below, above = lengths[shorter].tolist(), lengths[longer].tolist()
     longest = total = first
     down = up = 0
     while down + up + 1 < limits.max_inputs and (down < len(below) or up < len(above)):
         count = down + up + 1
-        # A shorter row is padded itself; a longer one has all the others padded.
+        # A shorter row is padded itself; a longer row makes all the others be padded.
         padding_below = longest - below[down] if down < len(below) else math.inf
         padding_above = (above[up] - longest) * count if up < len(above) else math.inf
         take_below = padding_below <= padding_above

@@ -1,4 +1,4 @@
-"""What may wait for a model, and what waits: two traffic classes, each in a fair order."""
+"""The queue of a model: two traffic classes, each in a fair order; and the admission of calls to it."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from embeddings_gateway.batching.speed import Speed
 from embeddings_gateway.errors import DeadlinePassed, Overloaded, RetryAfter
 
 SPEED_VALID_S = 60.0
-"""How long a measured speed of large batches counts: the next ones may be of other inputs, beside others."""
+"""How long a measured speed of large batches stays valid for an idle model: the load may change."""
 
 BULK_PART = 2
-"""Bulk requests may fill one part in so many of the queue: a flood of them leaves room for interactive ones."""
+"""Bulk requests may fill this fraction of the queue, 1 / n: they always leave room for interactive ones."""
 
 
 def max_tokens_of(traffic: Traffic, max_queue_tokens: int) -> int:
-    """Return how many tokens of a class may wait in an empty queue."""
+    """Return how many tokens of a class an empty queue has room for."""
     return max_queue_tokens // BULK_PART if traffic == "bulk" else max_queue_tokens
 
 
-class Candidate(NamedTuple):
-    """A batch that could leave now.
+class TakenBatch(NamedTuple):
+    """A batch that was taken out of the queue.
 
     Attributes:
-        chunks: its rows, out of the queue.
-        traffic: the class that they belong to.
+        chunks: its rows.
+        traffic: their class.
     """
 
     chunks: list[Chunk]
@@ -41,15 +41,14 @@ class Candidate(NamedTuple):
 
 
 class Queue:
-    """What waits for one model.
+    """The rows that wait for one model.
 
-    Interactive requests go first. Bulk requests take what these leave, and at least a share of the tokens that
-    are served while both wait. A batch holds rows of one class, so an interactive row never waits for bulk rows
-    beside it.
+    Interactive requests go first. Bulk requests get what these leave, and at least a share of the tokens while
+    both wait. A batch has rows of one class, so an interactive row never waits for bulk rows in its own batch.
 
     Args:
-        max_tokens: tokens that may wait.
-        min_bulk_share: of the tokens that are served while both classes wait.
+        max_tokens: the most tokens that may wait.
+        min_bulk_share: the least share of bulk requests in the tokens that are served while both classes wait.
     """
 
     def __init__(self, max_tokens: float = math.inf, min_bulk_share: float = 0.05) -> None:
@@ -72,21 +71,21 @@ class Queue:
         """Tokens of all rows that wait."""
         return sum(order.tokens for order in self._orders.values())
 
-    def excess(self, tokens: int, traffic: Traffic, beside: int = 0) -> int:
-        """Return how many tokens too many there would be with so many more; 0 or less: none.
+    def excess(self, tokens: int, traffic: Traffic, other_tokens: int = 0) -> int:
+        """Return how many tokens would exceed the limits if more were added; 0 if none.
 
         Args:
-            tokens: that one class would have more.
+            tokens: added to one class.
             traffic: the class.
-            beside: tokens that the other one would have more.
+            other_tokens: tokens added to the other class.
         """
-        excess = self.tokens + tokens + beside - self._max_tokens
+        excess = self.tokens + tokens + other_tokens - self._max_tokens
         if traffic == "bulk":
             excess = max(excess, self._orders["bulk"].tokens + tokens - self._max_tokens / BULK_PART)
         return math.ceil(excess) if excess > 0 else 0
 
     def ahead_of(self, tokens: int, caller: Caller) -> int:
-        """Return about how many tokens leave before the last of a request of so many, if it came now."""
+        """Return about how many tokens would leave before the end of a request of ``tokens`` that came now."""
         interactive, bulk = self._orders["interactive"], self._orders["bulk"]
         if caller.traffic == "bulk":
             return interactive.tokens + bulk.ahead_of(tokens, caller)
@@ -95,36 +94,36 @@ class Queue:
         return ahead + min(bulk.tokens, int((ahead + tokens) * share / (1 - share)))
 
     def add(self, request: Request) -> None:
-        """Let the rows of a request wait that are still to be computed."""
+        """Add the rows of a request that are not settled."""
         self._orders[request.caller.traffic].add(request)
 
     def discard(self, request: Request) -> None:
-        """Forget what still waits of a request."""
+        """Remove the rows of a request that still wait."""
         self._orders[request.caller.traffic].discard(request)
 
     def put_back(self, chunks: list[Chunk]) -> None:
-        """Let rows wait again that were lost with a worker; they go first."""
+        """Add rows that were lost with a worker again; they go first."""
         if chunks:
             self._orders[chunks[0].request.caller.traffic].put_back(chunks)
 
     def clear(self) -> list[Chunk]:
-        """Take everything out and return it."""
+        """Remove and return all rows."""
         return [chunk for order in self._orders.values() for chunk in order.clear()]
 
     @property
     def next_traffic(self) -> Traffic:
-        """The class whose turn it is, of those in which something waits."""
+        """The class whose turn it is; something waits in it, unless the queue is empty."""
         if not len(self._orders["interactive"]):
             return "bulk"
         return "bulk" if len(self._orders["bulk"]) and self._bulk_credit > 0 else "interactive"
 
-    def take(self, traffic: Traffic, limits: Limits, *, only_full: bool = False) -> Candidate | None:
-        """Take the next batch of a class out.
+    def take(self, traffic: Traffic, limits: Limits, *, only_full: bool = False) -> TakenBatch | None:
+        """Remove and return the next batch of a class.
 
         Args:
             traffic: the class.
-            limits: what a batch may be.
-            only_full: whether to leave a batch that more waiting rows would make better.
+            limits: of a batch.
+            only_full: whether to leave a batch that would be better with more rows.
         """
         order = self._orders[traffic]
         if not len(order):
@@ -138,12 +137,13 @@ class Queue:
             return None
         chunks = order.take(window, picked)
         self._credit(traffic, sum(chunk.tokens for chunk in chunks))
-        return Candidate(chunks, traffic)
+        return TakenBatch(chunks, traffic)
 
     def _credit(self, traffic: Traffic, tokens: int) -> None:
-        """Note what was served, so that bulk requests get their share while both classes wait.
+        """Update the credit of bulk requests, in tokens, so that they get their share while both classes wait.
 
-        A debt stays until interactive requests were served for it; a claim ends when no bulk request waits.
+        Each interactive token earns a little, each bulk token costs one. A negative credit is kept; a positive
+        one expires when no bulk request waits.
         """
         if traffic == "interactive":
             self._bulk_credit += tokens * self._min_bulk_share / (1 - self._min_bulk_share)
@@ -154,7 +154,7 @@ class Queue:
 
 
 class Ticket:
-    """The room that one call takes while it is prepared: an estimate, corrected once when its tokens are known."""
+    """The reservation of one call while it is prepared."""
 
     def __init__(self, admission: Admission, estimate: int, deadline: float, caller: Caller) -> None:
         self.estimate = estimate
@@ -163,7 +163,7 @@ class Ticket:
         self._deadline = deadline
 
     def correct(self, tokens: int) -> None:
-        """Replace the estimate by the tokens that the call has, which are queued next.
+        """Replace the estimate by the real number of tokens, which the caller queues at once.
 
         Raises:
             Overloaded, DeadlinePassed: see :meth:`Admission.reserve`.
@@ -173,15 +173,14 @@ class Ticket:
 
 
 class Admission:
-    """Lets all of a call in, or nothing.
+    """Admits a call as a whole or refuses it, before it is tokenized and again when its tokens are known.
 
-    An estimate is reserved before texts are tokenized. So no call waits for its refusal until it has been
-    tokenized, and tokenizing calls that will be refused wastes no capacity.
+    Tokenizing calls that will be refused would waste capacity.
 
     Args:
-        queue: what waits.
-        speed: how fast an engine is in large batches; until there was one, nothing is too late.
-        engines: how many there are.
+        queue: of the model.
+        speed: of an engine in large batches; until it is known, no call is too late.
+        engines: returns how many there are.
     """
 
     def __init__(self, queue: Queue, speed: Speed, engines: Callable[[], int]) -> None:
@@ -195,7 +194,7 @@ class Admission:
 
     @contextmanager
     def reserve(self, estimate: int, deadline: float, caller: Caller) -> Iterator[Ticket]:
-        """Count tokens that are being prepared as if they waited already.
+        """Count the estimate as if the tokens waited already, until the block ends or the ticket is corrected.
 
         Args:
             estimate: about how many tokens the call has.
@@ -203,8 +202,8 @@ class Admission:
             caller: who asks.
 
         Raises:
-            Overloaded: the queue has no room for it, or too much stands before it.
-            DeadlinePassed: it would take longer than it may even alone.
+            Overloaded: the queue has no room for the call, or it would wait too long for its deadline.
+            DeadlinePassed: it would miss its deadline even if nothing else waited.
         """
         self.check(estimate, deadline, caller)
         ticket = Ticket(self, estimate, deadline, caller)
@@ -215,15 +214,15 @@ class Admission:
             self.release(ticket)
 
     def release(self, ticket: Ticket) -> None:
-        """Give back the room of a ticket; harmless the second time."""
+        """End a reservation. A second call does nothing."""
         self._reserved[ticket.caller.traffic] -= ticket.estimate
         ticket.estimate = 0
 
     def check(self, tokens: int, deadline: float, caller: Caller) -> None:
-        """Let so many tokens in, beside what waits and what is being prepared; raises as :meth:`reserve`."""
+        """Raise as :meth:`reserve` does, unless there is room and time for the tokens of a call."""
         own = self._reserved[caller.traffic]
-        beside = sum(self._reserved.values()) - own
-        excess = self._queue.excess(own + tokens, caller.traffic, beside)
+        other_tokens = sum(self._reserved.values()) - own
+        excess = self._queue.excess(own + tokens, caller.traffic, other_tokens)
         if excess > 0:
             raise Overloaded("The model's queue is full.", retry_after=self._retry_after(excess))
         speed = self._speed.tokens_per_s * self._engines()
@@ -232,7 +231,7 @@ class Admission:
         seconds_left = deadline - time.monotonic()
         if (self._queue.tokens + tokens) / speed <= seconds_left:
             return
-        # A model that is idle learns its speed only from what is let in.
+        # An idle model cannot measure a new speed while it refuses everything.
         if not self._queue.tokens and time.monotonic() - self._speed.known_at > SPEED_VALID_S:
             return
         if tokens / speed > seconds_left:
@@ -247,6 +246,6 @@ class Admission:
             )
 
     def _retry_after(self, tokens: int) -> int:
-        """Return how long the model needs for so many tokens, in whole seconds, within bounds."""
+        """Return how long the model needs for so many tokens, in whole seconds from 1 to ``MAX``."""
         speed = self._speed.tokens_per_s * self._engines()
         return min(RetryAfter.MAX, math.ceil(tokens / speed)) if speed else 1

@@ -14,18 +14,18 @@ from embeddings_gateway.backends.base import Batch, Column, Output
 from embeddings_gateway.errors import GatewayError
 
 Rows = NDArray[np.int64]
-"""Row numbers of a request."""
+"""Row numbers of a request, or numbers of items of a batch."""
 
 Traffic = Literal["interactive", "bulk"]
 
 
 class Caller(NamedTuple):
-    """Who asks. The queue is fair between callers, by weight, and then between the requests of one.
+    """Who asks. The queue is fair between callers, by weight, and then between the requests of each.
 
     Attributes:
-        key: tells callers apart; empty where nobody has a key.
-        weight: a caller of weight 2 gets twice the tokens of one of weight 1, while both wait.
-        traffic: ``bulk`` takes what ``interactive`` requests leave, and at least a small stated share.
+        key: identifies the caller; empty if nobody has a key.
+        weight: a caller of weight 2 gets twice the tokens of a caller of weight 1, while both wait.
+        traffic: ``bulk`` requests get what ``interactive`` ones leave, and at least a small stated share.
     """
 
     key: str = ""
@@ -37,25 +37,28 @@ ANONYMOUS = Caller()
 
 
 class Request:
-    """What a call has the model compute. A row is an input, or a window of a long one.
+    """The rows of a call. A row is an input, or a window of a long one. Belongs to one event loop.
 
-    Belongs to the event loop it was made in. ``done`` is set exactly once: when the last row is settled, when
-    one fails and ``partial`` is false or the fault is not its own, or when it is cancelled because nobody
-    waits any more.
+    ``done`` is set exactly once. There are three cases:
+
+    1. The last row is settled.
+    2. A row fails, and ``partial`` is false or the row is not at fault.
+    3. Nobody waits any more: it is cancelled.
 
     Args:
         batch: the token ids of each row.
-        outputs: what is computed of each; nothing, and there is nothing to wait for.
+        outputs: what is computed of each row; if empty, the request is finished at once.
         caller: who asks.
         errors: row -> why it has no token ids; such a row is settled from the beginning.
-        partial: whether a row that fails by its own fault leaves the others alone.
-        row_inputs: int64 ``[rows]``, the input of each row; ``None`` where each row is one.
+        partial: whether a row may fail by its own fault without failing the others.
+        row_inputs: int64 ``[rows]``, the input of each row; ``None`` if each row is an input.
 
     Attributes:
         errors: row -> why it has no result.
         tokens: of all rows together.
-        added, started, finished: monotonic seconds: of its making, of the first row's batch, of the last one's
-            end.
+        added: when it was made, in monotonic seconds.
+        started: when its first batch left; ``None`` before.
+        finished: when its last row was settled; ``None`` before.
     """
 
     def __init__(
@@ -81,8 +84,8 @@ class Request:
         self._row_inputs = row_inputs
         self._is_settled = np.zeros(len(batch), np.bool_)
         self._open = len(batch)
-        self._fixed: dict[Output, Column] = {}
-        self._pieces: dict[Output, list[tuple[Rows, Column]]] = {}
+        self._fixed: dict[Output, Column] = {}  # outputs with one value row for each row
+        self._pieces: dict[Output, list[tuple[Rows, Column]]] = {}  # outputs with offsets, as they arrive
         for row, error in (errors or {}).items():
             self.fail(row, error)
         if not outputs:
@@ -98,14 +101,14 @@ class Request:
         return np.flatnonzero(~self._is_settled)
 
     def input_of(self, row: int) -> int:
-        """Return the input that a row is, or is a window of."""
+        """Return the input that a row belongs to."""
         return row if self._row_inputs is None else int(self._row_inputs[row])
 
     def settle(self, rows: Rows, columns: Mapping[Output, Column]) -> None:
         """Give rows their results; entry ``i`` of each column belongs to ``rows[i]``.
 
         Raises:
-            ValueError: a row was settled before, which no correct caller does.
+            ValueError: a row was settled before: a bug.
         """
         self._close(rows)
         if self.done.done():
@@ -131,15 +134,15 @@ class Request:
         else:
             self.done.set_exception(error)
 
-    def fail_open(self, rows: Rows, make_error: Callable[[], GatewayError]) -> None:
-        """Give each of some rows an error of its own, as far as they are not settled."""
+    def fail_unsettled(self, rows: Rows, make_error: Callable[[], GatewayError]) -> None:
+        """Give those of the rows that are not settled an error each."""
         for row in rows[~self._is_settled[rows]].tolist():
             self.fail(row, make_error())
 
     def columns(self) -> dict[Output, Column]:
-        """Return the results of all rows, for a finished request; nothing of an output if every row failed.
+        """Return the results of a finished request. An output is missing if every row failed.
 
-        Of rows that failed a dense vector is NaN, and a sparse or multi-vector one has no values.
+        A row that failed is NaN in an output with one value row for each row, and has no values in others.
         """
         columns: dict[Output, Column] = {}
         for output in self.outputs:
@@ -150,7 +153,7 @@ class Request:
         return columns
 
     def seconds(self) -> tuple[float, float]:
-        """Return how long it waited for its first batch, and then ran; for a finished request."""
+        """Return how long a finished request waited for its first batch, and how long it then ran."""
         finished = self.finished or self.added
         started = self.started or finished
         return started - self.added, finished - started
@@ -167,8 +170,7 @@ class Request:
             self.done.set_result(None)
 
     def _values(self, output: Output, width: int) -> NDArray[np.float32]:
-        """Return the room for an output of one value row for each row: NaN, which nothing takes for a result."""
-        if output not in self._fixed:
+        if output not in self._fixed:  # NaN cannot be taken for a result
             self._fixed[output] = Column(np.full((len(self.batch), width), np.nan, np.float32))
         return self._fixed[output].values
 

@@ -1,4 +1,4 @@
-"""Runs a batch on an engine, and gives each of its rows a result or an error of its own."""
+"""Runs a batch on an engine, and settles each of its rows with a result or an error."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from embeddings_gateway.workers.isolation import FaultIsolation, Quarantine, Sea
 
 
 class RunningBatch:
-    """The rows of a batch, as items 0, 1, ... of one flat batch.
+    """The rows of several requests as the items 0, 1, ... of one batch.
 
     Attributes:
         batch: the token ids of all items.
         outputs: what is computed of each.
-        open: bool ``[items]``, which items have neither a result nor an error yet.
+        open: bool ``[items]``, whether an item has neither a result nor an error yet.
     """
 
     def __init__(self, chunks: Sequence[Chunk]) -> None:
@@ -70,7 +70,7 @@ class RunningBatch:
         chunk.request.fail(row, error if param is None else error.about(param))
 
     def still_open(self) -> list[Chunk]:
-        """Return the rows that have neither a result nor an error, and that somebody waits for."""
+        """Return the rows without a result or an error whose requests are not over."""
         chunks = []
         begin = 0
         for chunk, end in zip(self.chunks, self._ends.tolist(), strict=True):
@@ -87,16 +87,16 @@ class RunningBatch:
 
 
 class Runner:
-    """Runs batches on engines, and learns of a model by it.
+    """Runs batches on the engines of one model, and learns its speed and its memory limit.
 
     Args:
         model: its name, for the log.
         quarantine: where inputs that crash a worker are remembered.
-        audit_every: how many batches there are for each of which one input is computed again; 0 is none.
+        audit_every: an input of one in so many batches is computed again, alone; 0: of none.
 
     Attributes:
-        speed: how fast an engine is, whatever is asked of it.
-        capacity: how fast it is in large batches, when much is asked of it.
+        speed: of an engine in all batches.
+        capacity: of an engine in full batches: how fast it is under load.
     """
 
     def __init__(self, model: str, quarantine: Quarantine, audit_every: int) -> None:
@@ -109,14 +109,14 @@ class Runner:
         self._unaudited = 0
 
     def limits(self, info: ModelInfo) -> Limits:
-        """Return what a batch may be, for a model of these facts."""
+        """Return the limits of a batch now."""
         return Limits(info.cost, self._memory.cap(info.max_batch_tokens), info.max_batch_inputs)
 
     async def run(self, engine: Engine, chunks: Sequence[Chunk]) -> list[Chunk]:
-        """Run a batch and settle its rows; after a failure the inputs at fault are searched for.
+        """Run a batch and settle its rows; after a failure, search for the inputs at fault.
 
         Returns:
-            The rows that were lost with the worker, by no fault of theirs, and that somebody waits for.
+            Rows that were lost with the worker and are not at fault, of requests that are not over.
         """
         try:
             running = RunningBatch(chunks)
@@ -127,59 +127,59 @@ class Runner:
                 partial(self._pending, running),
                 self._log,
             )
-            if not engine.ready:  # any more
+            if not engine.ready:  # since the batch was taken
                 return running.still_open()
             await isolation.run(range(len(running)))
         except WorkerGone:
             return running.still_open()
-        except Exception:  # a fault of ours: nobody waits for these rows in vain
+        except Exception:  # a bug: the requests must still get an answer
             self._log.exception("batch failed", inputs=sum(map(len, chunks)))
             for chunk in chunks:
-                chunk.request.fail_open(chunk.rows, InternalError)
+                chunk.request.fail_unsettled(chunk.rows, InternalError)
         return []
 
     async def _run(self, engine: Engine, running: RunningBatch, items: Sequence[int]) -> Sequence[int]:
-        """Have an engine compute items, settle those with a usable result, and return the others."""
+        """Compute items, settle those with a usable result, and return the others."""
         info = engine.info
         if info is None:
             raise WorkerGone
         rows = np.asarray(items, np.int64)
         batch = running.batch if len(rows) == len(running) else running.batch.select(rows)
         limits = self.limits(info)
-        price = cost(batch.lengths, limits)
-        timeout_s = self.speed.timeout_s(price, engine.tokens_per_s)
+        batch_cost = cost(batch.lengths, limits)
+        timeout_s = self.speed.timeout_s(batch_cost, engine.tokens_per_s)
         try:
             result = await engine.run(batch, running.outputs, timeout_s)
         except EngineOutOfMemory:
             if len(batch) > 1:
-                self._memory.exceeded(price)
+                self._memory.exceeded(batch_cost)
             raise
         is_usable = checks.usable(result.columns, len(batch), running.outputs, info)
         await self._audit(engine, info, batch, result, is_usable)
-        self._learn(batch, price, limits, result.seconds)
+        self._learn(batch, batch_cost, limits, result.seconds)
         if is_usable.all():
             running.settle(rows, result)
             return ()
-        good = np.flatnonzero(is_usable)
-        columns = {output: column.select(good) for output, column in result.columns.items()}
-        running.settle(rows[good], EngineResult(columns, result.seconds))
+        usable = np.flatnonzero(is_usable)
+        columns = {output: column.select(usable) for output, column in result.columns.items()}
+        running.settle(rows[usable], EngineResult(columns, result.seconds))
         unusable: list[int] = rows[~is_usable].tolist()
         return unusable
 
-    def _learn(self, batch: Batch, price: int, limits: Limits, seconds: float) -> None:
+    def _learn(self, batch: Batch, batch_cost: int, limits: Limits, seconds: float) -> None:
         now = time.monotonic()
-        self._memory.sufficed(price)
+        self._memory.sufficed(batch_cost)
         self.speed.observe(batch.tokens, seconds, now)
-        if 2 * price >= limits.max_tokens or len(batch) == limits.max_inputs:
+        if 2 * batch_cost >= limits.max_tokens or len(batch) == limits.max_inputs:
             self.capacity.observe(batch.tokens, seconds, now)
 
     async def _audit(
         self, engine: Engine, info: ModelInfo, batch: Batch, result: EngineResult, is_usable: checks.Mask
     ) -> None:
-        """Compute one input of a batch again, alone, now and then.
+        """Compute an input of every ``audit_every``-th batch again, alone.
 
         Raises:
-            BatchMismatch: it has another result alone.
+            BatchMismatch: its result is another one alone.
         """
         if not self._audit_every or len(batch) < 2 or not is_usable.any():
             return
@@ -197,7 +197,7 @@ class Runner:
             raise BatchMismatch("an input has another result alone")
 
     def _pending(self, running: RunningBatch, items: Sequence[int]) -> Sequence[int]:
-        """Return the items that are still open, after failing those that are known to crash a worker."""
+        """Return the items that are open, after failing those that are known to crash a worker."""
         if len(self._quarantine):
             contents = running.batch.split()
             for item in items:
@@ -208,16 +208,16 @@ class Runner:
         return [item for item in items if running.open[item]]
 
     def _fail(self, running: RunningBatch, item: int, failure: CallFailed | SearchAborted) -> None:
-        """Give an item its error; an input that crashed a worker is remembered."""
+        """Give an item its error; quarantine an input that crashed a worker."""
         if isinstance(failure, SearchAborted):
             running.fail(item, search_aborted())
             return
-        # Memory may have been short because of something else.
+        # Something else may have used up the memory.
         if isinstance(failure, WorkerCrashed) and not isinstance(failure, EngineOutOfMemory):
             self._quarantine.add(running.batch.split()[item].tobytes())
         running.fail(item, InputFailed("The model fails on this input."))
 
 
 def search_aborted() -> ModelUnavailable:
-    """Return the error of an input beside which too many others crashed workers."""
+    """Return the error of an input that an aborted search leaves unknown."""
     return ModelUnavailable("The model's workers died too often.", "model", RetryAfter.SEARCH_ABORTED)

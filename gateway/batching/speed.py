@@ -9,9 +9,9 @@ from embeddings_gateway.workers.engine import HANG_FACTOR
 DECAY = 0.9
 
 RECOVERY = 1.02
-"""By so much the limit grows with each batch that used most of it: doubled after 35 of them."""
+"""The factor by which the limit grows with each batch that used most of it: it doubles after 35 of them."""
 
-MOST = 0.75
+USED_PART = 0.75
 
 
 class Speed:
@@ -19,7 +19,7 @@ class Speed:
 
     Attributes:
         tokens_per_s: 0 while nothing is known.
-        known_at: when the last batch was noted, in monotonic seconds.
+        known_at: when the last batch was observed, in monotonic seconds.
     """
 
     def __init__(self) -> None:
@@ -27,16 +27,16 @@ class Speed:
         self.known_at = -math.inf
 
     def observe(self, tokens: int, seconds: float, now: float) -> None:
-        """Note a batch at the time ``now``."""
+        """Add a batch that ended at the time ``now``."""
         self.known_at = now
         speed = tokens / max(seconds, 1e-6)
         self.tokens_per_s = DECAY * (self.tokens_per_s or speed) + (1 - DECAY) * speed
 
     def timeout_s(self, tokens: int, guess: float) -> float:
-        """Return after how many seconds a batch counts as hung.
+        """Return after how many seconds a batch counts as hung; 0 if no speed is known.
 
         Args:
-            tokens: its cost.
+            tokens: the cost of the batch.
             guess: tokens a second, for a model that has computed nothing yet; 0 if unknown.
         """
         speed = self.tokens_per_s or guess
@@ -44,13 +44,13 @@ class Speed:
 
 
 class MemoryLimit:
-    """A bound on the cost of a batch, in tokens. There is none until memory runs out."""
+    """A limit on the cost of a batch, in tokens. There is none until memory runs out."""
 
     def __init__(self) -> None:
         self._tokens = math.inf
 
     def cap(self, max_batch_tokens: int) -> int:
-        """Return the largest cost of a batch, where the backend states one of ``max_batch_tokens``."""
+        """Return the largest cost of a batch, for a backend with the limit ``max_batch_tokens``."""
         if self._tokens >= max_batch_tokens:
             self._tokens = math.inf
             return max_batch_tokens
@@ -62,5 +62,5 @@ class MemoryLimit:
 
     def sufficed(self, cost: int) -> None:
         """Note that there was memory for a batch of this cost."""
-        if cost >= MOST * self._tokens:
+        if cost >= USED_PART * self._tokens:
             self._tokens = self._tokens * RECOVERY + 1

@@ -25,9 +25,12 @@ async def call_asgi(
     more_lines: Callable[[int], bytes],
     more_scope: Mapping[str, object],
 ) -> None:
-    """Let an ASGI application answer a request. Raises the errors of reading the body.
+    """Let an ASGI application answer a request.
 
-    ``more_lines`` returns more header lines for a response with the given status.
+    ``more_lines`` returns header lines to add to a response of some status; ``more_scope`` is added to the scope.
+
+    Raises:
+        GatewayError, ClientGone: see :meth:`Request.read`.
     """
     is_read = False
 

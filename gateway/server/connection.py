@@ -1,7 +1,7 @@
 """One HTTP/1.1 connection: answers its requests in order, and refuses what it must.
 
-A request has no timer. A connection has two deadlines: its own, for what the client has to send, and its writer's, for
-what the client has to read. ``server`` checks the deadlines of all connections four times a second.
+A connection has two deadlines: its own, for what the client has to send, and its writer's, for what the client has to
+read. They need no timers: ``server`` checks the deadlines of all connections four times a second.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from embeddings_gateway.server.writer import Writer
 
 MAX_PIPELINED = 100  # requests that wait on one connection, in memory
 MAX_UNREAD_BYTES = 64 << 10  # of a body before its handler reads it
-LINGER_S = 1.0  # a closing connection is kept while the client was silent for less than this time
-MAX_LINGER_S = 5.0  # the most that it is kept while the client still sends, such as a body that is too large
+LINGER_S = 1.0  # a closing connection stays open until the client has been silent for this time
+MAX_LINGER_S = 5.0  # but no longer than this, if the client goes on sending, such as a body that is too large
 MAX_LATE_LINGER_S = 0.5  # the same for a client that missed a deadline
 
 log = get_logger()
@@ -49,9 +49,9 @@ class Connection(asyncio.Protocol):
         self._parser = RequestParser(
             self.head_begins, self.request_begins, self.body_received, self.request_ends
         )
-        self._incoming: Request | None = None  # whose body may still be arriving
-        self._waiting: deque[Request] = deque()
-        self._refusal: bytes | None = None  # the last response; nothing after it is read
+        self._incoming: Request | None = None  # the latest; its body may still be arriving
+        self._waiting: deque[Request] = deque()  # behind the current request
+        self._refusal: bytes | None = None  # the last response, once there is one: no more input is parsed
         self._in_head = False
         self._is_reading = True
         self._is_late = False
@@ -80,7 +80,7 @@ class Connection(asyncio.Protocol):
                 self._refuse(error)
 
     def eof_received(self) -> None:
-        """Close when a client that sends no more has read what was written."""
+        """Close the connection once the client has read what was written: it sends no more."""
         self.writer.limit_sending()
         self._set_deadline(0)
 
@@ -123,7 +123,7 @@ class Connection(asyncio.Protocol):
             self._pause_reading()
 
     def body_received(self, data: bytes) -> None:
-        """Pass on a part of the body; refuse the request if all connections hold too many bytes."""
+        """Hand a part of the body to its request; refuse the request if all connections hold too many bytes."""
         request = cast(Request, self._incoming)
         if request.ended or request.refusal is not None:  # the rest of the body is ignored
             return
@@ -207,7 +207,7 @@ class Connection(asyncio.Protocol):
     # The steps of a request.
 
     def _start(self, request: Request) -> None:
-        """Begin to answer a request, whose body may still be arriving."""
+        """Make a request the current one. Its body may still be arriving."""
         self.current = request
         self.deadline = math.inf if request.complete else time.monotonic() + self._config.body_timeout_s
         request.task = self._loop.create_task(self._run(request))
@@ -273,17 +273,15 @@ class Connection(asyncio.Protocol):
         self._resume_reading()
 
     def _close_idle(self) -> None:
-        """Close an idle connection."""
         if not self.writer.closing:
             self._set_deadline(0)
             self.writer.close()
 
     def _set_deadline(self, seconds: float) -> None:
-        """Set the deadline to ``seconds`` from now."""
         self.deadline = time.monotonic() + seconds
 
     def _hold(self, request: Request, count: int) -> None:
-        """Count bytes of a body or response as held in memory."""
+        """Count bytes of a body or response in memory; a negative count releases them."""
         request.held += count
         self._held += count
         self._limits.bytes += count

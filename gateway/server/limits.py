@@ -16,10 +16,10 @@ class Limits(Generic[C]):
 
     Attributes:
         connections: the open connections.
-        bytes: held for request bodies, from arrival until the request is answered, and for responses while they
-            are sent. Over the limit, bodies are refused; responses never are.
-        draining: whether the server is stopping. The response to its last request then ends a connection.
-        date: the header line that every response has.
+        bytes: in memory: request bodies, from their arrival until the request is answered, and responses while
+            they are sent. Over the limit, bodies are refused; responses never are.
+        draining: whether the server is stopping. A connection then closes after its last response.
+        date: the ``date`` header line of every response.
     """
 
     def __init__(self, config: ServerConfig) -> None:

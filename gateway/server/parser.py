@@ -81,7 +81,7 @@ class RequestParser:
         self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        """Report the head. One with an offer of an upgrade is not reported, but parsed again without the offer."""
+        """Report the head, unless it offers an upgrade: then it is parsed again without the offer."""
         self._unreported_bytes = 0
         headers = self._headers
         if len(self._url) + sum([len(name) + len(value) + 4 for name, value in headers]) > MAX_HEAD_BYTES:
@@ -136,7 +136,7 @@ class RequestParser:
         )
 
     def _feed(self, data: bytes) -> bytes:
-        """Parse data up to an offer of an upgrade; return the rest."""
+        """Parse data. At an offer of an upgrade stop, and return the head without the offer and the rest."""
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -150,13 +150,12 @@ class RequestParser:
         return b""
 
     def _new_parser(self) -> httptools.HttpRequestParser:
-        """Return a parser that prefers chunks to a length, and ignores data after a last request."""
+        """Return a parser that lets chunks overrule a content-length, and ignores data after a last request."""
         parser = httptools.HttpRequestParser(self)
         parser.set_dangerous_leniencies(lenient_chunked_length=True, lenient_data_after_close=True)
         return parser
 
     def _head_without_offer(self) -> bytes:
-        """Return the bytes of the current head without its offer of an upgrade."""
         version = self._parser.get_http_version().encode()
         lines = [b"%b %b HTTP/%b" % (self._parser.get_method(), self._url, version)]
         for name, value in self._headers:

@@ -50,7 +50,7 @@ class Channel(Protocol):
         """Receive the rest of the body."""
 
     def response_begins(self, request: Request, length: int) -> bytes:
-        """Note that a response of ``length`` bytes begins; return more header lines."""
+        """Begin a response of ``length`` bytes; return header lines to add to it."""
 
     def response_ends(self, request: Request) -> None:
         """Continue with the next request."""
@@ -65,10 +65,10 @@ class Request:
         task: answers the request; ``None`` while the request waits for earlier ones.
         complete: whether the body has arrived completely.
         reading: whether :meth:`read` was called.
-        refusal: why no more of the body is received.
+        refusal: why the connection receives no more of the body, if it does not.
         gone: whether the client disconnected.
         started, ended: whether the response has begun, and is complete.
-        held: bytes in memory: of the body, and of the response once it has begun.
+        held: bytes in memory: of the body, and of the response from its beginning on.
     """
 
     _channel: Channel
@@ -88,7 +88,7 @@ class Request:
     _response_head: bytes = b""
 
     async def read(self, max_bytes: int, deadline: float) -> bytearray:
-        """Return the whole body. Call it once.
+        """Return the whole body. To be called once.
 
         Args:
             max_bytes: the limit on its size.
@@ -162,7 +162,7 @@ class Request:
         return len(self._body)
 
     def end_body(self) -> None:
-        """Note that the body is complete."""
+        """Complete the body."""
         self.complete = True
         self._wake()
 

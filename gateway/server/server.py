@@ -112,7 +112,7 @@ class Server:
         return list(self._limits.connections)
 
     def _drained(self) -> bool:
-        """Return whether all accepted requests are done, or the time for them is over."""
+        """Return whether all accepted requests are done, their time is over, or a second signal came."""
         is_late = time.monotonic() >= self._stop_deadline
         return self.forced or is_late or all(task.done() for task in self._accepted)
 

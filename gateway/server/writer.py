@@ -44,7 +44,7 @@ class Writer:
         self._response_deadline = time.monotonic() + self._send_timeout_s + length / MIN_SEND_BYTES_PER_S
 
     def write(self, head: bytes, data: bytes = b"") -> None:
-        """Write both together, unless the sending side is closed."""
+        """Write ``head`` and ``data`` together, unless the sending side is closed."""
         if self.closing:
             return
         if len(data) < MAX_JOINED_BYTES:
@@ -59,12 +59,12 @@ class Writer:
             await self._resumed
 
     def pause(self) -> None:
-        """Note that the client does not read what was written."""
+        """Make writers wait: the client does not read what was written."""
         self._is_paused = True
         self.deadline = min(self.deadline, time.monotonic() + self._send_timeout_s, self._response_deadline)
 
     def resume(self) -> None:
-        """Note that the client has read most of it."""
+        """Let writers continue: the client has read most of what was written."""
         self._is_paused = False
         if not self.closing:
             self.deadline = math.inf

@@ -1,1 +1,1 @@
-"""Served models: what is asked of one, made ready for it, computed, and answered."""
+"""Served models: calls are prepared, computed by a model, and assembled into results."""

@@ -1,7 +1,4 @@
-"""From the results of rows to the results of inputs: windows averaged, dense vectors cut to fewer dimensions.
-
-In short turns of the event loop, so that one large request never holds it for long.
-"""
+"""From the results of rows to the results of inputs: windows averaged, dense vectors cut to fewer dimensions."""
 
 from __future__ import annotations
 
@@ -30,7 +27,7 @@ class Windows(NamedTuple):
     weights: NDArray[np.int64]
 
     def averaged(self) -> NDArray[np.int64]:
-        """Return the inputs of several windows, ascending."""
+        """Return the inputs that have several windows, ascending."""
         return np.unique(self.inputs[1:][self.inputs[1:] == self.inputs[:-1]])
 
 
@@ -38,8 +35,8 @@ class Assembled(NamedTuple):
     """The results of inputs.
 
     Attributes:
-        columns: output -> its values, one entry for each input; those of failed inputs mean nothing.
-        errors: input -> why it has none.
+        columns: output -> its values, one entry for each input; entries of failed inputs have no meaning.
+        errors: input -> why it has no result.
     """
 
     columns: dict[Output, Column]
@@ -60,7 +57,8 @@ async def assemble(
     columns, errors = request.columns(), request.errors
     if "dense" in request.outputs:
         every_row_failed = "dense" not in columns
-        vectors = _blank(len(request.batch), info) if every_row_failed else columns["dense"].values
+        shape = (len(request.batch), info.dimensions)
+        vectors = np.full(shape, np.nan, np.float32) if every_row_failed else columns["dense"].values
         if windows is not None:
             vectors, errors = await _average_all(vectors, errors, windows, info)
         if dimensions not in (None, info.dimensions):
@@ -71,41 +69,36 @@ async def assemble(
     return Assembled(columns, errors)
 
 
-def _blank(rows: int, info: ModelInfo) -> Vectors:
-    """Return rows that are no vectors: NaN, which nothing takes for one."""
-    return np.full((rows, info.dimensions), np.nan, np.float32)
-
-
 async def _average_all(
     rows: Vectors, errors: Mapping[int, GatewayError], windows: Windows, info: ModelInfo
 ) -> tuple[Vectors, dict[int, GatewayError]]:
-    """Return one vector for each input from those of its windows; none where a window failed."""
+    """Return the vector of each input, the mean of its windows'; an input with a failed window fails."""
     input_errors = _by_input(errors, windows)
     starts = np.flatnonzero(np.diff(windows.inputs, prepend=-1))
     vectors = rows[starts]
-    turns = LoopYielder()
+    yielder = LoopYielder()
     for index in windows.averaged().tolist():
         begin = int(starts[index])
         end = int(starts[index + 1]) if index + 1 < len(starts) else len(rows)
         vectors[index] = mean(rows[begin:end], windows.weights[begin:end], info.normalized)
         if index not in input_errors and not np.isfinite(vectors[index]).all():
             input_errors[index] = InputFailed("The vectors of its windows cancel out.", f"input[{index}]")
-        await turns.yield_to_loop((end - begin) * info.dimensions)
+        await yielder.yield_to_loop((end - begin) * info.dimensions)
     return vectors, input_errors
 
 
 def _by_input(errors: Mapping[int, GatewayError], windows: Windows) -> dict[int, GatewayError]:
-    """Return the error of each input of which a row failed: that of the first."""
+    """Return the error of each input: that of its first row that failed."""
     return {int(windows.inputs[row]): errors[row] for row in sorted(errors, reverse=True)}
 
 
 async def _cut_all(
     vectors: Vectors, errors: Mapping[int, GatewayError], dimensions: int, info: ModelInfo
 ) -> tuple[Vectors, dict[int, GatewayError]]:
-    """Return the vectors in fewer dimensions; an input that has nothing in these fails."""
+    """Return the vectors in fewer dimensions; an input whose vector is zero there fails."""
     cut_vectors = np.empty((len(vectors), dimensions), np.float32)
     all_errors = dict(errors)
-    turns = LoopYielder()
+    yielder = LoopYielder()
     size = math.ceil(MAX_WORK / info.dimensions)
     for begin in range(0, len(vectors), size):
         part = slice(begin, begin + size)
@@ -113,7 +106,7 @@ async def _cut_all(
         for index in (begin + np.flatnonzero(~np.isfinite(cut_vectors[part]).all(axis=1))).tolist():
             error = InputFailed("The vector is zero in these dimensions.", f"input[{index}]")
             all_errors.setdefault(index, error)
-        await turns.yield_to_loop(len(vectors[part]) * info.dimensions)
+        await yielder.yield_to_loop(len(vectors[part]) * info.dimensions)
     return cut_vectors, all_errors
 
 
@@ -126,7 +119,7 @@ def mean(windows: Vectors, weights: Sequence[int] | NDArray[np.int64], normalize
         normalized: whether the mean is brought to unit length.
 
     Returns:
-        float32 ``[dimensions]``; NaN where the windows cancel out and it should have unit length.
+        float32 ``[dimensions]``; NaN if it should have unit length, but the windows cancel out.
     """
     total: Vectors = np.average(windows, axis=0, weights=weights).astype(np.float32)
     if not normalized:
@@ -140,12 +133,12 @@ def cut(vectors: Vectors, dimensions: int, normalized: bool) -> Vectors:
     """Return the first columns (Matryoshka embeddings), renormalised where the vectors have unit length.
 
     Args:
-        vectors: float32 ``[inputs, width]``.
+        vectors: float32 ``[inputs, full dimensions]``.
         dimensions: columns to keep.
         normalized: whether the model's vectors have unit length.
 
     Returns:
-        float32 ``[inputs, dimensions]``; a row of which nothing but zeros is left is NaN.
+        float32 ``[inputs, dimensions]``; NaN in a row of which only zeros are left, if it had unit length.
     """
     columns = vectors[:, :dimensions]
     if normalized:

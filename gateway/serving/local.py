@@ -1,4 +1,4 @@
-"""A model that this gateway serves itself: its engines, its queue and its policies behind one call, ``run``."""
+"""A model that this gateway computes itself: puts its engines, queue and policies behind one method, ``run``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from embeddings_gateway.serving.prepare.cl100k import Cl100k
 from embeddings_gateway.serving.prepare.policies import Estimate, Prompt
 from embeddings_gateway.serving.prepare.prepare import Prepared, Preparer
 from embeddings_gateway.serving.prepare.tokenize import TokenizeCoalescer
-from embeddings_gateway.serving.served import Call, Result, are_texts, check
+from embeddings_gateway.serving.served import Call, Result, are_texts, check_supported
 from embeddings_gateway.workers.dispatcher import Dispatcher
 from embeddings_gateway.workers.engine import MakeEngine, State
 from embeddings_gateway.workers.isolation import Quarantine
@@ -29,12 +29,12 @@ class LocalModel:
     """A :class:`~embeddings_gateway.serving.served.Served` with engines of its own. Belongs to one event loop.
 
     Args:
-        name: that clients use.
+        name: by which clients call it.
         config: its backend and its policies.
         engines: make its engines.
-        metrics: where it counts.
+        metrics: of this model.
         cl100k: the vocabulary of OpenAI's clients.
-        max_request_tokens: tokens of one call.
+        max_request_tokens: the most tokens of one call.
     """
 
     def __init__(
@@ -89,35 +89,35 @@ class LocalModel:
         return self._dispatcher.reason
 
     def start(self) -> None:
-        """Begin to load the model in all engines."""
+        """See :class:`~embeddings_gateway.serving.served.Served`."""
         self._dispatcher.start()
 
     async def first_attempt(self) -> None:
-        """Wait until the first attempt of each engine to load it has ended, well or badly."""
+        """See :class:`~embeddings_gateway.serving.served.Served`."""
         await self._dispatcher.first_attempt()
 
     async def stop(self) -> None:
-        """End its engines, for good."""
+        """See :class:`~embeddings_gateway.serving.served.Served`."""
         await self._dispatcher.stop()
 
     async def unready(self) -> str:
-        """Ask its engines whether they are alive; return what is wrong, empty if nothing is."""
+        """See :class:`~embeddings_gateway.serving.served.Served`."""
         return await self._dispatcher.unready()
 
     async def run(self, call: Call) -> Result:
-        """Compute the outputs of every input of ``call``: prepare, reserve, compute, assemble.
+        """Compute the outputs of every input of ``call``: reserve, prepare, compute, assemble.
 
         Raises:
             GatewayError: the call is refused or fails.
         """
         info = self.check(call)
         prompt = self._preparer.prompt(call, info)
-        expected = self._expected_tokens(call, prompt, info)
+        estimate = self._estimated_tokens(call, prompt, info)
         seconds_left = None if call.deadline == math.inf else call.deadline - time.monotonic()
         began = time.monotonic()
         try:
             async with asyncio.timeout(seconds_left):
-                with self._batcher.admission.reserve(expected, call.deadline, call.caller) as ticket:
+                with self._batcher.admission.reserve(estimate, call.deadline, call.caller) as ticket:
                     prepared = await self._preparer.prepare(call, info, prompt)
                     call.timings["tokenize"] = time.monotonic() - began
                     ticket.correct(prepared.batch.tokens)
@@ -134,25 +134,21 @@ class LocalModel:
         return self._result(prompt, info, prepared, assembled)
 
     def check(self, call: Call) -> ModelInfo:
-        """Return the model's facts, after checking what of a call needs nothing else.
-
-        Raises:
-            GatewayError: the call is refused.
-        """
+        """See :class:`~embeddings_gateway.serving.served.Served`."""
         info = self.info
         if info is None or not self._dispatcher.worth_waiting:
             raise self._unavailable()
-        check(call, info)
+        check_supported(call, info)
         return info
 
-    def _expected_tokens(self, call: Call, prompt: Prompt, info: ModelInfo) -> int:
-        """Return about how many tokens a call has; no more than may wait, before that is certain."""
+    def _estimated_tokens(self, call: Call, prompt: Prompt, info: ModelInfo) -> int:
+        """Return about how many tokens a call has; never so many that an estimate alone would refuse it."""
         cuts = (call.options.truncate or self._serving.truncate) in ("right", "left")
         estimate = self._estimate.of(call.inputs, prompt.text, info, cuts=cuts)
         return min(estimate, max_tokens_of(call.caller.traffic, self._serving.max_queue_tokens))
 
     def _learn(self, call: Call, prompt: Prompt, info: ModelInfo, prepared: Prepared) -> None:
-        """Note how many tokens the texts of a call had, if all of them were computed as they are."""
+        """Learn from the number of tokens of a call, unless some texts were cut or failed."""
         if are_texts(call.inputs) and not prepared.truncated and not prepared.errors:
             rows, tokens = len(prepared.batch), prepared.batch.tokens
             self._estimate.learn(call.inputs, prompt.text, info, rows, tokens)
@@ -171,17 +167,15 @@ class LocalModel:
             truncated=prepared.truncated,
             averaged=[index for index in averaged if index not in errors],
             prompt=prompt.name,
-            fingerprint=info.fingerprint,
         )
 
     def _unavailable(self) -> ModelUnavailable:
-        """Return the error of a call that comes now. The reason may hold paths: it is for the operator."""
+        """Return the error of a call that comes now, without the reason: that may hold paths."""
         retry_s = RetryAfter.FAILED if self.state == "failed" else RetryAfter.LOADING
         return ModelUnavailable("The model cannot take a request now; /readyz says why.", "model", retry_s)
 
 
 def _request(call: Call, prepared: Prepared) -> Request:
-    """Return the rows of a call as the queue takes them; a call for tokens alone leaves nothing to compute."""
     return Request(
         prepared.batch,
         call.outputs,

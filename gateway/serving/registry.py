@@ -23,7 +23,7 @@ class Named(NamedTuple):
 
     Attributes:
         served: the model.
-        input_type: what its texts are, where the name says it: ``NAME@query`` and ``NAME@document``.
+        input_type: what its texts are, if the name says so: ``NAME@query`` and ``NAME@document``.
     """
 
     served: Served
@@ -47,12 +47,12 @@ class Registry:
 
     Args:
         config: the models.
-        metrics: where they count.
-        forward_stderr: is given what workers write to their standard error.
+        metrics: of the gateway.
+        forward_stderr: gets what workers write to their standard error while they load.
 
     Attributes:
         models: all of them.
-        draining: whether the gateway is stopping, and finishes what it has accepted.
+        draining: whether the gateway is stopping: it finishes what it has accepted.
     """
 
     def __init__(
@@ -84,11 +84,7 @@ class Registry:
         await asyncio.gather(*(served.stop() for served in self.models))
 
     def refuse_if_draining(self) -> None:
-        """Let a request in, unless the gateway is stopping.
-
-        Raises:
-            ModelUnavailable: it is.
-        """
+        """Raise ModelUnavailable if the gateway is stopping."""
         if self.draining:
             raise stopping()
 
@@ -116,10 +112,10 @@ class Registry:
         return Named(self[name], None)
 
     async def first_attempt(self) -> None:
-        """Wait until the first attempt to load each model has ended, well or badly."""
+        """Wait until the first attempt to load each model has succeeded or failed."""
         await asyncio.gather(*(served.first_attempt() for served in self.models))
 
 
 def stopping() -> ModelUnavailable:
-    """Return what a request is told when the gateway is stopping."""
+    """Return the error of a request that comes while the gateway is stopping."""
     return ModelUnavailable("The gateway is stopping.", None, RetryAfter.STOPPING)

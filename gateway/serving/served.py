@@ -1,7 +1,7 @@
-"""What a client's name stands for: something that serves. What is asked of it, and what it answers.
+"""PURE: what a client's name for a model stands for (:class:`Served`), a call to it and its result.
 
-Everything in this file is plain data, the same for HTTP, for the library and for the command line. ``local``
-serves with engines of this gateway; routes, library and commands see :class:`Served` only.
+They are the same for HTTP, for the library and for the command line, which see :class:`Served` only. ``local``
+implements it with engines of this gateway.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ Inputs = Texts | IdLists | Pairs
 
 
 def are_texts(inputs: Inputs) -> TypeIs[Texts]:
-    """Tell texts from lists of token ids and from pairs."""
+    """Return whether the inputs are texts: all are of one kind."""
     return isinstance(inputs[0], str)
 
 
 def are_pairs(inputs: Inputs) -> TypeIs[Pairs]:
-    """Tell pairs of texts from the others."""
+    """Return whether the inputs are pairs of texts."""
     return isinstance(inputs[0], tuple)
 
 
 class InputLimits(NamedTuple):
-    """Bounds on one input, whatever the model.
+    """Limits on one input, whatever the model.
 
     Attributes:
         max_chars: characters of a text, before it is tokenized.
-        max_ids: token ids of an input that is given as such.
+        max_ids: token ids of an input that is sent as token ids.
     """
 
     max_chars: int
     max_ids: int
 
     def error(self, value: str | Sequence[int]) -> InvalidRequest | None:
-        """Return what is wrong with an input, if anything is, before any work is done on it."""
+        """Return what is wrong with an input; ``None`` if nothing is."""
         if not value:
             return InvalidRequest("An input must not be empty.")
         if isinstance(value, str):
@@ -85,9 +85,9 @@ class Call:
 
     Attributes:
         inputs: texts, lists of token ids, or pairs of texts; at least one.
-        outputs: what is computed of them, in one forward pass; nothing: they are only tokenized.
+        outputs: what is computed of them, in one forward pass; if empty, they are only tokenized.
         options: how they are treated.
-        refused: input -> what is wrong with it, of those that nothing is done with; empty unless ``partial``.
+        refused: input -> its error, for inputs that were refused already; empty unless ``partial``.
         caller: who asks.
         deadline: when it has to be done, in monotonic seconds.
         timings: phase -> seconds. Each phase writes its own; headers, log and metrics read them.
@@ -106,8 +106,8 @@ class Call:
         return replace(self, inputs=inputs, refused=refused, timings={})
 
 
-def check(call: Call, info: ModelInfo) -> None:
-    """Check what a call asks for against the facts of a model.
+def check_supported(call: Call, info: ModelInfo) -> None:
+    """Check that a model offers what a call asks for.
 
     Raises:
         InvalidRequest, SpaceMismatch: the model does not offer it.
@@ -128,17 +128,16 @@ def check(call: Call, info: ModelInfo) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a call gives.
+    """The result of a call.
 
     Attributes:
-        columns: output -> its values, one entry for each input; those of failed inputs mean nothing.
+        columns: output -> its values, one entry for each input; entries of failed inputs have no meaning.
         errors: input -> why it has no result; empty unless the call is ``partial``.
         batch: the token ids that the model saw, special tokens included; a row for each input, or for each
             window of one.
         truncated: inputs that were cut.
         averaged: inputs whose vectors are averages of several windows.
         prompt: the name of the prompt that went before the texts.
-        fingerprint: of the embedding space.
     """
 
     columns: dict[Output, Column]
@@ -147,7 +146,6 @@ class Result:
     truncated: Sequence[int]
     averaged: Sequence[int]
     prompt: str | None
-    fingerprint: str
 
     @property
     def tokens(self) -> int:
@@ -161,11 +159,11 @@ class Result:
 
 
 class Served(Protocol):
-    """What a client can ask for by a name. Belongs to one event loop."""
+    """A model that clients can call by its name. Belongs to one event loop."""
 
     @property
     def name(self) -> str:
-        """The name that it is configured by."""
+        """Its name in the configuration."""
 
     @property
     def aliases(self) -> Sequence[str]:
@@ -181,14 +179,14 @@ class Served(Protocol):
 
     @property
     def state(self) -> State:
-        """How it is."""
+        """Its current state."""
 
     @property
     def reason(self) -> str:
         """Why it is not ready; empty if it is."""
 
     def check(self, call: Call) -> ModelInfo:
-        """Return the model's facts, after checking what of a call needs nothing else.
+        """Return the model's facts, if it offers what a call asks for. The inputs are not checked.
 
         Raises:
             GatewayError: the call would be refused.
@@ -198,17 +196,17 @@ class Served(Protocol):
         """Compute the outputs of every input of ``call``.
 
         Raises:
-            GatewayError: the call is refused or fails; the tree in ``errors`` tells how.
+            GatewayError: the call is refused or fails.
         """
 
     def start(self) -> None:
-        """Begin to load; :attr:`state` tells how it goes."""
+        """Start loading; :attr:`state` tells the progress."""
 
     async def first_attempt(self) -> None:
-        """Wait until the first attempt to load has ended, well or badly."""
+        """Wait until the first attempt to load has succeeded or failed."""
 
     async def stop(self) -> None:
-        """End, for good."""
+        """Stop for good."""
 
     async def unready(self) -> str:
-        """Ask what would do the work whether it is alive; return what is wrong, empty if nothing is."""
+        """Ask whatever computes it whether it is alive; return what is wrong, empty if nothing is."""

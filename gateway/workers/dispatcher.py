@@ -1,6 +1,6 @@
-"""The engines of one model: which of them takes the next call, and how many calls each has.
+"""The engines of one model: chooses the engine of a call, and counts the calls of each.
 
-Engines come and go while it runs. All of them have to make the same embedding space.
+Engines can be added and removed while it runs. All of them must have the same fingerprint.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import get_args
 
 from embeddings_gateway.backends.base import ModelInfo
-from embeddings_gateway.workers.engine import OVER, CallFailed, Engine, MakeEngine, State, WorkerGone
+from embeddings_gateway.workers.engine import CallFailed, Engine, MakeEngine, State, WorkerGone
 
 PING_S = 1.0
 STALLED_S = 60.0
@@ -24,21 +24,18 @@ WORTH_WAITING: Collection[State] = ("ready", "searching", "restarting")
 class Dispatcher:
     """All engines of one model. Belongs to one event loop.
 
-    Args:
-        on_change: the first listener, see :meth:`subscribe`.
-
     Attributes:
         engines: those that may get a call, in the order in which they were added.
     """
 
-    def __init__(self, on_change: Callable[[], None] | None = None) -> None:
+    def __init__(self) -> None:
         self.engines: list[Engine] = []
         self._batches: Counter[Engine] = Counter()
         self._tokenizer_calls: Counter[Engine] = Counter()
         self._leaving: list[Engine] = []  # removed, but not stopped yet
         self._started = False
         self._fingerprint: str | None = None
-        self._listeners = [] if on_change is None else [on_change]
+        self._listeners: list[Callable[[], None]] = []
         self._change = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -62,9 +59,7 @@ class Dispatcher:
             return ""
         state = self.state
         reasons = (engine.reason for engine in self.engines if engine.state == state and engine.reason)
-        return next(
-            reasons, f"the model is {state}" if self.engines else "the model has no engine"
-        )  # never empty
+        return next(reasons, f"the model is {state}" if self.engines else "the model has no engine")
 
     @property
     def ready(self) -> bool:
@@ -75,11 +70,6 @@ class Dispatcher:
     def worth_waiting(self) -> bool:
         """Whether an engine takes a call now or soon."""
         return any(engine.state in WORTH_WAITING for engine in self.engines)
-
-    @property
-    def over(self) -> bool:
-        """Whether no engine will ever be ready again."""
-        return self.state in OVER
 
     def subscribe(self, listener: Callable[[], None]) -> None:
         """Call ``listener`` after every change of an engine's state."""
@@ -179,7 +169,7 @@ class Dispatcher:
         self._change = asyncio.Event()
 
     def _accepts(self, info: ModelInfo) -> bool:
-        """Return whether an engine makes the embedding space that this model began with."""
+        """Return whether an engine has the same fingerprint as the first one."""
         self._fingerprint = self._fingerprint or info.fingerprint
         return info.fingerprint == self._fingerprint
 

@@ -43,16 +43,16 @@ class CallFailed(Exception):
     ::
 
         CallFailed
-        |-- WorkerCrashed           the worker ended while it may have been working on the call
-        |-- EngineOutOfMemory             there was no memory for a call of this size
+        |-- WorkerCrashed           the worker ended, and may have been working on the call
+        |-- EngineOutOfMemory       there was no memory for a call of this size
         |   `-- CrashedOutOfMemory  the system killed the worker for lack of memory; also a WorkerCrashed
-        `-- InvalidResult           the result does not have the form that was asked for
-            `-- BatchMismatch       the result looks right, but an input gets another one alone
+        `-- InvalidResult           the result does not have the requested form
+            `-- BatchMismatch       the results look right, but an input has another one alone
     """
 
 
 class WorkerCrashed(CallFailed):
-    """The worker ended while it may have been working on the call."""
+    """The worker ended, and may have been working on the call."""
 
 
 class EngineOutOfMemory(CallFailed):
@@ -64,25 +64,25 @@ class CrashedOutOfMemory(WorkerCrashed, EngineOutOfMemory):
 
 
 class InvalidResult(CallFailed):
-    """The result does not have the form that was asked for: no part of it can be trusted."""
+    """The result does not have the requested form: no part of it can be trusted."""
 
 
 class BatchMismatch(InvalidResult):
-    """The result looks right, but an input gets another one alone. Trust only inputs that run alone."""
+    """The results look right, but an input has another one alone. Trust only results of single inputs."""
 
 
 class EngineResult(NamedTuple):
-    """One column for each output, and how many seconds the engine computed."""
+    """One column for each output, and the seconds that the engine computed."""
 
     columns: dict[Output, Column]
     seconds: float
 
 
 class Supervised(Protocol):
-    """What only an engine in a process of ours offers: ``isolation`` needs it to blame inputs for crashes."""
+    """What only an engine in a process of ours offers. ``isolation`` blames inputs for crashes only with it."""
 
     def exclusive(self) -> AbstractAsyncContextManager[None]:
-        """Reserve the engine for the caller, once the calls that were made before have ended.
+        """Reserve the engine for the caller, after the open calls have ended.
 
         Inside, calls wait for a worker that is restarting. The engine is not ``ready`` for others.
         """

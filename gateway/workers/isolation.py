@@ -1,8 +1,8 @@
 """Finds the inputs that an engine fails on, so that all other inputs of their batch get results.
 
 Items run together. If they fail, they run again in smaller parts, until the items that fail alone are known.
-It does not matter whether the worker crashed, reported a failure or gave an unusable result, nor whether the
-items are texts for a tokenizer or inputs for a model.
+The search is the same if the worker crashes, reports a failure or gives an unusable result, and the same for texts
+of a tokenizer and inputs of a model.
 """
 
 from __future__ import annotations
@@ -30,13 +30,12 @@ SINGLE_RUNS_MAX = 2
 """An item that fails so many times alone is blamed. One failure may have another cause."""
 
 PARTS_AFTER_CRASH = 8
-"""A restart takes seconds and a small batch milliseconds: with more parts fewer crashes find the item."""
+"""A restart takes seconds and a small batch milliseconds: more parts mean fewer crashes until an item is found."""
 
 PARTS = 2
 
 SEARCH_CRASHES_MAX = 16
-"""Crashes that a search may cause beside the one it began with. They suffice for five items among 64."""
-
+"""More crashes than this abort a search; the one that it began with does not count. Five items of 64 are found."""
 
 REMEMBERED_S = 600.0
 MAX_REMEMBERED = 4096
@@ -49,15 +48,15 @@ class SearchAborted(Exception):
 class FaultIsolation:
     """One batch of items on an engine, and the search for those that fail.
 
-    An engine that is not supervised cannot be checked or replaced. Its crashes never blame an item; they are
+    An engine that is not supervised cannot be checked or replaced. No item is blamed for its crashes; they are
     raised as :class:`WorkerGone`.
 
     Args:
-        engine: runs the items. A search has it to itself.
+        engine: runs the items. During a search it takes no other calls.
         run: runs items and delivers each usable result; returns the items without one.
-        on_failure: gets each item that failed alone, with the failure; and after an aborted search each
-            item that is still pending.
-        pending: returns those of some items that still have to run.
+        on_failure: gets each item that failed alone, with the failure, and each item that an aborted search
+            leaves unknown.
+        pending: returns which of some items still have to run.
         log: carries the model's name.
     """
 
@@ -206,7 +205,7 @@ class FaultIsolation:
 
 
 class _Unsupervised:
-    """Takes the place of what an engine cannot do that runs in no process of ours."""
+    """A null object for engines that are not supervised."""
 
     def exclusive(self) -> AbstractAsyncContextManager[None]:
         return nullcontext()

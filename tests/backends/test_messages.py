@@ -77,7 +77,7 @@ def payload_of(frame):
 
 @pytest.mark.parametrize("message", TO_WORKER, ids=lambda message: type(message).__name__)
 def test_to_worker(message):
-    """A message to a worker arrives as it was sent, and a worker's answer is not taken for one."""
+    """A message to a worker arrives as it was sent, and a worker's reply is refused as one."""
     payload = payload_of(encode_frame(message))
     assert decode_to_worker(payload) == message
     with pytest.raises(ProtocolError):
@@ -86,7 +86,7 @@ def test_to_worker(message):
 
 @pytest.mark.parametrize("message", FROM_WORKER, ids=lambda message: type(message).__name__)
 def test_from_worker(message):
-    """A worker's answer arrives as it was sent, and a call is not taken for one."""
+    """A worker's reply arrives as it was sent, and a request is refused as one."""
     payload = payload_of(encode_frame(message))
     assert decode_from_worker(payload) == message
     with pytest.raises(ProtocolError):
@@ -220,7 +220,7 @@ def test_no_message(payload):
 
 
 def test_frame_sizes():
-    """A frame is as large as the bound allows, and not a byte more."""
+    """A frame may be as large as the limit, and not a byte larger."""
     assert payload_length(HEADER.pack(FRAME_BYTES_MAX)) == FRAME_BYTES_MAX
     for length in (FRAME_BYTES_MAX + 1, 2**32 - 1):
         with pytest.raises(ProtocolError):

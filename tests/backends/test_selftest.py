@@ -69,20 +69,20 @@ WRONG = {
     "nan": (lambda values, inputs: values * np.nan, "finite"),
     "zero": (lambda values, inputs: values * 0, "zero"),
     "length": (lambda values, inputs: values * 2, "unit"),
-    "short": (lambda values, inputs: values[:-1], "not ("),
-    "narrow": (lambda values, inputs: values[:, :-1], "not ("),
+    "short": (lambda values, inputs: values[:-1], "entries"),
+    "narrow": (lambda values, inputs: values[:, :-1], "width"),
 }
 
 
 @pytest.mark.parametrize("kind", WRONG)
 def test_wrong_vectors(kind):
-    """A model that breaks a promise of its vectors is told which."""
+    """A model with wrong vectors fails, with the reason."""
     change, says = WRONG[kind]
     assert says in SelfTest(Answering(dense(change), normalized=kind != "beside")).run()
 
 
 def test_failing():
-    """A model that fails on the probes is told with what it says."""
+    """A model that raises on the probes fails, with its message."""
     assert "out of memory" in SelfTest(Answering(out_of_memory)).run()
 
 
@@ -101,17 +101,17 @@ def apart(change):
 WRONG_COLUMNS = [
     ("sparse", replaced(indices=lambda column: column.indices + 258), "outside"),
     ("sparse", replaced(indices=lambda column: column.indices * 0), "twice"),
-    ("sparse", replaced(indices=lambda _: None), "without an index"),
+    ("sparse", replaced(indices=lambda _: None), "parts"),
     ("sparse", replaced(values=lambda column: column.values * np.nan), "finite"),
     ("sparse", apart(replaced(values=lambda column: column.values[::-1])), "cosine"),
     ("sparse", apart(replaced(indices=lambda column: column.indices ^ 1)), "weights"),
     ("sparse", replaced(offsets=lambda column: column.offsets + 1), "ascend"),
-    ("multi_vector", replaced(offsets=lambda _: None), "rows for"),
+    ("multi_vector", replaced(offsets=lambda _: None), "parts"),
     ("multi_vector", replaced(offsets=lambda column: column.offsets[::-1]), "ascend"),
-    ("multi_vector", replaced(values=lambda column: column.values[:, :-1]), "not ("),
+    ("multi_vector", replaced(values=lambda column: column.values[:, :-1]), "width"),
     ("multi_vector", replaced(values=lambda column: column.values * 0), "zero"),
     ("multi_vector", apart(replaced(values=lambda column: column.values[::-1])), "cosine"),
-    ("score", replaced(values=lambda column: column.values[:, :0]), "not ("),
+    ("score", replaced(values=lambda column: column.values[:, :0]), "width"),
     ("score", replaced(values=lambda column: column.values * np.inf), "finite"),
     ("score", apart(replaced(values=lambda column: column.values + np.float32(1e-3))), "scores"),
 ]
@@ -119,7 +119,7 @@ WRONG_COLUMNS = [
 
 @pytest.mark.parametrize(("output", "change", "says"), WRONG_COLUMNS, ids=range(len(WRONG_COLUMNS)))
 def test_wrong_columns(output, change, says):
-    """A model that breaks a promise of another output is told which."""
+    """A model with a wrong column of another output fails, with the reason."""
     assert says in SelfTest(Answering(change, output)).run()
 
 
@@ -129,17 +129,17 @@ def test_any_length():
 
 
 def test_no_room():
-    """A limit that the special tokens alone fill is told as such."""
+    """A token limit that special tokens fill alone fails, with the reason."""
     assert "2 special tokens" in SelfTest(Answering(lambda column, _: column, max_tokens=2)).run()
 
 
 def test_unknown_characters():
-    """A vocabulary that has no token for any probe cannot be tested, and is told so."""
+    """A vocabulary that has no token for any probe fails, with the reason."""
     assert "no token" in SelfTest(Answering(lambda column, _: column, vocabulary_size=9)).run()
 
 
 def test_coarser_promise():
-    """What is promised depends on the dtype: an answer that fp32 must not give is right for 8 bits."""
+    """The tolerance depends on the dtype: a difference that is too large for fp32 passes for 8 bits."""
     rng = np.random.default_rng(0)
     noisy = Answering(dense(lambda vectors, _: vectors + 0.004 * rng.standard_normal(vectors.shape)))
     assert SelfTest(noisy).run()

@@ -144,7 +144,7 @@ def test_refusal(start):
 
 
 def test_raising_backend(start):
-    """A backend that raises fails that call alone, and nothing that a user sent is repeated anywhere."""
+    """A backend that raises fails that call alone, and no text of a user appears anywhere."""
     peer = start(spec=FAULTS)
     assert peer.ask(run(1, f"{SECRET}<raise>")) == Failed(1, "RuntimeError")
     assert peer.ask(Tokenize(2, [f"{SECRET}<tokenizer-raise>"])) == Failed(2, "RuntimeError")
@@ -157,13 +157,13 @@ def test_raising_backend(start):
 
 
 def test_backends_own_error(start):
-    """What a backend says in an error of its own is told, since it promises to hold no text."""
+    """The message of a backend's own error is reported: it never contains a text."""
     peer = start(spec=FAULTS)
     assert peer.ask(Tokenize(1, ["<tokenizer-decline>"])) == Failed(1, "the engine declines this")
 
 
 def test_out_of_memory(start):
-    """That there was no memory for a batch is told as such: a smaller one may go well."""
+    """A lack of memory for a batch is reported as such: a smaller batch may succeed."""
     peer = start(spec=FAULTS)
     assert peer.ask(run(1, "<memory>")) == Failed(1, "MemoryError", memory=True)
     assert isinstance(peer.ask(run(2, "a")), Ran)
@@ -218,7 +218,7 @@ def test_gateway_gone_without_reading(start):
     ids=["no message", "too large", "bent"],
 )
 def test_hostile_frame(start, frame):
-    """A worker ends on a frame that no gateway sends, instead of living on deaf."""
+    """A worker ends on a frame that no gateway sends."""
     peer = start()
     peer.socket.sendall(frame)
     status, said = peer.ended()
@@ -227,7 +227,7 @@ def test_hostile_frame(start, frame):
 
 
 def test_gateway_gone_before_the_start():
-    """A worker that is never told its model ends."""
+    """A worker ends if the gateway is gone before it sends a model."""
     peer = Peer()
     peer.socket.close()
     assert peer.ended()[0] == 0

@@ -44,7 +44,7 @@ class Gate:
 
 
 async def test_all_or_nothing():
-    """A call that does not fit as a whole is refused as a whole; one that just fits is let in."""
+    """A call that does not fit as a whole is refused as a whole; a call that just fits is admitted."""
     gate = Gate(max_tokens=100)
     gate.queue.add(make_request(30, 30))
     assert isinstance(gate.refusal(41), Overloaded)
@@ -84,12 +84,12 @@ async def test_bulk_leaves_room():
     [(50, 1, 1), (50, 100, 1), (50, 101, 2), (50, 1000, 10), (50, 900_000, 60), (0, 1000, 1)],
 )
 async def test_retry_after(speed, excess, retry_after):
-    """Retry-After is how long the engines need for what is too much, from 1 to 60 seconds."""
+    """Retry-After is how long the engines need for the excess tokens, from 1 to 60 seconds."""
     assert Gate(tokens_per_s=speed).refusal(1000 + excess).retry_after == retry_after
 
 
 async def test_deadlines():
-    """A call that cannot be done in time is refused: for itself alone, or for what stands before it."""
+    """A call that cannot meet its deadline is refused: by its own size, or by what waits before it."""
     gate = Gate(tokens_per_s=50)
     assert isinstance(gate.refusal(200, seconds=1), DeadlinePassed)
     gate.queue.add(make_request(400))
@@ -112,7 +112,7 @@ async def test_what_is_prepared_is_not_waited_for():
 
 
 async def test_a_speed_of_long_ago():
-    """How fast batches were a minute ago refuses nothing that would be computed at once."""
+    """A speed that was measured more than a minute ago refuses no call of an idle model."""
     gate = Gate(tokens_per_s=50, age_s=SPEED_VALID_S + 1)
     with gate.reserve(100, seconds=0.5):
         pass

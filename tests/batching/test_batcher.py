@@ -48,7 +48,7 @@ async def finish_all(batcher, *engines):
 
 
 async def test_leaves_at_once(metrics):
-    """A lone small row goes to an idle engine at once, and then nothing waits and nothing runs."""
+    """A single small row goes to an idle engine at once, and then nothing waits and nothing runs."""
     engine = HeldEngine()
     batcher, request = make_batcher(metrics, engine), make_request(3)
     assert batcher.idle
@@ -79,7 +79,7 @@ async def test_two_in_flight(metrics):
 
 
 async def test_second_only_when_full(metrics):
-    """An engine that computes is given a second batch as soon as that is a full one, and no sooner."""
+    """A busy engine gets a second batch as soon as that is full, and no sooner."""
     batcher = make_batcher(metrics, HeldEngine())
     for _ in range(3):
         batcher.enqueue(make_request(3))
@@ -126,7 +126,7 @@ async def test_waits_for_an_engine(metrics):
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("cost", ["padded", "packed"])
 async def test_every_result_to_its_input(metrics, cost, seed):
-    """Whatever the lengths, outputs and callers and the order in which batches end, each row has its own."""
+    """Each row gets its own result, whatever the lengths, outputs, callers and the order of batches."""
     source = random.Random(seed)
     engines = [HeldEngine(make_info(cost=cost)) for _ in range(3)]
     batcher = make_batcher(metrics, *engines)
@@ -158,8 +158,8 @@ async def test_gauges(metrics):
     assert f'embeddings_gateway_queue_tokens{{model="m"}} {3.0 * FULL}' in exposed
 
 
-async def test_a_request_that_is_given_up_while_it_runs(metrics):
-    """A request that is given up while its batch runs does not disturb the others in the batch."""
+async def test_a_request_that_is_cancelled_while_it_runs(metrics):
+    """A request that is cancelled while its batch runs does not disturb the others in the batch."""
     engine = HeldEngine()
     batcher = make_batcher(metrics, engine)
     left, stays = make_request(3), make_request(3)
@@ -173,7 +173,7 @@ async def test_a_request_that_is_given_up_while_it_runs(metrics):
 
 
 async def test_no_engine_is_coming(metrics):
-    """When no engine is left, what waits and what comes is refused, and what runs is not touched."""
+    """When no engine will be ready soon, waiting and new rows are refused, and running ones finish."""
     engine = HeldEngine()
     batcher = make_batcher(metrics, engine)
     runs, waits = make_request(FULL, FULL), [make_request(3), make_request(2, 1)]

@@ -33,7 +33,7 @@ def last_row(column):
 
 
 def test_right():
-    """Every output of a right result is believed, all of them together as well."""
+    """Every output of a right result is usable, alone and with all others."""
     assert usable(right(BATCH, OUTPUTS), 3, OUTPUTS, INFO).tolist() == [True] * 3
 
 
@@ -56,7 +56,7 @@ MISSHAPED = {
 @pytest.mark.parametrize("kind", MISSHAPED)
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_misshaped(output, kind):
-    """Nothing of a column of the wrong count, width or parts is believed."""
+    """A column of the wrong count, width or parts is invalid as a whole."""
     with pytest.raises(InvalidResult):
         check(output, MISSHAPED[kind](right_of(output)))
 
@@ -80,7 +80,7 @@ def test_fewer_indices_than_values():
 
 
 def test_missing_output():
-    """A result without one of the outputs that were asked for is not believed."""
+    """A result without a requested output is invalid."""
     with pytest.raises(InvalidResult, match="sparse"):
         usable(right(BATCH, ["dense"]), 3, ("dense", "sparse"), INFO)
 
@@ -88,7 +88,7 @@ def test_missing_output():
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_not_finite(output, value):
-    """One number that is not finite condemns its input alone, in any output."""
+    """A number that is not finite makes only its own input unusable, in any output."""
     column = right_of(output)
     column.values[last_row(column), -1] = value
     assert check(output, column) == [True, False, True]
@@ -98,7 +98,7 @@ def test_not_finite(output, value):
 @pytest.mark.parametrize("output", ["dense", "multi_vector"])
 @pytest.mark.parametrize("normalized", [True, False])
 def test_zero(output, normalized):
-    """A vector of zeros is none, whatever the model says of its lengths."""
+    """A vector of zeros is unusable, whatever the model states about lengths."""
     column = right_of(output)
     column.values[last_row(column)] = 0
     assert check(output, column, normalized=normalized) == [True, False, True]
@@ -107,7 +107,7 @@ def test_zero(output, normalized):
 @pytest.mark.parametrize(("length", "is_right"), [(0.996, True), (1.004, True), (0.98, False), (1.02, False)])
 @pytest.mark.parametrize("output", ["dense", "multi_vector"])
 def test_unit_length(output, length, is_right):
-    """Where dense vectors have unit length, one may miss it by a hundredth; of tokens' vectors nothing is stated."""
+    """A dense vector may miss unit length by a hundredth; vectors of tokens may have any length."""
     column = right_of(output)
     column.values[last_row(column)] *= length
     assert check(output, column) == [True, is_right or output == "multi_vector", True]
@@ -140,7 +140,7 @@ def test_no_entries():
 
 
 def test_every_output_has_to_be_usable():
-    """An input is believed only if all its outputs are."""
+    """An input is usable only if all its outputs are."""
     columns = right(BATCH, OUTPUTS)
     columns["dense"].values[0] = np.nan
     columns["score"].values[2] = np.nan

@@ -43,7 +43,7 @@ def waiting(order):
 
 
 async def test_small_after_large():
-    """A small request that arrives behind 2000 rows waits for a piece of them at most."""
+    """A small request that arrives behind 2000 rows waits for one chunk of them at most."""
     for served_before in range(0, 100, 7):
         order = FairOrder()
         order.add(make_request(*[100] * 2000))
@@ -51,14 +51,14 @@ async def test_small_after_large():
             serve(order)
         small = make_request(100, 100, 100)
         order.add(small)
-        owners = [serve(order)[0] for _ in range(99)]
-        before = owners.index(small)
+        served = [serve(order)[0] for _ in range(99)]
+        before = served.index(small)
         assert 100 * before <= CHUNK_TOKENS
-        assert owners[before : before + 3] == [small] * 3
+        assert served[before : before + 3] == [small] * 3
 
 
 async def test_large_beside_a_flood():
-    """However many small requests keep coming, a large one has left when a full queue has been served."""
+    """A large request beside a flood of small ones has left once a full queue has been served."""
     order = FairOrder(max_tokens=3000)
     for _ in range(100):
         order.add(make_request(10))
@@ -75,7 +75,7 @@ async def test_large_beside_a_flood():
 
 
 async def test_overdue_and_put_back():
-    """Rows that were lost with a worker leave first, in their order, before what is overdue."""
+    """Rows that were lost with a worker leave first, in their order, before overdue ones."""
     order, large = FairOrder(max_tokens=100), make_request(*[10] * 5)
     order.add(large)
     served = []
@@ -91,7 +91,7 @@ async def test_overdue_and_put_back():
 
 
 async def test_as_a_whole():
-    """Requests of like size leave as wholes, in the order in which they came."""
+    """Requests of similar size leave one after the other, in the order of arrival."""
     order = FairOrder()
     requests = [make_request(*[50] * 4) for _ in range(5)]
     for request in requests:
@@ -101,7 +101,7 @@ async def test_as_a_whole():
 
 @given(st.lists(st.lists(st.integers(1, 900), min_size=1, max_size=20), min_size=2, max_size=6))
 def test_equal_shares(lengths):
-    """Requests that wait together are served alike, to within a piece of each, the rows of each in order."""
+    """Requests that wait together get equal shares, to within a chunk, and the rows of each leave in order."""
 
     async def run():
         order, requests = FairOrder(), [make_request(*some) for some in lengths]
@@ -139,7 +139,7 @@ async def test_shares_of_callers(weights, rows):
 
 
 async def test_many_requests_do_not_hold_up_anothers_one():
-    """A caller's request goes next to another one's thousand, and not behind them."""
+    """A caller's request does not wait behind another caller's thousand requests."""
     order, one = FairOrder(), make_request(100, caller=Caller("one"))
     for _ in range(1000):
         order.add(make_request(100, caller=Caller("many")))
@@ -149,7 +149,7 @@ async def test_many_requests_do_not_hold_up_anothers_one():
 
 
 async def test_idle_callers_save_nothing():
-    """A caller that had nothing waiting for long has no claim to the time that the others had."""
+    """A caller that was idle for long gets no more than its share afterwards."""
     order, busy, late = FairOrder(), Caller("busy"), Caller("late")
     order.add(make_request(*[100] * 500, caller=busy))
     for _ in range(300):
@@ -160,7 +160,7 @@ async def test_idle_callers_save_nothing():
 
 
 async def test_outputs_of_a_window():
-    """A window has rows of the same outputs alone: those of its first; others keep their places."""
+    """A window has only chunks with the outputs of its first one; the others keep their order."""
     order = FairOrder()
     outputs = [("dense",), ("sparse",), ("dense", "sparse"), ("dense",)]
     requests = [make_request(3, outputs=some) for some in outputs]
@@ -173,7 +173,7 @@ async def test_outputs_of_a_window():
 
 @pytest.mark.parametrize("others", [0, 2])
 async def test_ahead_of(others):
-    """What leaves before a request of a size can be told before it comes, to a piece of each other caller."""
+    """The tokens that leave before a request can be predicted, to within a chunk of each other caller."""
     order = FairOrder()
     for number in range(others):
         order.add(make_request(*[100] * 50, caller=Caller(str(number))))
@@ -192,7 +192,7 @@ async def test_ahead_of(others):
 
 
 async def test_ahead_of_nothing_counts_twice():
-    """Never does more stand before a request than waits, also where others' requests are overdue."""
+    """The prediction never exceeds what waits, also if others' requests are overdue."""
     order, other = FairOrder(max_tokens=100), Caller("other")
     order.add(make_request(*[10] * 5, caller=other))
     while not order._overdue:
@@ -215,7 +215,7 @@ steps = st.lists(
 @given(steps)
 @settings(max_examples=100)
 def test_accounts(steps):
-    """Whatever is added and taken, it is known how many rows and tokens wait; each leaves once."""
+    """After any adding and taking the counts of rows and tokens are right, and each row leaves once."""
 
     async def run():
         order, held, requests = FairOrder(max_tokens=40), set(), []
@@ -245,8 +245,8 @@ def test_accounts(steps):
             assert len(order) == len(held)
             assert order.tokens == sum(int(request.batch.lengths[row]) for request, row in held)
             for flow in order._flows.values():
-                places = [chunk.virtual_finish for chunk in flow.chunks]
-                assert places == sorted(places)
+                finishes = [chunk.virtual_finish for chunk in flow.chunks]
+                assert finishes == sorted(finishes)
 
     asyncio.run(run())
 

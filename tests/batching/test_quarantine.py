@@ -16,7 +16,7 @@ class Clock:
 
 
 def test_remembered_for_a_while():
-    """What is added is known until its time is over, and nothing else is."""
+    """An input is known until its time is over, and no other is."""
     clock = Clock()
     quarantine = Quarantine(clock)
     assert b"a" not in quarantine
@@ -30,7 +30,7 @@ def test_remembered_for_a_while():
 
 
 def test_again():
-    """What is added again is known for the whole while again, and others leave before it."""
+    """An input that is added again is known for the full time again, and others expire before it."""
     clock = Clock()
     quarantine = Quarantine(clock)
     for now, content in ((0, b"a"), (1, b"b"), (2, b"a")):
@@ -42,7 +42,7 @@ def test_again():
 
 
 def test_bounded():
-    """However many are added, only so many of the last ones are known."""
+    """Only a limited number of the latest inputs is known."""
     quarantine = Quarantine()
     for number in range(MAX_REMEMBERED + 1):
         quarantine.add(str(number).encode())
@@ -52,7 +52,7 @@ def test_bounded():
 
 
 def test_keyed():
-    """What is kept tells nothing without the key, which differs from process to process."""
+    """The stored hashes say nothing without the key, which differs between processes."""
     first, second = Quarantine(), Quarantine()
     first.add(b"a")
     second.add(b"a")

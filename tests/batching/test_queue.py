@@ -22,7 +22,7 @@ SHARE = 0.05
 
 
 def serve(queue):
-    """Take the next batch of the class whose turn it is; return the class and its tokens."""
+    """Take the next batch; return its class and its tokens."""
     batch = queue.take(queue.next_traffic, LIMITS)
     assert {chunk.request.caller.traffic for chunk in batch.chunks} == {batch.traffic}
     return batch.traffic, sum(chunk.tokens for chunk in batch.chunks)
@@ -70,7 +70,7 @@ async def test_bulk_requests_one_after_the_other():
 
 
 async def test_no_share_is_saved():
-    """What bulk requests get while no interactive one waits costs them nothing; nor do they save a share."""
+    """Bulk rows that are served while no interactive row waits cost no credit, and earn none."""
     queue = Queue(min_bulk_share=SHARE)
     queue.add(make_request(*[100] * 5, caller=BULK))
     assert {serve(queue)[0] for _ in range(4)} == {"bulk"}
@@ -87,14 +87,14 @@ async def test_no_share_is_saved():
     [(75, "interactive", 0), (76, "interactive", 1), (25, "bulk", 0), (26, "bulk", 1), (126, "bulk", 101)],
 )
 async def test_excess(tokens, traffic, excess):
-    """All that waits has one bound; bulk requests may fill half of it, however empty the rest is."""
+    """Both classes share one limit; bulk requests may fill half of it, however empty the rest is."""
     queue = Queue(max_tokens=100)
     queue.add(make_request(25, caller=BULK))
     assert queue.excess(tokens, traffic) == excess
 
 
 async def test_ahead_of():
-    """Before an interactive request stands little of what bulk requests have waiting; before those, all."""
+    """An interactive request waits for a small share of the bulk rows; a bulk request waits for all rows."""
     queue = Queue(min_bulk_share=SHARE)
     queue.add(make_request(*[100] * 100, caller=BULK))
     queue.add(make_request(100))
@@ -103,7 +103,7 @@ async def test_ahead_of():
 
 
 async def test_only_full():
-    """A batch that could still become better is left where only a full one is wanted."""
+    """``only_full`` leaves a batch that more rows would improve."""
     queue = Queue()
     queue.add(make_request(10, 20))
     assert queue.take("interactive", LIMITS, only_full=True) is None
@@ -114,7 +114,7 @@ async def test_only_full():
 
 
 async def test_put_back():
-    """Lost rows wait again as what they were, before the others of their class."""
+    """Lost rows wait again in their class, before the others."""
     queue = Queue()
     requests = [make_request(100, caller=BULK) for _ in range(2)]
     for request in requests:

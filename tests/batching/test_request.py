@@ -60,7 +60,7 @@ async def test_rows_that_failed(failed):
 
 
 async def test_settled_twice():
-    """A row that is settled or failed a second time is a mistake that raises, and the first result stands."""
+    """Settling or failing a row a second time raises, and the first result stays."""
     request = make_request(1, 1)
     settle(request, 0)
     with pytest.raises(ValueError, match="twice"):
@@ -83,8 +83,8 @@ async def test_first_error_ends_it():
     assert request.done.exception() is error
 
 
-async def test_faults_of_others_are_never_partial():
-    """What is no fault of an input fails the request, also where partial results were asked for."""
+async def test_failures_that_no_input_caused_are_never_partial():
+    """A failure that no input caused fails the request, also with partial results."""
     request = make_request(1, 1, partial=True)
     settle(request, 0)
     request.fail(1, ModelUnavailable("gone"))
@@ -96,14 +96,14 @@ async def test_errors_of_open_rows():
     """Rows that are not settled can be failed together, each with an error of its own."""
     request = make_request(1, 1, 1, partial=True)
     settle(request, 1)
-    request.fail_open(np.arange(3), lambda: InputFailed("no"))
+    request.fail_unsettled(np.arange(3), lambda: InputFailed("no"))
     assert sorted(request.errors) == [0, 2]
     assert request.errors[0] is not request.errors[2]
     assert request.done.result() is None
 
 
 async def test_cancelled():
-    """A request whose client went away takes what still arrives without a word."""
+    """A cancelled request ignores results that still arrive."""
     request = make_request(1, 1, partial=True)
     request.done.cancel()
     settle(request, 0)

@@ -123,7 +123,7 @@ async def test_unusable_in_one_output(metrics, output):
     ids=["an input too few", "an input too many", "too wide", "flat"],
 )
 async def test_misshaped_result(metrics, output, misshape):
-    """No row of a column of the wrong count or width is believed, and only the input behind it fails."""
+    """No row of a column of the wrong count or width is used, and only the input that caused it fails."""
     good = Request(BACKEND.tokenize(["ab", "c"]), (output,))
     bad = Request(BACKEND.tokenize(["x", "yy", "zzz"]), (output,), partial=True)
     guilty = guilty_of((bad, 1))
@@ -139,7 +139,7 @@ async def test_misshaped_result(metrics, output, misshape):
 
 @pytest.mark.parametrize("is_last", [False, True])
 async def test_lost_worker(metrics, is_last):
-    """What a worker held that goes away by no fault of it is computed by another, or told that none comes."""
+    """Rows that were lost with a worker are computed by another, or refused if none will be ready soon."""
     dying, living = HeldEngine(), HeldEngine()
     batcher = make_batcher(metrics, dying, living)
     requests = [make_request(FULL) for _ in range(6)]
@@ -173,7 +173,7 @@ def killing(*killers):
 
 
 async def test_a_handful_of_killers(metrics):
-    """Five among 64, each in another part, are all found, and all crashes are explained by them, once."""
+    """Five crashing inputs among 64, each in another part, are all blamed, and all crashes are exonerated once."""
     first, second = make_request(*[3] * 32, partial=True), make_request(*[3] * 32, partial=True)
     answer, crashes = killing((first, 1), (first, 9), (first, 17), (second, 1), (second, 31))
     engine = await run(metrics, answer, first, second)
@@ -183,25 +183,25 @@ async def test_a_handful_of_killers(metrics):
 
 
 async def test_too_many_killers(metrics):
-    """A search costs so many workers; what it leaves may be tried again, and no crash of it is explained."""
+    """A search that costs too many workers is aborted: unknown inputs may be sent again, no crash is exonerated."""
     requests = [make_request(3, partial=True) for _ in range(64)]
     answer, crashes = killing(*((request, 0) for request in requests))
     engine = await run(metrics, answer, *requests)
     assert len(crashes) <= SEARCH_CRASHES_MAX + 3
-    found = [request for request in requests if isinstance(request.errors[0], InputFailed)]
-    rest = [request.done.exception() for request in requests if request not in found]
-    assert found
+    blamed = [request for request in requests if isinstance(request.errors[0], InputFailed)]
+    rest = [request.done.exception() for request in requests if request not in blamed]
+    assert blamed
     assert rest
     assert all(isinstance(error, ModelUnavailable) and error.retry_after for error in rest)
     assert engine.exonerated == 0
-    again = Request(found[0].batch, partial=True)
+    again = Request(blamed[0].batch, partial=True)
     engine.batcher.enqueue(again)
     await all_quiet()
     assert isinstance(again.errors[0], InputFailed)
 
 
 async def test_killer_that_nobody_waits_for(metrics):
-    """An input whose request is over is found all the same: it would come again."""
+    """An input whose request is over is blamed too, since it may be sent again."""
     request, other = make_request(3), make_request(3)
     kill, crashes = killing((request, 0))
 
@@ -233,7 +233,7 @@ async def test_copies_of_a_killer(metrics):
 
 
 async def test_out_of_memory(metrics):
-    """A batch that memory runs out on is halved before anybody is blamed, and later ones are smaller."""
+    """A batch that memory runs out on is halved before an input is blamed, and later ones are smaller."""
     request, later = make_request(*[4] * 16), make_request(*[4] * 16)
 
     def answer(batch, outputs):
@@ -254,7 +254,7 @@ async def test_out_of_memory(metrics):
 @pytest.mark.parametrize("every", [1, 3])
 @pytest.mark.parametrize("output", OUTPUTS)
 async def test_audit(metrics, output, every):
-    """Results in a wrong order are found where a batch is audited, and then each input is run alone."""
+    """Results in a wrong order are noticed if a batch is audited; then each input runs alone."""
 
     def answer(batch, outputs):
         return {output: right(batch, [output])[output].select(np.arange(len(batch))[::-1])}
@@ -271,7 +271,7 @@ async def test_audit(metrics, output, every):
 
 
 async def test_audit_of_right_results(metrics):
-    """A right batch costs one more small one where it is audited, and one input alone none."""
+    """An audit costs one more small batch, and a batch of a single input is not audited."""
     engine = AnsweringEngine()
     batcher = make_batcher(metrics, engine, audit_every=1)
     for request in (make_request(3, 3, 3), make_request(6)):
@@ -282,7 +282,7 @@ async def test_audit_of_right_results(metrics):
 
 
 async def test_bug(metrics):
-    """An error that nobody foresaw ends its batch with a fixed sentence, and the batcher lives on."""
+    """An unexpected error fails its batch with a fixed sentence, and the batcher goes on."""
     broken, fine = make_request(3, partial=True), make_request(4)
     engine = await run(metrics, failing((broken, 0), error=RuntimeError), broken)
     assert isinstance(broken.done.exception(), InternalError)

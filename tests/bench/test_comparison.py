@@ -82,7 +82,7 @@ def test_a_turn_tells_what_was_answered():
 
 
 def test_vectors_are_compared_with_the_reference():
-    """The least cosine of the sampled vectors to the library's is kept by contender."""
+    """The least cosine of the sampled vectors to the library's is stored by contender."""
     cell = measured(gateway=ScriptedEngine(), library=ScriptedEngine())
     assert cell.cosines == {name: pytest.approx(np.sqrt(0.5)) for name in ("gateway", "library")}
 

@@ -167,7 +167,7 @@ def test_a_part_that_was_not_measured_is_left_out():
 
 
 def test_results_are_stored(tmp_path):
-    """What is written is what is read, as are the committed results; where nothing is, nothing is read."""
+    """Results are read as they were written, the committed ones too; without a file there are none."""
     assert read_results(tmp_path / "results.json") is None
     write_results(tmp_path / "results.json", results())
     assert read_results(tmp_path / "results.json") == results()

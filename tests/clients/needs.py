@@ -50,13 +50,13 @@ def models() -> None:
 
 def _found(look: Callable[[], T | None], name: str) -> T:
     try:
-        found = look()
+        result = look()
     except ImportError:
         if os.environ.get(EVERYTHING):
             raise
-        found = None
-    if found:
-        return found
+        result = None
+    if result:
+        return result
     if os.environ.get(EVERYTHING):
         raise AssertionError(f"{name} is not installed")
     pytest.skip(f"{name} is not installed", allow_module_level=True)

@@ -62,5 +62,5 @@ def _fill(url: str, enough: Callable[[], bool]) -> int:
 
 
 def _waiting(url: str) -> float:
-    found = re.search(r'queue_tokens{model="slow"} (.+)', httpx.get(f"{url}/metrics").text)
-    return float(found[1]) if found else 0
+    match = re.search(r'queue_tokens{model="slow"} (.+)', httpx.get(f"{url}/metrics").text)
+    return float(match[1]) if match else 0

@@ -80,6 +80,6 @@ def model(request):
 
 
 @pytest.fixture
-def alike(client, model):
-    """Return the least cosine between a vector of the model alone and in company."""
+def min_cosine(client, model):
+    """Return the least cosine between a vector of the model alone and in a batch."""
     return BATCH_INVARIANCE[client.models.retrieve(model).dtype]

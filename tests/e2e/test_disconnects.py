@@ -115,7 +115,7 @@ def test_nobody_gets_anothers_vector_while_clients_leave():
 
 
 def test_the_jobs_of_a_client_that_left_are_not_run():
-    """Jobs that wait when their client goes away are dropped, not computed for nobody."""
+    """Jobs that wait when their client goes away are dropped, not computed."""
 
     async def run() -> None:
         async with running(MINILM, "minilm") as at:

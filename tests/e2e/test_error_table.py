@@ -30,8 +30,8 @@ def post(server, body, **headers):
 def assert_error(answer, status, kind="invalid_request_error", code=None, param=None):
     """Check the whole error object, all four keys of it, and the headers of every answer."""
     error = answer.json()["error"]
-    told = (answer.status_code, error["type"], error["code"], error["param"])
-    assert told == (status, kind, code, param)
+    received = (answer.status_code, error["type"], error["code"], error["param"])
+    assert received == (status, kind, code, param)
     assert set(error) == {"message", "type", "param", "code"}
     assert error["message"]
     assert answer.headers["x-request-id"]
@@ -161,8 +161,8 @@ def test_a_body_that_does_not_arrive(tmp_path):
                 b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
                 b"content-length: 100\r\n\r\n{"
             )
-            told = link.makefile("rb").readline()
-    assert told.split()[1] == b"408"
+            received = link.makefile("rb").readline()
+    assert received.split()[1] == b"408"
 
 
 def test_a_request_that_is_not_done_in_time(stopped):
@@ -209,7 +209,7 @@ def test_a_client_that_leaves_in_the_middle_of_its_body(tmp_path):
 
 
 def test_what_was_accepted_is_answered_when_the_server_ends(tmp_path):
-    """A request that cannot be finished before the server ends is told so, in the form of every error."""
+    """A request that cannot be finished before the server ends gets an error of the usual form."""
     body = json.dumps(GOOD).encode()
     with serving(tmp_path, SLOW.replace("request_timeout_s = 0.5", "shutdown_timeout_s = 1")) as server:
         os.kill(server.worker(), signal.SIGSTOP)
@@ -223,10 +223,10 @@ def test_what_was_accepted_is_answered_when_the_server_ends(tmp_path):
             assert answer.readline().split()[1] == b"100"  # so it is accepted
             link.sendall(body)
             os.kill(server.pid, signal.SIGTERM)
-            told = answer.read().partition(b"HTTP/1.1 ")[2]
-    assert told.startswith(b"503")
-    assert b"retry-after" in told
-    assert b'"code":"model_unavailable"' in told
+            received = answer.read().partition(b"HTTP/1.1 ")[2]
+    assert received.startswith(b"503")
+    assert b"retry-after" in received
+    assert b'"code":"model_unavailable"' in received
 
 
 NARROW = """
@@ -247,9 +247,13 @@ def test_a_full_queue(tmp_path):
         worker = server.worker()
         os.kill(worker, signal.SIGSTOP)
         waiting = []
-        for told in ('batch_inputs_count{model="fake"} 1.0', 'batch_inputs_count{model="fake"} 2.0', QUEUED):
+        for received in (
+            'batch_inputs_count{model="fake"} 1.0',
+            'batch_inputs_count{model="fake"} 2.0',
+            QUEUED,
+        ):
             waiting.append(pool.submit(post, server, GOOD | {"input": ids}))
-            eventually(lambda told=told: told in httpx.get(f"{server.url}/metrics").text)
+            eventually(lambda received=received: received in httpx.get(f"{server.url}/metrics").text)
         answer = post(server, GOOD | {"input": [ids, ids]})
         assert_error(answer, 429, "overloaded_error", code="overloaded")
         assert 1 <= int(answer.headers["retry-after"]) <= 120

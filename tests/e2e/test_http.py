@@ -53,9 +53,9 @@ def assert_vectors(answer, count=1):
 
 def assert_refused(client, status, code):
     """Check that the connection ends with an error in the shape of every other one."""
-    told, headers, body = client.receive()
+    received, headers, body = client.receive()
     error = json.loads(body)["error"]
-    assert (told, error["code"], error["type"]) == (status, code, "invalid_request_error")
+    assert (received, error["code"], error["type"]) == (status, code, "invalid_request_error")
     assert error.keys() == {"message", "type", "param", "code"}
     assert headers["connection"] == "close"
     assert client.ended()
@@ -67,8 +67,8 @@ def test_other_spellings(connect, path):
     for body, status in ((SMALL, 200), (b"{}", 400)):
         client = connect()
         client.send(START.replace(b"/v1/embeddings", path) + sized(body))
-        told, headers, _ = client.receive()
-        assert told == status
+        received, headers, _ = client.receive()
+        assert received == status
         assert headers["x-request-id"]
 
 
@@ -139,7 +139,7 @@ def test_last_request(connect, request_):
 
 
 def test_expect(connect):
-    """A client that asks before it sends its body is told to go on."""
+    """A client that expects 100 Continue before its body gets it."""
     client = connect()
     head, body = (START + b"expect: 100-continue\r\n" + sized(SMALL)).split(b"\r\n\r\n")
     client.send(head + b"\r\n\r\n")
@@ -149,7 +149,7 @@ def test_expect(connect):
 
 
 def test_two_lengths(connect):
-    """Where a body has two lengths the chunks count, and nothing is believed of what follows it."""
+    """If a body has two lengths the chunks count, and bytes after it are not parsed."""
     client = connect()
     client.send(START + b"content-length: 3\r\n" + chunked(SMALL) + START + sized(SMALL))
     assert_vectors(client.receive())
@@ -262,7 +262,7 @@ def test_header_without_end(tmp_path):
 
 
 def test_leaving_after_a_refusal(tmp_path):
-    """A client that does not take its refusal is not kept for long."""
+    """The connection of a client that does not read its refusal is soon closed."""
     with serving(tmp_path, '[models.fake]\nbackend = "fake"\n') as server:
         sockets = Path(f"/proc/{server.pid}/fd")
         before = len(list(sockets.iterdir()))

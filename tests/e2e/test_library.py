@@ -19,13 +19,13 @@ def test_vectors_are_those_of_the_gateway(client):
     )
     answer = over_http.parse()
     with Embedder({"models": {"minilm": {"backend": "hf", "path": str(MINILM_PATH)}}}) as embedder:
-        found = embedder.embed(texts, truncate="right")
+        result = embedder.embed(texts, truncate="right")
         dtype = client.models.retrieve("minilm").dtype
     expected = np.array([item.embedding for item in answer.data], np.float32)
-    assert lowest_cosine(found.vectors, expected) >= BATCH_INVARIANCE[dtype]
-    assert found.tokens == answer.usage.prompt_tokens
-    assert found.space == over_http.headers["x-embedding-space"]
-    quality = found.quality()
+    assert lowest_cosine(result.vectors, expected) >= BATCH_INVARIANCE[dtype]
+    assert result.tokens == answer.usage.prompt_tokens
+    assert result.space == over_http.headers["x-embedding-space"]
+    quality = result.quality()
     assert (quality.texts, quality.dimensions, quality.non_finite) == (400, 384, 0)
     assert quality.norm_min > 0.999
     assert quality.near_duplicate_pairs > 0  # some of these texts are equal

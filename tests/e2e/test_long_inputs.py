@@ -35,19 +35,19 @@ def ask(client, model, inputs, **extra):
     return np.array([item.embedding for item in raw.parse().data], np.float32), raw.headers
 
 
-def test_the_mean_is_that_of_the_windows(client, model, alike, ids, room):
+def test_the_mean_is_that_of_the_windows(client, model, min_cosine, ids, room):
     """``mean`` gives the average of the windows' vectors by tokens, at unit length, and the header tells."""
     windows = [ids[at : at + room] for at in range(0, len(ids), room)]
     assert len(windows) > 2
     parts, _ = ask(client, model, windows)
     expected = unit(np.average(parts, axis=0, weights=[len(window) for window in windows])[None])
     vectors, headers = ask(client, model, ["short", TEXT, "also short"], truncate="mean")
-    assert lowest_cosine(vectors[1:2], expected) >= alike
+    assert lowest_cosine(vectors[1:2], expected) >= min_cosine
     assert np.linalg.norm(vectors[1]) == pytest.approx(1, abs=1e-4)
     assert headers["x-averaged-inputs"] == "1"
     assert "x-truncated-inputs" not in headers
     alone, headers = ask(client, model, ["short", "also short"], truncate="mean")
-    assert lowest_cosine(vectors[[0, 2]], alone) >= alike
+    assert lowest_cosine(vectors[[0, 2]], alone) >= min_cosine
     assert "x-averaged-inputs" not in headers
 
 
@@ -75,7 +75,7 @@ def test_by_default_a_long_input_is_refused(client, model):
     assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "input[1]")
 
 
-def test_the_mean_of_a_text_in_smaller_dimensions(client, alike):
+def test_the_mean_of_a_text_in_smaller_dimensions(client, min_cosine):
     """Dimensions are cut after averaging, and brought back to unit length."""
     full, _ = ask(client, "minilm", [TEXT], truncate="mean")
     raw = client.embeddings.create(

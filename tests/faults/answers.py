@@ -38,11 +38,11 @@ def read_all(sent: bytes) -> list[Answer]:
         head, end, sent = sent.partition(b"\r\n\r\n")
         first, *lines = head.decode("latin-1").split("\r\n")
         assert end
-        found = re.fullmatch(r"HTTP/1\.1 (\d{3}) [A-Za-z -]+", first)
-        assert found, first
+        match = re.fullmatch(r"HTTP/1\.1 (\d{3}) [A-Za-z -]+", first)
+        assert match, first
         headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
         length = int(headers.get("content-length", "0"))
-        answers.append(Answer(int(found[1]), headers, sent[:length]))
+        answers.append(Answer(int(match[1]), headers, sent[:length]))
         assert len(answers[-1].body) == length
         sent = sent[length:]
     return answers

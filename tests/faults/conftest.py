@@ -13,10 +13,10 @@ def tell(request, full_size):
 
     def line(**figures) -> None:
         if full_size:
-            told = ", ".join(
+            line_of_figures = ", ".join(
                 f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
                 for name, value in figures.items()
             )
-            print(f"\n{request.node.name}: {told}")  # noqa: T201 - what --full-size is for
+            print(f"\n{request.node.name}: {line_of_figures}")  # noqa: T201 - what --full-size is for
 
     return line

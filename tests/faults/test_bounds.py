@@ -1,4 +1,4 @@
-"""More than the gateway has room for is refused, told so in full, and harms nothing that was there before."""
+"""Requests beyond the gateway's limits get a complete error, and harm none that were accepted before."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def padded(length):
 
 
 def assert_overloaded(answer):
-    """Check that a client is told to try again, in the form of every error."""
-    told, headers, body = answer
+    """Check that a client gets 429 with Retry-After, in the form of every error."""
+    received, headers, body = answer
     error = json.loads(body)["error"]
-    assert (told, error["code"], error["type"]) == (429, "overloaded", "overloaded_error")
+    assert (received, error["code"], error["type"]) == (429, "overloaded", "overloaded_error")
     assert error.keys() == {"message", "type", "param", "code"}
     assert int(headers["retry-after"]) >= 1
 
@@ -44,9 +44,9 @@ def test_too_many_connections(tmp_path, sent):
             assert one.receive()[0] == 200
         with Connection(server.url) as late:
             late.send(sent)
-            told = late.receive()
-            assert_overloaded(told)
-            assert told[1]["connection"] == "close"
+            received = late.receive()
+            assert_overloaded(received)
+            assert received[1]["connection"] == "close"
             assert late.ended()
         others.pop().close()
         eventually(lambda: is_served(server))
@@ -71,13 +71,13 @@ def filled(tmp_path):
 
 
 def has_room(server):
-    """Tell whether there is room for a body of half the bound; if not, check how that is told."""
+    """Return whether there is room for a body of half the limit; if not, check the error."""
     with Connection(server.url) as connection:
         connection.send(START + sized(padded(500)))
-        told = connection.receive()
-    if told[0] != 200:
-        assert_overloaded(told)
-    return told[0] == 200
+        received = connection.receive()
+    if received[0] != 200:
+        assert_overloaded(received)
+    return received[0] == 200
 
 
 def test_too_many_bytes(filled):
@@ -99,13 +99,13 @@ def test_room_after_a_client_has_left(filled):
 
 
 def test_a_body_that_is_not_whole(filled):
-    """A client whose body is refused before it is whole is told, and its connection ends."""
+    """A client whose body is refused before it is complete gets the error, and its connection ends."""
     server, _ = filled
     with Connection(server.url) as connection:
         connection.send(START + sized(padded(900))[:-1])
-        told = connection.receive()
-        assert_overloaded(told)
-        assert told[1]["connection"] == "close"
+        received = connection.receive()
+        assert_overloaded(received)
+        assert received[1]["connection"] == "close"
         assert connection.ended()
 
 
@@ -117,8 +117,8 @@ def test_requests_in_a_row(tmp_path):
         eventually(lambda: not has_room(server))
         os.kill(server.worker(), signal.SIGCONT)
         assert connection.receive()[0] == 200
-        told = connection.receive()
-        assert_overloaded(told)
+        received = connection.receive()
+        assert_overloaded(received)
         assert connection.ended()
 
 
@@ -135,20 +135,20 @@ def test_a_pipeline(tmp_path):
     with serving(tmp_path, FAKE) as server, Connection(server.url) as connection:
         connection.send(b"".join(START + b"x-request-id: %d\r\n" % n + sized(SMALL) for n in range(50)))
         for number in range(50):
-            told, headers, _ = connection.receive()
-            assert (told, headers["x-request-id"]) == (200, str(number))
+            received, headers, _ = connection.receive()
+            assert (received, headers["x-request-id"]) == (200, str(number))
 
 
 def test_a_pipeline_that_is_too_long(tmp_path):
-    """Of requests that come faster than they are answered a bounded number waits; the client is told."""
+    """Only a bounded number of pipelined requests waits; then the client gets an error."""
     with serving(tmp_path, FAKE) as server, Connection(server.url) as connection:
         os.kill(server.worker(), signal.SIGSTOP)
         connection.send((START + sized(SMALL)) * 1000)
         os.kill(server.worker(), signal.SIGCONT)
         answered = 0
-        while (told := connection.receive())[0] == 200:
+        while (received := connection.receive())[0] == 200:
             answered += 1
         assert answered >= MAX_PIPELINED
-        assert_overloaded(told)
+        assert_overloaded(received)
         assert connection.ended()
         assert is_served(server)

@@ -32,7 +32,7 @@ def server(tmp_path_factory):
 def test_what_the_description_makes(server, full_size, mode):
     """Whatever is made from the description, the answer is one that the description has."""
     api = schemathesis.openapi.from_url(f"{server.url}/docs/openapi.json")
-    told = [checks.CHECKS.get_one(name) for name in CHECKS]
+    selected = [checks.CHECKS.get_one(name) for name in CHECKS]
     for result in api.get_all_operations():
         operation = result.ok()
         if mode == "negative" and not operation.body:
@@ -43,7 +43,7 @@ def test_what_the_description_makes(server, full_size, mode):
             if (case.headers or {}).get(TIMEOUT_HEADER, "").isdigit():
                 case.headers[TIMEOUT_HEADER] = "60000"  # a request that has a millisecond may well be 504
             answer = case.call(timeout=WAIT_S)
-            case.validate_response(answer, checks=told)
+            case.validate_response(answer, checks=selected)
 
         many = MANY if full_size else FEW
         settings(max_examples=many, deadline=None, suppress_health_check=list(HealthCheck))(

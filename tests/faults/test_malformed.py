@@ -199,7 +199,7 @@ BENT = {
 
 @pytest.mark.parametrize(("status", "sent"), BENT.values(), ids=BENT.keys())
 def test_bent_requests(server, status, sent):
-    """A request that is no HTTP, or odd HTTP, gets one answer with the status that fits, and harms nobody."""
+    """A request that is no HTTP, or odd HTTP, gets one response with the right status, and harms no other."""
     answers = ask(server.url, sent)
     assert_sound(answers)
     assert [answer.status for answer in answers] == [status]
@@ -216,7 +216,7 @@ UNFINISHED = {
 
 @pytest.mark.parametrize("sent", UNFINISHED.values(), ids=UNFINISHED.keys())
 def test_unfinished_requests(impatient, sent):
-    """A request of which the gateway waits for more in vain is 408."""
+    """A request that stays incomplete is 408."""
     answers = ask(impatient.url, sent)
     assert_sound(answers)
     assert [answer.status for answer in answers] == [408]
@@ -275,12 +275,12 @@ def test_cut_anywhere(server, end):
 
 
 def test_a_length_that_is_too_short(server):
-    """What is left over of a body is no request, and is refused after the answer to what is one, if it is."""
+    """Bytes left over after a body are refused, after the response to the request before them."""
     for length in range(len(SMALL)):
         with Connection(server.url, WAIT_S) as connection:
             connection.send(START + b"content-length: %d\r\n\r\n%b" % (length, SMALL))
-            told = [connection.receive()[0], connection.receive()[0]]
-            assert told == [400, 400]
+            received = [connection.receive()[0], connection.receive()[0]]
+            assert received == [400, 400]
             assert connection.ended()
     assert_serves(server.url)
 
@@ -314,7 +314,7 @@ def changed(draw, sources):
 
 
 def test_any_body(server, thousands):
-    """Whatever stands in a body, there is one answer, and the next request is answered rightly."""
+    """Any body gets one response, and the next request is answered correctly."""
 
     def attempt(sent):
         answers = ask(server.url, CLOSE + sized(sent))
@@ -329,7 +329,7 @@ REQUESTS = st.sampled_from([CLOSE + sized(SMALL), CHUNKED + WHOLE, HIDDEN + CLOS
 
 
 def test_any_bytes(server, thousands):
-    """Whatever comes over a connection, what is answered to it is sound, and the next request is, too."""
+    """Any bytes on a connection get well-formed responses, and the next request is answered correctly."""
 
     def attempt(sent):
         assert_sound(ask(server.url, sent, stops=True))

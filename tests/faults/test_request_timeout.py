@@ -33,9 +33,9 @@ def within(ms):
 
 def assert_error(connection, status, code, param):
     """Check an error; return the headers."""
-    told, headers, body = connection.receive()
+    received, headers, body = connection.receive()
     error = json.loads(body)["error"]
-    assert (told, error["code"], error["param"]) == (status, code, param)
+    assert (received, error["code"], error["param"]) == (status, code, param)
     return headers
 
 

@@ -43,10 +43,10 @@ def serve(tmp_path):
 
 
 def assert_late(connection):
-    """Check that a client is told that it was too slow, and that its connection ends."""
-    told, headers, body = connection.receive()
+    """Check that a slow client gets 408, and that its connection ends."""
+    received, headers, body = connection.receive()
     error = json.loads(body)["error"]
-    assert (told, error["code"], error["type"]) == (408, "request_timeout", "invalid_request_error")
+    assert (received, error["code"], error["type"]) == (408, "request_timeout", "invalid_request_error")
     assert error.keys() == {"message", "type", "param", "code"}
     assert headers["connection"] == "close"
     assert connection.ended()
@@ -54,8 +54,8 @@ def assert_late(connection):
 
 def assert_served(connection, count=1):
     """Check a success."""
-    told, _, body = connection.receive()
-    assert told == 200
+    received, _, body = connection.receive()
+    assert received == 200
     assert len(json.loads(body)["data"]) == count
 
 
@@ -91,7 +91,7 @@ def test_slow_head(serve, before):
     "end", [b"content-length: 100000\r\n\r\n", b"transfer-encoding: chunked\r\n\r\n186A0\r\n"]
 )
 def test_slow_body(serve, end):
-    """So is a body, and the connection is closed under whoever goes on to send."""
+    """So is a body, and the connection is closed even if the client goes on sending."""
     with serve(body=0.5) as server, Connection(server.url) as connection:
         connection.send(START + end)
         connection.drip(b"{" + b" " * 10_000)
@@ -101,7 +101,7 @@ def test_slow_body(serve, end):
 
 
 def test_a_body_that_was_asked_for(serve):
-    """A client that was told to go on, and does not, is told as well."""
+    """A client that got 100 Continue and sends nothing gets 408 as well."""
     with serve(body=0.5) as server, Connection(server.url) as connection:
         connection.send(START + b"expect: 100-continue\r\n" + sized(SMALL)[: -len(SMALL)])
         assert connection.receive()[0] == 100
@@ -155,7 +155,7 @@ def test_a_large_body_that_is_refused(serve):
     """A client that sends all of a body that is too large before it reads anything gets its answer."""
     with serve() as server, Connection(server.url) as connection:
         connection.send(START + sized(b" " * (64 << 20)))
-        told, headers, body = connection.receive()
-        assert (told, json.loads(body)["error"]["code"]) == (413, "request_too_large")
+        received, headers, body = connection.receive()
+        assert (received, json.loads(body)["error"]["code"]) == (413, "request_too_large")
         assert headers["connection"] == "close"
         assert connection.ended()

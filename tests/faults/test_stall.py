@@ -74,7 +74,7 @@ def test_stopped_while_idle(tmp_path, tell, limit):
 
 
 def test_stopped_unnoticed_by_clients(tmp_path, limit):
-    """A worker that is stopped is replaced although nobody asks it for anything."""
+    """A worker that is stopped is replaced although no request uses it."""
     with serving(tmp_path, fault("model", **limit)) as server:
         (worker,) = workers(server)
         watch = Watch(worker)

@@ -1,4 +1,4 @@
-"""A gateway that is told to stop finishes what it accepted, and refuses what is new; told twice, it ends."""
+"""A stopping gateway finishes accepted requests and refuses new ones; a second signal ends it at once."""
 
 from __future__ import annotations
 
@@ -71,9 +71,9 @@ def begin(tmp_path):
 
 def assert_refused(connection):
     """Check that a request is refused because the gateway stops, and that its connection ends."""
-    told, headers, body = connection.receive()
+    received, headers, body = connection.receive()
     error = json.loads(body)["error"]
-    assert (told, error["code"], error["type"]) == (503, "model_unavailable", "server_error")
+    assert (received, error["code"], error["type"]) == (503, "model_unavailable", "server_error")
     assert int(headers["retry-after"]) >= 1
     assert headers["connection"] == "close"
     assert connection.ended()
@@ -81,15 +81,15 @@ def assert_refused(connection):
 
 def assert_vectors(connection):
     """Check a success; return the headers."""
-    told, headers, body = connection.receive()
-    assert told == 200
+    received, headers, body = connection.receive()
+    assert received == 200
     assert len(json.loads(body)["data"]) == 1
     return headers
 
 
 @SIGNALS
 def test_what_was_accepted_is_finished(begin, number):
-    """What was accepted is answered, new requests are told to go elsewhere meanwhile, and the status is 0."""
+    """Accepted requests are answered, new ones get 503 meanwhile, and the exit status is 0."""
     busy = begin()
     with Connection(busy.server.url) as kept:
         kept.send(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
@@ -110,7 +110,7 @@ def test_what_was_accepted_is_finished(begin, number):
 
 
 def test_a_body_that_is_being_received(begin):
-    """A request that is not whole when the gateway is told to stop is refused at once."""
+    """A request that is incomplete when the gateway begins to stop is refused at once."""
     busy = begin()
     with Connection(busy.server.url) as half:
         half.send(ONE[:-1])
@@ -123,7 +123,7 @@ def test_a_body_that_is_being_received(begin):
 
 
 def test_requests_in_a_row(begin):
-    """One that waits behind what is answered is refused after that answer, on the same connection."""
+    """A request that waits behind another is refused after the other's response, on the same connection."""
     busy = begin(ONE * 2)
     busy.stop()
     busy.go_on()
@@ -133,8 +133,8 @@ def test_requests_in_a_row(begin):
 
 
 @SIGNALS
-def test_told_twice(begin, number):
-    """The second signal ends it at once, with a status that is not 0, and says so to whom it leaves."""
+def test_second_signal(begin, number):
+    """The second signal ends it at once, with status 1; requests in progress get an error."""
     busy = begin()
     busy.stop()
     busy.server.process.send_signal(number)
@@ -151,7 +151,7 @@ def test_the_grace_is_over(begin):
 
 
 def test_nothing_to_finish(begin):
-    """A gateway that has nothing to do ends, whoever is connected to it."""
+    """A gateway that has nothing to do ends, also with open connections."""
     busy = begin(b"")
     busy.server.process.send_signal(signal.SIGTERM)
     assert busy.accepted.ended()

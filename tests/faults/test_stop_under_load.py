@@ -126,7 +126,7 @@ def test_accepted_before_the_signal(tmp_path):
 
 @pytest.mark.parametrize("mark", [pytest.param("hang", marks=FULL_SIZE), "freeze"])
 def test_stopped_while_a_worker_stands_still(tmp_path, mark):
-    """A worker that will never answer does not keep it from ending; its request is told so."""
+    """A worker that will never answer does not keep it from ending; its request gets an error."""
 
     async def stopped():
         async with asyncio.TaskGroup() as tasks:

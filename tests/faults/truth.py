@@ -1,4 +1,4 @@
-"""What is true of a model: texts, no two alike, and the vectors that they have."""
+"""The truth about a model: texts, all different, and their vectors."""
 
 from __future__ import annotations
 
@@ -60,20 +60,20 @@ class Remembered:
     """Of a real model: what it gave for the same texts before, in the same gateway and undisturbed.
 
     Args:
-        alike: the least cosine of two vectors of one text.
+        min_cosine: the least cosine of two vectors of one text.
         texts: which are asked for in turn.
     """
 
-    def __init__(self, server: Server, model: str, alike: float, texts: Sequence[str]) -> None:
+    def __init__(self, server: Server, model: str, min_cosine: float, texts: Sequence[str]) -> None:
         self.model = model
-        self._alike = alike
+        self._min_cosine = min_cosine
         self._texts = texts
         self._places = {text: place for place, text in enumerate(texts)}
         parts = [texts[at : at + REQUEST] for at in range(0, len(texts), REQUEST)]
         self._vectors = np.concatenate([self._ask(server, part) for part in parts])
         likeness = unit(self._vectors) @ unit(self._vectors).T
         np.fill_diagonal(likeness, 0)
-        assert likeness.max() < alike, "two texts that cannot be told apart"
+        assert likeness.max() < min_cosine, "two texts that cannot be told apart"
 
     def _ask(self, server: Server, texts: Sequence[str]) -> Vectors:
         body = {"model": self.model, "input": texts, "truncate": "right"}
@@ -87,7 +87,7 @@ class Remembered:
     def right(self, texts: Sequence[str], vectors: Vectors) -> bool:
         """See :class:`Truth`."""
         expected = self._vectors[[self._places[text] for text in texts]]
-        return lowest_cosine(vectors, expected) >= self._alike
+        return lowest_cosine(vectors, expected) >= self._min_cosine
 
 
 def different_texts(count: int) -> list[str]:

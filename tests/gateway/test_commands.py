@@ -35,7 +35,7 @@ def test_check_of_a_broken_model(tmp_path, config_file):
     ended = run("check", cwd=tmp_path)
     assert ended.returncode == 1
     said = ended.stderr.decode()
-    assert "broken: failed: dimensions offers 16" in said
+    assert "broken: failed: dimensions has 16" in said
     assert "Traceback" not in said
     assert "right" in ended.stdout.decode()
 

@@ -44,7 +44,7 @@ def test_defaults(read):
 
 
 def test_every_part(read):
-    """Keys of the server, of the serving and of the backend land where they belong."""
+    """Keys of the server, of serving and of the backend end up in their structs."""
     config = read(
         "[server]\nport = 1\nstrict = true\nbody_timeout_s = 2\n"
         '[models."org/m"]\nbackend = "fake"\nwidth = 16\n'

@@ -47,7 +47,7 @@ def test_file_to_array(tmp_path):
 
 
 def test_narrow_limits(tmp_path, config_file):
-    """A file larger than a request or the queue may be is embedded all the same, piece by piece."""
+    """A file larger than a request or the queue may be is embedded in parts."""
     narrow = "[server]\nmax_request_tokens = 3000\n" + config_file.read_text() + "max_queue_tokens = 4000\n"
     config_file.write_text(narrow)
     lines = [f"line {number}" for number in range(2000)]
@@ -85,7 +85,7 @@ def test_too_long(tmp_path):
 
 
 def test_cut(tmp_path):
-    """A text that is cut is told, by number, beside its vector."""
+    """A text that is cut is reported by its number, beside its vector."""
     ended = run("embed", "--truncate", "right", "a", "x" * 600, "b", cwd=tmp_path)
     assert ended.returncode == 0
     assert np.array_equal(read_jsonl(ended.stdout), vectors_of(["a", "x" * 510, "b"]))
@@ -107,7 +107,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("what", REFUSED)
 def test_refused(tmp_path, what):
-    """What cannot be done is told in a sentence, with status 1."""
+    """A failure is reported in a sentence, with status 1."""
     (tmp_path / "latin1.txt").write_bytes(b"caf\xe9\n")
     arguments, reason = REFUSED[what]
     assert reason in refused(run("embed", *arguments, cwd=tmp_path))
@@ -122,11 +122,11 @@ def test_several_models(tmp_path, config_file):
 
 
 def test_model_that_does_not_load(tmp_path, config_file):
-    """A model that cannot be served is told with its reason."""
+    """A model that cannot be served is reported with the reason."""
     config_file.write_text('[models.small]\nbackend = "fake"\ndimensions = [16]\n')
     ended = run("embed", "a", cwd=tmp_path)
     assert (ended.returncode, ended.stdout) == (1, b"")
-    assert "error: small is failed: dimensions offers 16" in ended.stderr.decode()
+    assert "error: small is failed: dimensions has 16" in ended.stderr.decode()
 
 
 def interrupted(command):

@@ -63,7 +63,7 @@ def test_extremes(form):
 
 @pytest.mark.parametrize("form", ["float", "base64"])
 def test_any_memory_order(form):
-    """Vectors that are not contiguous are written row by row all the same."""
+    """Vectors that are not contiguous are written row by row too."""
     vectors = np.asfortranarray(np.arange(12, dtype=np.float32).reshape(3, 4))
     assert np.array_equal(decoded(encode(vectors, form), form), vectors)
     assert np.array_equal(decoded(encode(vectors[:, ::2], form), form), vectors[:, ::2])

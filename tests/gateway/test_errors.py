@@ -67,7 +67,7 @@ def test_rows(error, http, kind, code):
     ("error", "http"), [(NotFoundException("/secret"), 404), (MethodNotAllowedException("secret"), 405)]
 )
 def test_framework(error, http):
-    """What the framework raises is told in the same shape, without its words."""
+    """Errors of the framework get the same shape, without the framework's words."""
     response = error_response(error)
     assert response.status == http
     said = json.loads(response.body)["error"]
@@ -76,7 +76,7 @@ def test_framework(error, http):
 
 
 def test_allowed_methods():
-    """A wrong method is told which ones there are."""
+    """The response to a wrong method lists the right ones."""
     assert error_response(MethodNotAllowedException(headers={"Allow": "POST"})).headers == {"allow": "POST"}
 
 

@@ -56,7 +56,7 @@ NOT_JSON = {
 @pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize("what", NOT_JSON)
 def test_not_json(what, decoder):
-    """What is not one JSON document in UTF-8 is told so, or is refused as no object."""
+    """A body that is not one JSON object in UTF-8 is refused as such."""
     with pytest.raises(InvalidRequest) as refusal:
         DECODERS[decoder].decode(NOT_JSON[what])
     assert type(refusal.value) is InvalidJson or what == "deep from the start"
@@ -64,7 +64,7 @@ def test_not_json(what, decoder):
 
 
 def test_nested_deep_in_an_ignored_field():
-    """A document that is nested too deep is refused even where nobody would look at it."""
+    """A document that is nested too deep is refused, also in unknown fields."""
     with pytest.raises(InvalidJson):
         DECODERS["lenient"].decode(body(extra=DEEP))
     with pytest.raises(InvalidJson):

@@ -123,8 +123,8 @@ def test_unknown_fields():
 
 
 def test_partial_keeps_what_is_wrong_with_an_input():
-    """With partial results an input that nothing can be done with is noted, and the others are asked for."""
+    """With partial results an invalid input gets its error, and the others are passed on."""
     request = decode({"model": "small", "input": ["a", "", "b" * 101], "partial": True})
-    found = inputs_of(request, MAX_INPUTS, LIMITS)
-    assert found.inputs == ["a", "", "b" * 101]
-    assert {index: error.param for index, error in found.errors.items()} == {1: "input[1]", 2: "input[2]"}
+    result = inputs_of(request, MAX_INPUTS, LIMITS)
+    assert result.inputs == ["a", "", "b" * 101]
+    assert {index: error.param for index, error in result.errors.items()} == {1: "input[1]", 2: "input[2]"}

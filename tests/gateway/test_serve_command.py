@@ -71,13 +71,13 @@ def test_nothing_to_serve(tmp_path, config_file):
     finished = run("serve", "--port", "0", cwd=tmp_path)
     said = finished.stderr.decode()
     assert finished.returncode == 1
-    assert "small is failed: dimensions offers 16" in said
+    assert "small is failed: dimensions has 16" in said
     assert "no model can be served" in said
     assert "Traceback" not in said
 
 
 def test_some_to_serve(tmp_path, config_file):
-    """A model that cannot be served is told, and the others are served."""
+    """A model that cannot be served is reported, and the others are served."""
     config_file.write_text('[models.broken]\nbackend = "fake"\ndimensions = [16]\n' + config_file.read_text())
     command = begin("serve", "--port", "0", cwd=tmp_path)
     url = until_serving(command)
@@ -88,7 +88,7 @@ def test_some_to_serve(tmp_path, config_file):
 
 
 def test_a_worker_that_dies_while_it_loads(tmp_path, config_file):
-    """A model whose first worker dies is told to be loading, and said to be served when it is."""
+    """A model whose first worker dies is reported as loading, and as served when it is."""
     command = begin("serve", "--config", str(config_file), "--port", "0", cwd=tmp_path)
     while not (workers := children_of(command.pid)):
         assert command.poll() is None
@@ -99,7 +99,7 @@ def test_a_worker_that_dies_while_it_loads(tmp_path, config_file):
 
 
 def test_port_taken(tmp_path, config_file):
-    """A port that is taken is told in a sentence, with a status that is not 0."""
+    """A port that is in use is reported in a sentence, with status 1."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
         finished = run("serve", "--config", str(config_file), "--port", port, cwd=tmp_path)

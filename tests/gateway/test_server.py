@@ -141,7 +141,7 @@ async def test_an_answer_that_is_taken_in_small_pieces(monkeypatch):
 
 
 async def test_mistake_in_the_parser(monkeypatch):
-    """A mistake of ours while a request is parsed is told as one; what the client got wrong is his."""
+    """A bug while a request is parsed is an internal error; malformed input is the client's error."""
     async with running() as (server, *_):
         for url, status in ((b"http://other", 400), (b"/livez", 500)):
             if status == 500:
@@ -216,7 +216,7 @@ async def test_a_client_that_leaves():
 
 
 async def test_a_client_that_leaves_in_the_middle_of_its_body():
-    """Whoever reads a body whose client has left is cancelled, or told so where he begins to read later."""
+    """A handler that reads the body of a client that left is cancelled; one that starts later gets ClientGone."""
     outcomes = asyncio.Queue()
 
     async def answer(request):

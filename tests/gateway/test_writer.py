@@ -109,7 +109,7 @@ def test_a_response_is_bounded_as_a_whole(writer):
 
 
 async def test_waits_while_paused(writer):
-    """Who writes waits for a slow client, also when it pauses again, and a cancelled writer harms nobody."""
+    """Writing waits for a slow client, also when it pauses again; cancelling the wait harms no other request."""
     await asyncio.wait_for(writer.drained(), 10)
     writer.pause()
     waiting = asyncio.ensure_future(writer.drained())

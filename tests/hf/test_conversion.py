@@ -152,7 +152,7 @@ def test_made_anew_for_what_moves_a_vector(settings):
     [("model.bin", "changed"), ("model.xml", "gone"), ("record.json", "cut"), ("record.json", "changed")],
 )
 def test_a_harmed_conversion_is_made_anew(settings, made, file, harm):
-    """A kept file that is not what it was is never used."""
+    """A cached file that has changed is never used."""
     expected = vectors_of(load(settings))
     assert len(made) == 1
     path = entry(settings) / file
@@ -214,7 +214,7 @@ def test_what_may_pass_is_no_refusal(converted, made, monkeypatch):
 
 
 def test_a_conversion_is_of_private_files(settings, made):
-    """What is kept lies in the directory that is configured, readable by its owner alone."""
+    """The cache is in the configured directory, readable by its owner only."""
     load(settings)
     names = sorted(file.name for file in entry(settings).iterdir())
     assert names == ["model.bin", "model.xml", "record.json", "record.sha256"]
@@ -232,7 +232,7 @@ def test_processes_at_once(settings):
 
 
 def test_what_a_killed_process_left_is_cleared(settings, made):
-    """A conversion that was begun and never finished is neither used nor kept."""
+    """A conversion that was never finished is not used, and is removed."""
     load(settings)
     folder = entry(settings)
     left = folder.with_name(f"{folder.name}.left.tmp")
@@ -274,7 +274,7 @@ def test_failure_is_not_kept(settings, made, monkeypatch):
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_cache_that_cannot_be_written(settings, tmp_path):
-    """Where nothing can be kept torch serves, and the place is named."""
+    """If the cache cannot be written torch serves, and the note names the directory."""
     tmp_path.joinpath("cache").mkdir(mode=0o500)
     assert "cache" in load(settings).info.notes[0]
 
@@ -323,7 +323,7 @@ def test_unservable_model_is_told_once(settings, monkeypatch):
 
 
 def test_a_conversion_that_cannot_be_written(ready, tmp_path):
-    """Where OpenVINO cannot write, as on a full disk, that is told for what it is."""
+    """If OpenVINO cannot write, as on a full disk, the error says so."""
     graph = openvino.Core().read_model(ready.folder / "model.xml")
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file cannot be written"):
@@ -331,7 +331,7 @@ def test_a_conversion_that_cannot_be_written(ready, tmp_path):
 
 
 def test_what_lies_in_the_way_is_replaced(settings, made):
-    """A file where a conversion is to be kept is no conversion, and makes room for one."""
+    """A file in the place of a conversion is replaced by one."""
     load(settings)
     folder = entry(settings)
     shutil.rmtree(folder)

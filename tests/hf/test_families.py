@@ -45,7 +45,7 @@ def test_family_matches_transformers(tiny, family):
     assert lowest_cosine(embed(backend, inputs), reference(tiny(family), inputs, pooling)) >= SAME
 
 
-def test_company_does_not_matter(tiny, family):
+def test_batch_invariance(tiny, family):
     """An input has the same vector alone, beside one other, and in a shuffled batch."""
     backend = HfBackend(HfSpec(path=str(tiny(family)), **TORCH))
     inputs = sorted(inputs_of(backend), key=len)
@@ -96,7 +96,7 @@ def test_pooling_override(tiny, pooling):
 
 
 def test_bf16(tiny):
-    """With bf16 weights a vector stays within the stated tolerance whatever stands beside it."""
+    """With bf16 weights a vector stays within the stated tolerance in any batch."""
     backend = HfBackend(HfSpec(path=str(tiny("bert")), **{**TORCH, "dtype": "bf16"}))
     inputs = inputs_of(backend)
     alone = np.concatenate([embed(backend, [ids]) for ids in inputs])

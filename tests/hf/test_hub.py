@@ -87,7 +87,7 @@ def test_model_of_the_hub(run):
 
 
 def test_only_what_is_wanted_is_downloaded(hub, run):
-    """Weights, settings and vocabulary are downloaded; pickles and code are never asked for."""
+    """Weights, settings and vocabulary are downloaded; pickles and code are never requested."""
     directory = Path(run()["directory"])
     assert {file.name for file in directory.iterdir()} == WANTED
     assert hub.downloaded() == WANTED

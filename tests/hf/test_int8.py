@@ -34,7 +34,7 @@ def load(directory, **settings):
 
 
 def test_int8(tiny, capfd):
-    """The vectors are near those of fp32, the same in any company, and nothing is printed on the way."""
+    """The vectors are near those of fp32 and the same in any batch; nothing is printed."""
     plain = HfBackend(HfSpec(path=str(tiny("bert")), **TORCH))
     capfd.readouterr()
     backend = load(tiny("bert"))

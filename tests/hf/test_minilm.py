@@ -123,7 +123,7 @@ def test_order_does_not_matter(backend, inputs, vectors):
 
 
 def test_bf16(inputs, expected):
-    """In bf16 a vector is within tolerance of itself in company, and near that of fp32."""
+    """In bf16 a vector alone is near itself in a batch, and near that of fp32."""
     backend = HfBackend(HfSpec(path=PATH, dtype="bf16", device="cpu", runtime="torch", threads=1))
     chosen = list(range(0, len(inputs), 4))
     batched = embed_all(backend, [inputs[i] for i in chosen])

@@ -101,7 +101,7 @@ def test_family_matches_torch(tiny, family):
 
 
 def test_torch_is_not_imported(tiny):
-    """A process that starts from a kept conversion imports neither torch nor transformers, and is quiet."""
+    """A process that starts from a cached conversion imports neither torch nor transformers, and prints nothing."""
     directory = tiny("bert")
     load(directory, dtype="fp32")
     settings = json.dumps({"path": str(directory), "dtype": "fp32", **SETTINGS})
@@ -160,7 +160,7 @@ def test_closed(tiny):
 
 
 def test_openvino_on_a_gpu_is_refused(tiny):
-    """What does not go together is told: OpenVINO and a GPU, torch and int8."""
+    """Settings that exclude each other are refused: OpenVINO and a GPU, torch and int8."""
     with pytest.raises(LoadError, match="device"):
         load(tiny("bert"), device="cuda")
     with pytest.raises(LoadError, match="int8"):

@@ -90,7 +90,7 @@ def test_neighbours_are_not_seen(tiny, family):
 
 @pytest.mark.parametrize("family", sorted(PADDED))
 def test_what_cannot_be_packed_is_padded(tiny, family):
-    """A model whose attention is of another kind is found out when it is loaded, told, and left as it was."""
+    """A model with another kind of attention is detected when it is loaded, noted, and stays padded."""
     tried, plain = loaded(tiny(family)), loaded(tiny(family), packed=False)
     inputs = inputs_of()
     assert tried.runtime.cost == "padded"
@@ -119,9 +119,9 @@ def test_what_mixes_tokens_elsewhere_is_padded(kind):
 
 
 def test_processors_pad(tiny):
-    """On a processor, where there is no kernel for it, nothing is tried and nothing told."""
-    found = loaded(tiny("bert"), packed=None)
-    assert (found.runtime.cost, found.notes) == ("padded", ())
+    """On a processor, which has no kernel for it, packing is not tried and there is no note."""
+    result = loaded(tiny("bert"), packed=None)
+    assert (result.runtime.cost, result.notes) == ("padded", ())
 
 
 @ON_GPU

@@ -26,8 +26,8 @@ async def test_many_tasks(embedder):
 
     async def work(number):
         texts = [f"{number}/{text}" for text in range(300)]
-        found = await embedder.embed(texts)
-        return np.array_equal(found.vectors, [vector_of(text) for text in texts])
+        result = await embedder.embed(texts)
+        return np.array_equal(result.vectors, [vector_of(text) for text in texts])
 
     assert all(await asyncio.gather(*map(work, range(10))))
 
@@ -50,8 +50,8 @@ async def test_a_task_that_is_cancelled(embedder):
     long.cancel()
     with pytest.raises(asyncio.CancelledError):
         await long
-    found = await embedder.embed(["a"])
-    assert np.array_equal(found.vectors, [vector_of("a")])
+    result = await embedder.embed(["a"])
+    assert np.array_equal(result.vectors, [vector_of("a")])
 
 
 @pytest.mark.anyio
@@ -69,7 +69,7 @@ async def test_closed(embedder):
 
 
 def test_another_loop():
-    """An embedder is used in the loop that it was entered in, and entered once; anything else is told."""
+    """An embedder is used in the loop that it was entered in, and entered once; anything else raises."""
     embedder = AsyncEmbedder({"models": {"m": MODEL}})
 
     async def begin():

@@ -59,11 +59,11 @@ def make():
 def test_any_number_of_texts(make):
     """Each of several thousand texts has its own vector, in the order of the texts."""
     texts = texts_of(3000)
-    found = make().embed(texts)
-    np.testing.assert_array_equal(found.vectors, right(texts))
-    assert found.tokens == sum(len(text.encode()) + 2 for text in texts)
-    assert (found.model, found.errors, found.truncated) == ("m", {}, [])
-    assert len(found.space) == 16
+    result = make().embed(texts)
+    np.testing.assert_array_equal(result.vectors, right(texts))
+    assert result.tokens == sum(len(text.encode()) + 2 for text in texts)
+    assert (result.model, result.errors, result.truncated) == ("m", {}, [])
+    assert len(result.space) == 16
 
 
 def test_no_texts(make):
@@ -77,7 +77,7 @@ def test_an_iterable(make):
 
 
 def test_strings_of_other_kinds(make):
-    """A column of a table, numpy's own strings, is as good as a list, and harms nobody."""
+    """A column of a table, with numpy's own strings, works as a list does."""
     np.testing.assert_array_equal(make().embed(np.array(["a", "bc"])).vectors, right(["a", "bc"]))
 
 
@@ -94,16 +94,16 @@ def test_many_threads(make):
 
 
 def test_progress(make):
-    """Progress is told in the calling thread, begins with none, never goes back, and ends with all."""
-    told = []
+    """Progress is reported in the calling thread, begins with none, never goes back, and ends with all."""
+    steps = []
     make().embed(
-        texts_of(1000), progress=lambda done, total: told.append((done, total, threading.get_ident()))
+        texts_of(1000), progress=lambda done, total: steps.append((done, total, threading.get_ident()))
     )
-    counts = [done for done, _, _ in told]
+    counts = [done for done, _, _ in steps]
     assert counts == sorted(counts)
     assert len(counts) > 1
-    assert (told[0][:2], told[-1][:2]) == ((0, 1000), (1000, 1000))
-    assert {thread for _, _, thread in told} == {threading.get_ident()}
+    assert (steps[0][:2], steps[-1][:2]) == ((0, 1000), (1000, 1000))
+    assert {thread for _, _, thread in steps} == {threading.get_ident()}
 
 
 def test_leaving_early(make):
@@ -120,20 +120,20 @@ def test_leaving_early(make):
 
 
 def test_partial(make):
-    """Texts that cannot be embedded are told one by one, and the others have their vectors."""
+    """Each text that cannot be embedded has its own error, and the others have their vectors."""
     texts = texts_of(600)
     bad = {3: "", 299: "x" * 600, 300: "a\ud800", 555: "<nan>"}
     for index, text in bad.items():
         texts[index] = text
-    found = make(FAULT).embed(texts, partial=True)
-    assert {index: error.param for index, error in found.errors.items()} == {
+    result = make(FAULT).embed(texts, partial=True)
+    assert {index: error.param for index, error in result.errors.items()} == {
         index: f"input[{index}]" for index in bad
     }
-    assert isinstance(found.errors[555], InputFailed)
+    assert isinstance(result.errors[555], InputFailed)
     good = [index for index in range(600) if index not in bad]
-    np.testing.assert_array_equal(found.vectors[good], right([texts[index] for index in good]))
-    assert np.isnan(found.vectors[list(bad)]).all()
-    assert found.quality().failed == 4
+    np.testing.assert_array_equal(result.vectors[good], right([texts[index] for index in good]))
+    assert np.isnan(result.vectors[list(bad)]).all()
+    assert result.quality().failed == 4
 
 
 @pytest.mark.parametrize("bad", ["", "x" * 600, "a\ud800", "<raise>"])
@@ -147,7 +147,7 @@ def test_a_bad_text(make, bad):
 
 
 def test_long_texts(make):
-    """What is done to long texts is told by their places among all of them."""
+    """Truncated and averaged texts are listed by their index among all texts."""
     texts = texts_of(600)
     texts[7] = texts[500] = "x" * 600
     embedder = make()
@@ -168,24 +168,24 @@ def test_more_than_a_request_may_have(make):
 def test_a_text_that_no_request_may_have(make):
     """With partial results a text of more tokens than a request may have is an error in its place."""
     embedder = make(FAKE | {"max_tokens": 64}, server={"max_request_tokens": 1000})
-    found = embedder.embed(["a"] * 300 + ["x" * 2000, "b"], truncate="mean", partial=True)
-    assert {index: error.param for index, error in found.errors.items()} == {300: "input[300]"}
-    np.testing.assert_array_equal(found.vectors[[0, 299, 301]], right(["a", "a", "b"]))
+    result = embedder.embed(["a"] * 300 + ["x" * 2000, "b"], truncate="mean", partial=True)
+    assert {index: error.param for index, error in result.errors.items()} == {300: "input[300]"}
+    np.testing.assert_array_equal(result.vectors[[0, 299, 301]], right(["a", "a", "b"]))
 
 
 def test_large_texts(make):
     """Large texts go by few at a time, each whole."""
     texts = [f"{number}".ljust(300_000, "x") for number in range(5)]
-    found = make().embed([*texts, "a"], truncate="right")
-    np.testing.assert_array_equal(found.vectors, right([*(text[:510] for text in texts), "a"]))
+    result = make().embed([*texts, "a"], truncate="right")
+    np.testing.assert_array_equal(result.vectors, right([*(text[:510] for text in texts), "a"]))
 
 
-def test_roles_and_dimensions(make):
-    """What a request may say over HTTP, a call may: a role, by name or by itself, and dimensions."""
+def test_input_types_and_dimensions(make):
+    """As over HTTP, a call can set the input type, by name or by argument, and the dimensions."""
     embedder = make(FAKE | {"prompts": {"query": "Q: "}, "dimensions": [4]})
-    by_name, by_role = embedder.embed(["a"], model="m@query"), embedder.embed(["a"], input_type="query")
+    by_name, by_argument = embedder.embed(["a"], model="m@query"), embedder.embed(["a"], input_type="query")
     np.testing.assert_array_equal(by_name.vectors, right(["Q: a"]))
-    np.testing.assert_array_equal(by_role.vectors, by_name.vectors)
+    np.testing.assert_array_equal(by_argument.vectors, by_name.vectors)
     assert by_name.prompt == "query"
     assert embedder.embed(["a"], dimensions=4).vectors.shape == (1, 4)
     for dimensions in (5, -1, 10**12):
@@ -198,7 +198,7 @@ def test_roles_and_dimensions(make):
 
 
 def test_mistakes(make):
-    """What a program does wrong is told as such."""
+    """Wrong arguments and configurations raise errors that say what is wrong."""
     embedder = make()
     with pytest.raises(TypeError, match="list"):
         embedder.embed("one text")
@@ -220,7 +220,7 @@ def test_mistakes(make):
 
 def test_a_model_that_does_not_load(make):
     """A model that cannot be loaded says why, when it is asked for."""
-    with pytest.raises(ModelUnavailable, match="offers 16"):
+    with pytest.raises(ModelUnavailable, match="dimensions has 16"):
         make(FAKE | {"dimensions": [16]}).warm_up()
 
 
@@ -239,16 +239,16 @@ def test_a_worker_that_dies(make):
 
 
 def test_many_killers(make):
-    """More texts that end a worker than one search looks for are all found, and cost nobody else anything."""
+    """More crashing texts than one search can find are all found, and no other text fails."""
     texts = texts_of(300)
     killers = range(100, 107)
     for index in killers:
         texts[index] = f"{index} <abort>"
-    found = make(FAULT).embed(texts, partial=True)
-    assert list(found.errors) == list(killers)
-    assert all(isinstance(error, InputFailed) for error in found.errors.values())
-    good = [index for index in range(300) if index not in found.errors]
-    np.testing.assert_array_equal(found.vectors[good], right([texts[index] for index in good]))
+    result = make(FAULT).embed(texts, partial=True)
+    assert list(result.errors) == list(killers)
+    assert all(isinstance(error, InputFailed) for error in result.errors.values())
+    good = [index for index in range(300) if index not in result.errors]
+    np.testing.assert_array_equal(result.vectors[good], right([texts[index] for index in good]))
 
 
 def test_closing():
@@ -311,7 +311,7 @@ except RuntimeError as error:
 
 
 def test_a_fork():
-    """A process that is forked off is told that the embedder is its parent's, and ends in peace."""
+    """A forked process gets an error that the embedder belongs to its parent, and ends normally."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     ended = subprocess.run(
         [sys.executable, "-c", FORKED],

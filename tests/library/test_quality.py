@@ -16,11 +16,11 @@ def directions(count, dimensions=64, seed=0):
 
 
 def test_norms():
-    """Lengths are told of all vectors that there are, at their least, mean and greatest."""
+    """The report has the least, mean and greatest length of all vectors."""
     vectors = directions(10) * np.arange(1, 11, dtype=np.float32)[:, None]
-    found = examine(vectors, {9: "failed"}, 0.99)
-    assert (found.texts, found.failed, found.dimensions) == (10, 1, 64)
-    assert (found.norm_min, found.norm_mean, found.norm_max) == pytest.approx((1, 5, 9), abs=1e-5)
+    result = examine(vectors, {9: "failed"}, 0.99)
+    assert (result.texts, result.failed, result.dimensions) == (10, 1, 64)
+    assert (result.norm_min, result.norm_mean, result.norm_max) == pytest.approx((1, 5, 9), abs=1e-5)
 
 
 def test_near_duplicates():
@@ -28,22 +28,22 @@ def test_near_duplicates():
     vectors = directions(50)
     vectors[40] = 3 * vectors[7]
     vectors[0] = np.nan
-    found = examine(vectors, {0: "failed"}, 0.999)
-    assert (found.near_duplicates, found.near_duplicate_pairs) == ([(7, 40)], 1)
+    result = examine(vectors, {0: "failed"}, 0.999)
+    assert (result.near_duplicates, result.near_duplicate_pairs) == ([(7, 40)], 1)
     assert examine(vectors, {0: "failed"}, -1.0).near_duplicate_pairs == 49 * 48 // 2
 
 
 def test_many_near_duplicates():
     """Pairs are counted over blocks, and a hundred of them are named."""
     vectors = np.repeat(directions(1), 2100, axis=0)
-    found = examine(vectors, {}, 0.99)
-    assert found.near_duplicate_pairs == 2100 * 2099 // 2
-    assert len(found.near_duplicates) == 100
-    assert all(one < other for one, other in found.near_duplicates)
+    result = examine(vectors, {}, 0.99)
+    assert result.near_duplicate_pairs == 2100 * 2099 // 2
+    assert len(result.near_duplicates) == 100
+    assert all(one < other for one, other in result.near_duplicates)
 
 
 def test_outliers():
-    """A vector that points elsewhere is named, and none where all are alike."""
+    """A vector that points elsewhere is an outlier; if all are similar there is none."""
     vectors = directions(500)
     assert examine(vectors, {}, 0.99).outliers == []
     vectors[123] = -vectors[123]
@@ -64,20 +64,20 @@ def test_non_finite():
     vectors[1, 3] = np.inf
     vectors[2] = np.nan
     vectors[3] = 0
-    found = examine(vectors, {2: "failed"}, 0.99)
-    assert (found.non_finite, found.compared) == (1, 2)
+    result = examine(vectors, {2: "failed"}, 0.99)
+    assert (result.non_finite, result.compared) == (1, 2)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_hardly_any(count):
     """A report can be had of next to nothing, and be printed."""
-    found = examine(directions(count), {}, 0.99)
-    assert (found.texts, found.compared, found.outliers) == (count, count, [])
-    assert f"{count} texts" in str(found)
+    result = examine(directions(count), {}, 0.99)
+    assert (result.texts, result.compared, result.outliers) == (count, count, [])
+    assert f"{count} texts" in str(result)
 
 
 def test_a_great_many():
     """Of more vectors than can be compared an even sample is, and the report says how many."""
-    found = examine(directions(2 * MAX_COMPARED + 5, dimensions=4), {}, 1.1)
-    assert MAX_COMPARED / 2 < found.compared <= MAX_COMPARED
-    assert found.texts == 2 * MAX_COMPARED + 5
+    result = examine(directions(2 * MAX_COMPARED + 5, dimensions=4), {}, 1.1)
+    assert MAX_COMPARED / 2 < result.compared <= MAX_COMPARED
+    assert result.texts == 2 * MAX_COMPARED + 5

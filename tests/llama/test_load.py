@@ -104,7 +104,7 @@ def test_more_tokens_than_the_model_takes_are_refused(bert_file, open_backend):
 
 def test_more_dimensions_than_the_model_has_are_refused(bert_file, open_backend):
     """A Matryoshka size above the width is refused; smaller ones are stated in order, the width last."""
-    with pytest.raises(LoadError, match="dimensions names 128"):
+    with pytest.raises(LoadError, match="dimensions has 128"):
         open_backend(bert_file("cls"), dimensions=(32, 128))
     info = open_backend(bert_file("cls"), dimensions=(32, 16)).info
     assert info.supported_dimensions == (16, 32, 64)

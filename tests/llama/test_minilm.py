@@ -68,7 +68,7 @@ def test_vectors_are_the_reference_s(dtype, minilm_file, open_backend, inputs, e
 
 
 @pytest.mark.parametrize("dtype", ["f32", "bf16", "q8_0"])
-def test_company_does_not_matter(dtype, minilm_file, open_backend, inputs):
+def test_batch_invariance(dtype, minilm_file, open_backend, inputs):
     """An input has the same vector alone, in a full batch, and in a shuffled one."""
     backend = open_backend(minilm_file(dtype))
     apart = alone(backend, inputs)

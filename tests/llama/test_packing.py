@@ -52,7 +52,7 @@ def test_tails_fit_a_call(seed):
 
 
 def test_chunks_are_even():
-    """Chunks keep the order, hold no more than asked, and none is nearly empty."""
+    """Chunks keep the order, hold no more than the given size, and none is nearly empty."""
     packed = PackedTokens.of(Batch.of([np.arange(1100, dtype=np.int32)]))
     chunks = list(packed.chunks(512))
     assert [len(chunk) for chunk in chunks] == [366, 367, 367]

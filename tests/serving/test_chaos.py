@@ -80,7 +80,7 @@ async def settle(model, source):
 
 @pytest.mark.parametrize("seed", range(4))
 async def test_chaos(metrics, seed):
-    """Under failures, crashes, deadlines and clients that leave, no call gets what is not its own."""
+    """Under failures, crashes, deadlines and clients that leave, no call gets another call's result."""
     source = random.Random(seed)
     model = make_model(metrics, *(UnreliableEngine(source) for _ in range(3)), audit_every=3)
     calls = []

@@ -90,7 +90,7 @@ async def test_failed_load():
 
 
 async def test_a_request_that_ends_while_it_is_loaded():
-    """A request that is given up leaves the loading to those that follow, which begin none of their own."""
+    """A request that is cancelled does not stop the loading, and later requests do not start it again."""
     going_on = threading.Event()
     loader = Loader(failures=0)
     cl100k = Cl100k(lambda: going_on.wait() and loader())
@@ -105,8 +105,8 @@ async def test_a_request_that_ends_while_it_is_loaded():
 
 
 async def test_a_load_that_hangs(monkeypatch):
-    """While a vocabulary takes long to come, clients are told to come again later."""
-    monkeypatch.setattr("embeddings_gateway.serving.prepare.cl100k.PATIENCE_S", 0.0)
+    """While the vocabulary takes long to load, clients get 503 with Retry-After."""
+    monkeypatch.setattr("embeddings_gateway.serving.prepare.cl100k.MAX_WAIT_S", 0.0)
     going_on = threading.Event()
     cl100k = Cl100k(lambda: going_on.wait() and encoding())
     for _ in range(2):

@@ -42,7 +42,7 @@ def test_texts_as_before(tokens_per_char):
 
 
 def test_queries_say_little_of_documents():
-    """What stands round short texts, special tokens and a prompt, is not taken to be in long ones."""
+    """Special tokens and prompts of short texts do not raise the estimate of long texts."""
     prompt = "Instruct: find what answers the question. Query: "
     estimate = learned(calls=1000, prompt=prompt)
     assert estimate.of(DOCUMENTS, "", INFO, cuts=False) == pytest.approx(50_000, rel=0.1)

@@ -115,7 +115,7 @@ async def test_nothing_is_kept_of_requests_that_are_over(start, own_child):
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
 async def test_worker_that_somebody_ends(start, own_child, metrics, end):
-    """A worker that is killed or stopped from outside costs nobody anything: its work is done again."""
+    """A worker that is killed or stopped from outside fails no request: its work is done again."""
     model = await start(FaultSpec(seconds_per_token=0.001), **IMPATIENT)
     pid = own_child()
     texts = [f"text {i}" for i in range(100)]
@@ -138,7 +138,7 @@ async def test_load_that_hangs(start):
 
 
 async def test_out_of_memory(start):
-    """Batches that memory is too small for are computed in smaller ones, and nobody is blamed."""
+    """Batches that are too large for memory are computed in smaller ones, and no input is blamed."""
     model = await start(FaultSpec(memory_tokens=500, max_batch_tokens=2000))
     texts = [f"text {i}" for i in range(60)]
     assert np.array_equal((await run(model, texts)).vectors, [vector_of(text) for text in texts])

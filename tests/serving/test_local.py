@@ -82,13 +82,12 @@ def equal(columns, expected, inputs=None):
 
 
 async def test_result(start):
-    """A result has a vector for each input, the tokens with the special ones, the space and the phases."""
+    """A result has a vector for each input, the tokens with the special ones, and the phases."""
     model = await start()
     call = Call(["a", "bc"])
     result = await model.run(call)
     assert np.array_equal(result.vectors, [vector_of("a"), vector_of("bc")])
     assert result.tokens == 3 + 4
-    assert result.fingerprint == model.info.fingerprint
     assert call.timings.keys() == {"tokenize", "queue", "infer"}
     assert min(call.timings.values()) >= 0
     await all_quiet()
@@ -106,7 +105,7 @@ async def test_every_output_of_a_worker(start, inputs):
 @pytest.mark.parametrize("outputs", SUBSETS, ids="-".join)
 @pytest.mark.parametrize("inputs", [TEXTS, PAIRS], ids=["texts", "pairs"])
 async def test_every_output_in_every_batch(metrics, inputs, outputs):
-    """Whatever is asked for, and whoever shares the batches, each input has what it has alone."""
+    """Each input has the same result as alone, whatever the outputs and the other inputs of its batch."""
     engine = AnsweringEngine(info=ROOMY)
     model = make_model(metrics, engine, AnsweringEngine(info=ROOMY), audit_every=2)
     parts = [inputs, inputs[::-1], inputs[7:8], inputs[3:30:3]]
@@ -245,7 +244,7 @@ async def test_client_gone(metrics):
 
 @pytest.mark.parametrize(("traffic", "most"), [("interactive", 20), ("bulk", 10)])
 async def test_queue_bounds_a_call(metrics, traffic, most):
-    """A call has at most the tokens that may wait, so that it is never told to try again in vain."""
+    """A call with more tokens than the queue can hold is refused for good, without Retry-After."""
     model = make_model(metrics, AnsweringEngine(), max_queue_tokens=20)
     for chars, error in ((most - 2, None), (most - 1, TooManyTokens), (90, TooManyTokens)):
         call = Call(["x" * chars], caller=Caller(traffic=traffic))
@@ -257,12 +256,12 @@ async def test_queue_bounds_a_call(metrics, traffic, most):
 
 
 async def test_learns_how_many_tokens_texts_have(metrics):
-    """From what was computed a model knows about how many tokens the next call has."""
+    """A model learns from its calls about how many tokens the next one has."""
     model = make_model(metrics, AnsweringEngine(info=make_info(max_tokens=512, max_batch_tokens=512)))
     call = Call(["x" * 400] * 20)
     estimates = []
     for _ in range(3):
-        estimates.append(model._expected_tokens(call, model._preparer.prompt(call, model.info), model.info))
+        estimates.append(model._estimated_tokens(call, model._preparer.prompt(call, model.info), model.info))
         await model.run(call)
     assert estimates[0] == 20 * (100 + 2)
     assert estimates[2] == pytest.approx(20 * (400 + 2), rel=0.1)
@@ -296,7 +295,7 @@ async def test_failed_model(start):
     with pytest.raises(ModelUnavailable, match="cannot take a request") as refusal:
         await run(model, ["a"])
     assert refusal.value.retry_after
-    assert "the model has 8" in model.reason
+    assert "the model's vectors have 8" in model.reason
 
 
 async def test_readiness_during_a_search(metrics):

@@ -173,7 +173,7 @@ async def test_ids_of_openais_vocabulary_are_counted_by_who_sent_them():
 
 
 async def test_bulk_calls_fit_into_their_half():
-    """A bulk call has at most what bulk calls may have waiting: it is never told to come again in vain."""
+    """A bulk call with more tokens than bulk calls may queue is refused for good, without Retry-After."""
     for inputs in (["abcd"], [[97, 98, 99, 100]]):
         await prepare(make_call(inputs), max_tokens=10, max_queue_tokens=10)
         await prepare(make_call(inputs, caller=Caller(traffic="bulk")), max_tokens=10, max_queue_tokens=12)
@@ -210,7 +210,7 @@ async def test_reject():
 
 
 async def test_prompts_and_native_ids():
-    """No prompt goes before ids of the model's own: asked for, that is refused; a default is passed over."""
+    """Native token ids have no prompt: an input type is refused, and a default prompt is ignored."""
     info, native = make_info(prompts=PROMPTS, default_prompt="ours"), {"token_ids": "native"}
     assert texts_of(await prepare_inputs([[97]], info, policies=native)) == ["a"]
     with pytest.raises(InvalidRequest) as refusal:

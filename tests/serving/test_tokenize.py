@@ -1,4 +1,4 @@
-"""Texts of one turn share a tokenizer call: each has its own ids, and none another's failure."""
+"""Texts of one turn of the loop share a tokenizer call: each has its own ids, and its own failure."""
 
 from __future__ import annotations
 
@@ -57,21 +57,21 @@ def failing(mark, error=CallFailed):
 
 
 async def test_one_call_for_one_turn(held):
-    """Texts of one turn are one call, and each request gets its own; a later turn does not wait for it."""
+    """Texts of one turn are one call, and each request gets its own ids; a later turn does not wait for it."""
     engine, tokenizer = held
-    asked = ask(tokenizer, ["a"], ["b", "c"], ["d"])
+    calls = ask(tokenizer, ["a"], ["b", "c"], ["d"])
     await all_quiet()
-    asked += ask(tokenizer, ["e"])
+    calls += ask(tokenizer, ["e"])
     await all_quiet()
     assert engine.texts == [["a", "b", "c", "d"], ["e"]]
     engine.gate.set()
-    assert [texts_of(one) for one in await asyncio.gather(*asked)] == [["a"], ["b", "c"], ["d"], ["e"]]
+    assert [texts_of(one) for one in await asyncio.gather(*calls)] == [["a"], ["b", "c"], ["d"], ["e"]]
     await all_quiet()
     assert repr(tokenizer) == "<TokenizeCoalescer 0 waiting, 0 calls>"
 
 
 async def test_large_ones_travel_alone(held):
-    """A call is not made larger than its bound by a neighbour, so that nobody waits for long texts."""
+    """Texts of several requests share a call only up to its limit, so that none waits for long texts."""
     engine, tokenizer = held
     large = ["x" * MAX_SHARED_CHARS]
     ask(tokenizer, ["a"], large, ["b"], ["c"])
@@ -83,10 +83,10 @@ async def test_pairs_share_no_call(held):
     """Pairs are calls of their own, between those of texts."""
     engine, tokenizer = held
     engine.gate.set()
-    asked = ask(tokenizer, ["a"])
-    asked += [asyncio.ensure_future(tokenizer.tokenize([text], ["second"])) for text in "bc"]
-    asked += ask(tokenizer, ["d"], ["e"])
-    pairs = (await asyncio.gather(*asked))[1:3]
+    calls = ask(tokenizer, ["a"])
+    calls += [asyncio.ensure_future(tokenizer.tokenize([text], ["second"])) for text in "bc"]
+    calls += ask(tokenizer, ["d"], ["e"])
+    pairs = (await asyncio.gather(*calls))[1:3]
     assert engine.texts == [["a"], ["b"], ["c"], ["d", "e"]]
     expected = BACKEND.tokenize(["b", "c"], ["second"] * 2)
     assert np.array_equal(np.concatenate([pair.batch.ids for pair in pairs]), expected.ids)
@@ -94,7 +94,7 @@ async def test_pairs_share_no_call(held):
 
 
 async def test_bad_text(held):
-    """A text that the tokenizer fails on is the failure of its own place, in its own request."""
+    """A text that the tokenizer fails on fails only its own input, in its own request."""
     engine, tokenizer = held
     engine.tokenizer, _ = failing("bad")
     engine.gate.set()
@@ -105,7 +105,7 @@ async def test_bad_text(held):
 
 
 async def test_bad_pair(held):
-    """Of pairs that the tokenizer fails on the one at fault is found, and the others keep both texts."""
+    """If the tokenizer fails on pairs, the pair at fault is found, and the others keep both texts."""
     engine, tokenizer = held
     engine.tokenizer, _ = failing("bad")
     engine.gate.set()
@@ -140,7 +140,7 @@ async def test_killer_is_remembered(held):
 
 
 async def test_too_many_killers(held):
-    """A search among texts is bounded, and tells each text what is known of it."""
+    """A search among texts is bounded: found texts get their error, unknown ones 503."""
     engine, tokenizer = held
     engine.tokenizer, crashes = failing("bad", WorkerCrashed)
     engine.gate.set()
@@ -167,7 +167,7 @@ async def test_lost_worker(others):
 
 
 async def test_texts_wait_for_an_engine(held):
-    """While no engine is ready texts wait and share a call; those that are given up are forgotten."""
+    """While no engine is ready texts wait, and then share a call; those of cancelled requests are dropped."""
     engine, tokenizer = held
     engine.gate.set()
     engine.to("restarting")
@@ -183,7 +183,7 @@ async def test_texts_wait_for_an_engine(held):
 
 
 async def test_no_engine_is_coming(held):
-    """When no engine is coming all that wait are refused, and so is who comes in the same turn."""
+    """When no engine will be ready soon, waiting requests are refused, and so are those of the same turn."""
     engine, tokenizer = held
     engine.to("restarting")
     early = ask(tokenizer, ["a"])
@@ -195,8 +195,8 @@ async def test_no_engine_is_coming(held):
             await one
 
 
-async def test_given_up(held):
-    """One that gives up does not take its neighbours with it, before the call or during it."""
+async def test_cancelled(held):
+    """A request that is cancelled does not affect others in its call, before the call or during it."""
     engine, tokenizer = held
     early, late, stays = ask(tokenizer, ["a"], ["b"], ["c"])
     await asyncio.sleep(0)
@@ -211,7 +211,7 @@ async def test_given_up(held):
 
 
 async def test_bug(held):
-    """A call that fails in a way that nobody foresaw fails each that shares it with a fixed sentence."""
+    """An unexpected error fails each request of the shared call with a fixed sentence."""
     engine, tokenizer = held
     engine.gate.set()
 

@@ -58,7 +58,7 @@ def test_windows_hold_all_of_a_text(more, prefix, prompt, suffix, room):
     special = prefix + prompt + suffix
     info = make_info(prefix=(256,) * prefix, suffix=(257,) * suffix, max_tokens=special + room)
     ids = np.array([*info.prefix, *[255] * prompt, *range(room + more), *info.suffix], np.int32)
-    spread = truncate(ids, info, "mean", "input[0]", kept=prefix + prompt)
+    spread = truncate(ids, info, "mean", "input[0]", leading=prefix + prompt)
     text = [window[prefix + prompt : len(window) - suffix].tolist() for window in spread.windows]
     assert [number for part in text for number in part] == list(range(room + more))
     assert list(spread.text_tokens) == [len(part) for part in text]
@@ -72,15 +72,15 @@ def test_windows_hold_all_of_a_text(more, prefix, prompt, suffix, room):
 def test_the_prompt_is_not_cut(policy, expected):
     """What is cut away is text, not the words that the model needs before it."""
     ids = np.array([256, 9, 30, *range(10), 257], np.int32)
-    (window,) = truncate(ids, INFO, policy, "input[0]", kept=3).windows
+    (window,) = truncate(ids, INFO, policy, "input[0]", leading=3).windows
     assert window.tolist() == [256, 9, 30, *expected, 257]
 
 
 @pytest.mark.parametrize("policy", ["right", "left", "mean"])
 def test_a_prompt_without_room_beside_it(policy):
-    """A prompt that fills the model leaves nothing to embed, which is said."""
+    """A prompt that leaves no room for text is an error that says so."""
     with pytest.raises(ContextLengthExceeded, match="prompt"):
-        truncate(LONG, INFO, policy, "input[0]", kept=7)
+        truncate(LONG, INFO, policy, "input[0]", leading=7)
 
 
 @pytest.mark.parametrize(

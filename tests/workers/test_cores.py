@@ -40,12 +40,12 @@ def test_shares(numbers, total, replicas, threads):
 
 
 def test_division():
-    """Two replicas get half of the cores each, as threads and as a place to be."""
+    """Two replicas get half of the cores each, in number of threads and in cores to be pinned to."""
     assert divide(EIGHT, 2) == [Share(4, frozenset(range(4))), Share(4, frozenset(range(4, 8)))]
 
 
 def test_fewer_threads():
-    """A replica that is told to use fewer threads has its share of the cores nevertheless."""
+    """A replica with fewer threads still gets its full share of the cores."""
     assert divide(EIGHT, 2, threads=1)[1] == Share(1, frozenset(range(4, 8)))
 
 
@@ -90,7 +90,7 @@ def test_hyperthreads(tmp_path, monkeypatch):
 
 @linux
 def test_no_topology(tmp_path, monkeypatch):
-    """Where the system does not tell which cores belong together, they stand by number."""
+    """If the system does not say which cores belong together, they are in order of number."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 1, 2})
     assert usable(tmp_path) == Cores((1, 2, 3), 3)
 

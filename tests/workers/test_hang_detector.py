@@ -49,7 +49,7 @@ def test_call_that_takes_too_long(call):
 
 
 def test_suspects():
-    """Of batches only the one that hangs is a suspect; of texts all, because they wait for one another."""
+    """If a batch hangs, only that batch is a suspect; if a tokenizer call hangs, all are: they wait for one another."""
     for overdue, suspects in ((run(1), {1}), (Tokenize(1, ["a"]), {0, 1})):
         detector = HangDetector(WorkerTimeouts())
         detector.begin(Tokenize(0, ["a"]), 1000)
@@ -59,7 +59,7 @@ def test_suspects():
 
 
 def test_second_batch():
-    """Time does not count for a batch that waits behind another, and it is no suspect."""
+    """A batch that waits behind another cannot time out, and is no suspect."""
     detector = HangDetector(WorkerTimeouts())
     detector.begin(run(1), 20)
     detector.begin(run(2), 20)

@@ -101,7 +101,7 @@ async def test_a_handful_of_killers():
 
 
 async def test_too_many_killers():
-    """A search that causes too many crashes is aborted: who was found stays found, nobody else is blamed."""
+    """A search that causes too many crashes is aborted: items found so far are blamed, and no others."""
     batch = await Batch(64, failing(*range(64))).run()
     assert batch.crashes == SEARCH_CRASHES_MAX + 2
     assert set(batch.blamed.values()) == {WorkerCrashed, SearchAborted}
@@ -109,7 +109,7 @@ async def test_too_many_killers():
 
 
 async def test_crash_with_another_cause():
-    """A worker that crashes once, for whatever reason, costs no item anything, and the crash counts."""
+    """A single crash blames no item, and counts."""
     crashed = []
 
     def step(items):
@@ -160,7 +160,7 @@ async def test_unusable_results():
 
 @pytest.mark.parametrize("error", [EngineOutOfMemory, CrashedOutOfMemory])
 async def test_out_of_memory(error):
-    """A batch that is too large is split at once, and nobody is blamed."""
+    """A batch that is too large is split at once, and no item is blamed."""
 
     def step(items):
         if len(items) > 2:
@@ -190,7 +190,7 @@ async def test_wrong_results_of_a_batch(errors, runs):
 
 
 async def test_engine_goes_away():
-    """When the engine is gone, results stay, and nobody else is blamed."""
+    """When the engine is gone, results stay, and no other item is blamed."""
     batch = Batch(4, failing(3, error=WorkerGone))
     with pytest.raises(WorkerGone):
         await batch.run()
@@ -198,7 +198,7 @@ async def test_engine_goes_away():
 
 
 async def test_engine_without_supervision():
-    """An engine that is not ours is not checked; an item it raises on is found, a crash blames nobody."""
+    """An engine without supervision is not checked; an item it raises on is found, a crash blames none."""
     engine = ScriptedEngine(supervised=False)
     assert (await Batch(8, failing(3, error=CallFailed), engine).run()).blamed == {3: CallFailed}
     batch = Batch(8, failing(3), engine)
@@ -208,7 +208,7 @@ async def test_engine_without_supervision():
 
 
 async def test_items_that_need_no_run_any_more():
-    """What is no longer pending, since a copy of it was found, is not run again."""
+    """An item that is no longer pending, because a copy of it was found, is not run again."""
     known = []
 
     class Copies(Batch):

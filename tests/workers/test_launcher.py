@@ -29,9 +29,9 @@ def anyio_backend(request):
 @pytest.fixture
 async def link(own_child):
     """Return a link to a real worker with the fake backend."""
-    made = await startup(FakeSpec(width=4))
-    yield made
-    await made.close()
+    link = await startup(FakeSpec(width=4))
+    yield link
+    await link.close()
 
 
 async def test_calls(link):
@@ -50,7 +50,7 @@ async def test_calls(link):
 
 
 async def test_killed(link, own_child):
-    """When a worker is killed, what it may have worked on has crashed, and what waited is gone."""
+    """When a worker is killed, the calls it worked on raise WorkerCrashed, and waiting ones WorkerGone."""
     pid = own_child()
     freeze(pid)
     calls = [asyncio.ensure_future(link.run(make_batch(3), ("dense",))) for _ in range(2)]
@@ -63,7 +63,7 @@ async def test_killed(link, own_child):
 
 
 async def test_closed(link, own_child):
-    """Closing kills the process, and open calls are gone."""
+    """Closing kills the process, and open calls raise WorkerGone."""
     freeze(own_child())
     call = asyncio.ensure_future(link.ping())
     await all_quiet()
@@ -75,7 +75,7 @@ async def test_closed(link, own_child):
 
 async def test_refused(own_child):
     """A model that cannot be served is refused with the reason, and leaves no process."""
-    with pytest.raises(LoadRefused, match="the model has 8"):
+    with pytest.raises(LoadRefused, match="the model's vectors have 8"):
         await startup(FakeSpec(dimensions=(16,)))
     assert own_child() is None
 

@@ -91,9 +91,9 @@ async def process():
 @pytest.fixture
 async def link(process):
     """Return the link to it."""
-    made = Link(process, Ready(make_info(), 0.1, 1e4), WorkerTimeouts())
-    yield made
-    await made.close()
+    link = Link(process, Ready(make_info(), 0.1, 1e4), WorkerTimeouts())
+    yield link
+    await link.close()
 
 
 def run(link, *lengths):
@@ -175,7 +175,7 @@ async def test_failed_call(process, link):
     ids=["gone", "hostile", "no reply"],
 )
 async def test_end_of_the_socket(process, link, end, cause):
-    """When the socket closes, every open call is gone, once, and so is every later one."""
+    """When the socket closes, every open call raises WorkerGone once, and so does every later one."""
     calls = [asyncio.ensure_future(link.ping()) for _ in range(3)]
     await all_quiet()
     end(process)

@@ -197,7 +197,7 @@ async def test_refused_model(watched, metrics, own_child):
     supervisor = watched(FakeSpec(dimensions=(16,))).engine
     await supervisor.first_attempt()
     assert supervisor.state == "failed"
-    assert "the model has 8" in supervisor.reason
+    assert "the model's vectors have 8" in supervisor.reason
     assert own_child() is None
     assert restarts(metrics) == 0
 
@@ -228,7 +228,7 @@ async def test_crash_while_loading(watched, metrics, monkeypatch, tmp_path):
     assert restarts(metrics) >= 1
 
 
-async def test_no_process_to_be_had(watched, monkeypatch):
+async def test_no_process_can_be_started(watched, monkeypatch):
     """While the system starts no process, the supervisor tries again, until one starts."""
     with monkeypatch.context() as patched:
         patched.setattr(sys, "executable", "/nowhere/python")

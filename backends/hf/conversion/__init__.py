@@ -1,1 +1,1 @@
-"""A network converted for OpenVINO: once, in a process of its own, checked, and kept."""
+"""Converts a network for OpenVINO once, in a process of its own, checks the conversion and caches it."""

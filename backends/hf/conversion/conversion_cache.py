@@ -48,7 +48,7 @@ class ConversionOrder(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         spec: the model; its path is a directory on this machine.
-        key: the model's :func:`conversion_key` when the order was given.
+        key: the model's :func:`conversion_key` at the time of the order.
         folder: an empty directory for the files.
     """
 
@@ -115,12 +115,12 @@ class ConversionFailed(msgspec.Struct, frozen=True, tag="failed"):
 
 
 ConversionOutcome = Converted | ConversionRefused | Unservable | ConversionFailed
-Kept = Converted | ConversionRefused
-"""What the cache keeps: a conversion, or that none is good enough."""
+CacheEntry = Converted | ConversionRefused
+"""The record in the cache: a conversion, or that none is good enough."""
 
 
 def conversion_key(spec: HfSpec, dtype: Dtype, layout: Layout, weights: Weights) -> str:
-    """Return the name under which a conversion is kept, 32 hex digits: a hash of all that it depends on."""
+    """Return the name of a conversion in the cache, 32 hex digits: a hash of all that it depends on."""
     # Prompts are not part of the network.
     network = msgspec.structs.replace(layout, root=Path(), prompts={}, default_prompt=None)
     packages = (*PACKAGES, "nncf") if dtype == "int8" else PACKAGES
@@ -166,29 +166,31 @@ class ConversionCache:
         return f"ConversionCache({str(self._root)!r})"
 
     def folder(self, key: str) -> Path:
-        """Return the directory of a conversion, whether it is there or not."""
+        """Return the directory of a conversion, which need not exist."""
         return self._root / key
 
-    def read(self, key: str) -> Kept | None:
-        """Return what is kept, or nothing where it is absent or not what it was when it was kept."""
+    def read(self, key: str) -> CacheEntry | None:
+        """Return an entry; ``None`` if it is absent or its files have changed."""
         folder = self.folder(key)
         try:
             if (folder / RECORD_SUM).read_text() != checksum.sha256(folder / RECORD):
                 return None
-            kept: Kept = msgspec.json.decode((folder / RECORD).read_bytes(), type=Kept)
-            if isinstance(kept, ConversionRefused):
-                return kept
-            same = all(checksum.sha256(folder / name) == known for name, known in kept.sums.items())
+            entry: CacheEntry = msgspec.json.decode((folder / RECORD).read_bytes(), type=CacheEntry)
+            if isinstance(entry, ConversionRefused):
+                return entry
+            same = all(checksum.sha256(folder / name) == expected for name, expected in entry.sums.items())
         except (OSError, msgspec.DecodeError, UnicodeDecodeError):
             return None
-        return kept if same else None
+        return entry if same else None
 
     @contextlib.contextmanager
     def writing(self, key: str) -> Iterator[Path]:
         """Yield an empty directory to fill, to one process at a time; it is removed when the block ends."""
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         with FileLock(self._root / f"{key}.lock"):
-            for left in self._root.glob(f"{key}.*.tmp"):  # by a process that was killed: nobody else writes
+            for left in self._root.glob(
+                f"{key}.*.tmp"
+            ):  # by a process that was killed: only the lock's holder writes
                 shutil.rmtree(left, ignore_errors=True)
             folder = Path(tempfile.mkdtemp(".tmp", f"{key}.", self._root))
             try:
@@ -196,15 +198,15 @@ class ConversionCache:
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def keep(self, key: str, folder: Path, kept: Kept) -> None:
-        """Put a filled directory in its place, all at once. For the process that is writing it."""
-        (folder / RECORD).write_bytes(msgspec.json.encode(kept))
+    def store(self, key: str, folder: Path, entry: CacheEntry) -> None:
+        """Move a filled directory to its place at once, with its record. For the process that is writing it."""
+        (folder / RECORD).write_bytes(msgspec.json.encode(entry))
         (folder / RECORD_SUM).write_text(checksum.sha256(folder / RECORD))
         self.discard(key)
         folder.rename(self.folder(key))
 
     def discard(self, key: str) -> None:
-        """Forget a conversion. A process that has it open keeps what it has."""
+        """Delete a conversion. A process that has it open can go on using it."""
         folder = self.folder(key)
         if folder.is_symlink() or folder.is_file():
             folder.unlink()
@@ -216,12 +218,12 @@ def find_or_convert(
 ) -> Conversion | ConversionRefused | ConversionFailed:
     """Return the model's conversion, or why there is none.
 
-    ``replacing`` is the record of a kept one that turned out not to be usable.
+    ``replacing`` is the record of a cached conversion that proved unusable.
     """
     key = conversion_key(*source)
     cache = ConversionCache(source.spec.cache_dir)
-    kept = cache.read(key)
-    outcome = _convert(source, key, cache, replacing) if kept is None or kept == replacing else kept
+    entry = cache.read(key)
+    outcome = _convert(source, key, cache, replacing) if entry is None or entry == replacing else entry
     return Conversion(cache.folder(key), outcome) if isinstance(outcome, Converted) else outcome
 
 
@@ -230,17 +232,17 @@ def _convert(
 ) -> Converted | ConversionRefused | ConversionFailed:
     try:
         with cache.writing(key) as folder:
-            kept = cache.read(key)
-            if kept is not None and kept != replacing:  # another process was faster
-                return kept
+            entry = cache.read(key)
+            if entry is not None and entry != replacing:  # another process was faster
+                return entry
             sys.stderr.write(CONVERTING)  # shown where there is a terminal
-            # The worker has found the directory; nothing is to be fetched again.
+            # The directory is known: nothing has to be downloaded again.
             spec = msgspec.structs.replace(source.spec, path=str(source.layout.root), revision=None)
             outcome = _run(ConversionOrder(spec=spec, dtype=source.dtype, key=key, folder=str(folder)))
             if isinstance(outcome, Unservable):
                 raise LoadError(outcome.reason)
             if not isinstance(outcome, ConversionFailed):
-                cache.keep(key, folder, outcome)
+                cache.store(key, folder, outcome)
             return outcome
     except OSError as error:
         return ConversionFailed(

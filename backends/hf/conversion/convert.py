@@ -53,7 +53,7 @@ from embeddings_gateway.backends.hf.tokenizer import HfTokenizer, open_tokenizer
 from embeddings_gateway.backends.parent import end_with_parent
 
 REFERENCES = 4
-"""Probes whose vectors are kept, to be compared each time the conversion is loaded."""
+"""Probes whose vectors are stored, and compared each time the conversion is loaded."""
 # Two rows of unequal length: what depends on the mask must show while the module is traced.
 EXAMPLE_LENGTHS = (8, 5)
 
@@ -63,7 +63,7 @@ class UnconvertibleError(Exception):
 
 
 class ConvertedModel(NamedTuple):
-    """What is known of a model once it is written: ``expected`` are torch's vectors of the probes, in fp32."""
+    """A model that was written; ``expected`` are torch's vectors of the probes, in fp32."""
 
     facts: TransformerFacts
     probes: Batch
@@ -82,7 +82,7 @@ def convert(order: ConversionOrder) -> ConversionOutcome:
         model = _write(order, layout)
     except UnconvertibleError as error:
         return ConversionRefused(f"it cannot be converted: {error}")
-    except OSError as error:  # a full disk, say: no refusal, which would be kept
+    except OSError as error:  # such as a full disk; a refusal would be cached
         return ConversionFailed(f"{error}; cache_dir names another place")
     gc.collect()  # the weights in fp32, before the converted ones are loaded
     try:
@@ -173,7 +173,7 @@ def _quantize(
 
 
 def _judge(order: ConversionOrder, model: ConvertedModel) -> Converted | ConversionRefused:
-    """Look at the files as a worker would: what is judged is what is served."""
+    """Load the files as a worker would, so that what is judged is what is served."""
     folder, spec, (facts, probes, expected) = Path(order.folder), order.spec, model
     runtime = OpenvinoRuntime(folder / GRAPH, order.dtype, spec.threads, facts)
     agreement = measure_agreement(runtime, probes, expected)

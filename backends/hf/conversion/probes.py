@@ -43,7 +43,7 @@ class Agreement(NamedTuple):
     mean: float
 
     def shortfall(self, dtype: Dtype) -> str:
-        """Say what is missing for a dtype; empty if nothing is."""
+        """Return what is missing for a dtype; empty if nothing is."""
         name, value = ("mean", self.mean) if dtype == "int8" else ("lowest", self.lowest)
         bound = COSINE_MIN[dtype]
         if value >= bound:  # never true of NaN

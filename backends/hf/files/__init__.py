@@ -1,1 +1,1 @@
-"""What a model directory holds and says of itself: found, fetched, verified, read. No model library."""
+"""Finds or downloads a model directory, verifies its files and reads its settings. No model library."""

@@ -16,7 +16,7 @@ import msgspec
 from embeddings_gateway.backends.base import LoadError
 from embeddings_gateway.backends.hf.files import settings
 from embeddings_gateway.backends.hf.files.settings import read_json, read_json_if_present
-from embeddings_gateway.backends.model_prompts import resolve_prompts
+from embeddings_gateway.backends.model_options import resolve_prompts
 from embeddings_gateway.backends.spec import HfSpec, Pooling
 
 POOLING_NAMES: dict[str, Pooling] = {

@@ -143,7 +143,7 @@ def vocabulary_sums(layout: Layout) -> dict[str, str]:
 
 
 def _transformer(folder: Path) -> list[str]:
-    """Name the transformer's files, the way transformers chooses among them: one file before shards."""
+    """Return the names of the transformer's files, chosen as transformers does: one file before shards."""
     if (folder / SINGLE).is_file():
         return [SINGLE]
     index = read_json_if_present(folder / SHARDED, _Index)

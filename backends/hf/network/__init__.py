@@ -1,1 +1,1 @@
-"""The model as one torch module: transformer, pooling, the layers after it."""
+"""The model as one torch module: transformer, pooling, and the layers after it."""

@@ -148,7 +148,7 @@ def _positions(model: nn.Module, config: object) -> int | None:
 
 
 def _causal(config: object) -> bool:
-    """Tell decoders by what transformers uses them for: to continue text, and never to fill in a mask."""
+    """Return whether it is a decoder: a model that transformers uses to continue text, never to fill in a mask."""
     kind = getattr(config, "model_type", "")
     decoder = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
     bidirectional = getattr(config, "use_bidirectional_attention", None) is True

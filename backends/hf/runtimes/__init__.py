@@ -1,1 +1,1 @@
-"""What computes a network."""
+"""The engines that compute a network: torch and OpenVINO."""

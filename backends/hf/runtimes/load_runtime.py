@@ -59,7 +59,7 @@ def _device(wanted: str) -> str:
 
 
 def _has_bf16(device: str) -> bool:
-    """Tell whether a device computes in bf16 by itself."""
+    """Return whether a device computes in bf16 without emulation."""
     if device == "cpu":
         return hardware.has_bf16()
     import torch
@@ -95,7 +95,7 @@ def load_runtime(spec: HfSpec, choice: RuntimeChoice, layout: Layout, weights: W
 
 
 def _load_openvino(source: ConversionSource) -> LoadedModel | ConversionRefused | ConversionFailed:
-    """Load the conversion; one that cannot be loaded, or gives other vectors now, is made anew, once."""
+    """Load the conversion. If it cannot be loaded or gives other vectors than before, convert again, once."""
     conversion = find_or_convert(source)
     loaded = _load_conversion(source, conversion)
     if isinstance(conversion, Conversion) and isinstance(loaded, ConversionFailed):

@@ -23,7 +23,7 @@ sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 # with a tiny model. It reads this once.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
 
-import openvino as openvino  # noqa: E402, PLC0414 - given on to others
+import openvino as openvino  # noqa: E402, PLC0414 - other files import it from here
 
 # Kernels kept for earlier shapes, several for each. Without a bound, memory grows with every new shape.
 KERNELS_KEPT = 400

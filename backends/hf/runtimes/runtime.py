@@ -1,7 +1,4 @@
-"""What every runtime of a Network is: the seam between the model and the engine that computes it.
-
-With it, what runtimes share: facts of the transformer, padding, and the batch size worth asking for.
-"""
+"""The contract of the runtimes that compute a Network, and what they share: padding, and the best batch size."""
 
 from __future__ import annotations
 
@@ -30,7 +27,7 @@ NEAR_BEST = 0.98
 
 
 class TransformerFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What has to be known of a transformer to use it in any runtime; kept with its conversion.
+    """The facts of a transformer that every runtime needs; stored with its conversion.
 
     Attributes:
         pad_id: the id that fills rows; models that number positions by it (RoBERTa, MPNet) need the true one.
@@ -99,9 +96,9 @@ class LoadedModel(NamedTuple):
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Tell whether an engine ran out of memory; not every engine has its own exception for that."""
-    said = str(error).lower()
-    return isinstance(error, MemoryError) or "alloc" in said or "out of memory" in said
+    """Return whether an engine ran out of memory; not every engine has its own exception for that."""
+    message = str(error).lower()
+    return isinstance(error, MemoryError) or "alloc" in message or "out of memory" in message
 
 
 def pad(batch: Batch, pad_id: int, length: int = 0) -> tuple[Padded, Padded]:
@@ -134,11 +131,11 @@ def best_batch_tokens(run: Callable[[Batch], object], device: str, token: int, m
 
 
 def _batch_seconds(run: Callable[[Batch], object], batch: Batch) -> float:
-    """Return the time of one batch, once its kernels are made."""
+    """Return the shortest time of a batch in several rounds, after one that compiles its kernels."""
     run(batch)
-    taken = []
+    seconds = []
     for _ in range(ROUNDS):
         began = time.perf_counter()
         run(batch)
-        taken.append(time.perf_counter() - began)
-    return min(taken)
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)

@@ -91,9 +91,9 @@ class TorchRuntime:
             raise LoadError(f"the model does not fit on {device}: {type(error).__name__}") from error
 
     def use_packing(self, max_tokens: int, vocabulary_size: int) -> str:
-        """Pack batches from now on, if that gives inputs the vectors that they have alone.
+        """Pack batches from now on, if packed inputs have the same vectors as alone.
 
-        Return why batches are padded after all; empty if they are not.
+        Return why batches stay padded; empty if they are packed.
         """
         network = self._open()
         padded = attention_name(network.transformer)
@@ -105,7 +105,7 @@ class TorchRuntime:
             reason = packing_check(packed, probes, others, expected, PACKED_COSINE_MIN[self.dtype])
         except UnpackableError as error:
             reason = str(error)
-        except Exception as error:  # the model's code was not made for this, nor the kernel for every device
+        except Exception as error:  # the model's code or the device's kernel may not support packing
             reason = f"{type(error).__name__} on probes: {' '.join(str(error).split())[:200]}"
         if reason:
             self._use("padded", padded)
@@ -144,7 +144,6 @@ class TorchRuntime:
 
     @torch.inference_mode()
     def _vectors(self, network: Network, batch: Batch) -> Vectors:
-        """Compute; one copy back from the device."""
         if self.cost == "packed":
             ids, cu_seqlens = batch.ids.astype(np.int64), batch.offsets().astype(np.int32)
             packed = PackedTensors(self._put(ids), self._put(cu_seqlens), int(batch.lengths.max()))
@@ -175,7 +174,7 @@ def packing_probes(max_tokens: int, vocabulary_size: int, seed: int) -> Batch:
 def packing_check(
     packed: Callable[[Batch], Vectors], probes: Batch, others: Batch, expected: Vectors, cosine_min: float
 ) -> str:
-    """Say what is wrong with the vectors of packed batches; empty if nothing is.
+    """Return what is wrong with the vectors of packed batches; empty if nothing is.
 
     Args:
         packed: computes a packed batch.

@@ -17,9 +17,8 @@ from embeddings_gateway.errors import InvalidTokenIds, ModelUnavailable, RetryAf
 from embeddings_gateway.log import get_logger
 
 RETRY_S = 60.0
-PATIENCE_S = 30.0
-"""How long requests wait for the vocabulary, before they are told to come again later."""
-
+MAX_WAIT_S = 30.0
+"""How long requests wait for the vocabulary before they are refused."""
 
 REMEDY = (
     "This model does not take token ids. Send texts (in LangChain: check_embedding_ctx_length=False), or "
@@ -37,17 +36,17 @@ class Encoding(Protocol):
 
 
 def load_encoding() -> Encoding:
-    """Return cl100k_base; may fetch it. Fails in as many ways as there are libraries and networks."""
+    """Return cl100k_base; may fetch it, and may raise anything."""
     import tiktoken  # noqa: PLC0415 - optional, and slow to import
 
     return tiktoken.get_encoding("cl100k_base")
 
 
 class Cl100k:
-    """The vocabulary, loaded when it is first needed, and tried again a minute after that failed.
+    """The vocabulary, loaded when it is first needed. After a failure loading is tried again a minute later.
 
-    Loading is nobody's in particular: a request that ends leaves it to those that follow. It has a thread of
-    its own, since a download may hang, and no gateway is to wait for it when it stops.
+    Loading goes on when the request that started it ends. It has a daemon thread of its own: a download may
+    hang, and a gateway that stops must not wait for it.
     """
 
     def __init__(self, load: Callable[[], Encoding] = load_encoding) -> None:
@@ -59,10 +58,10 @@ class Cl100k:
     async def texts(self, inputs: Sequence[Sequence[int]]) -> list[str | InvalidTokenIds]:
         """Return the text of each input, or an error for one with an id that is not in the vocabulary.
 
-        Bytes that are no UTF-8, of a character that was cut, become U+FFFD.
+        Bytes that are not UTF-8, such as a part of a character, become U+FFFD.
 
         Raises:
-            InvalidTokenIds: the vocabulary cannot be had.
+            InvalidTokenIds: the vocabulary cannot be loaded.
             ModelUnavailable: it is still being loaded.
         """
         encoding = await self._get()
@@ -72,7 +71,7 @@ class Cl100k:
         if self._encoding is None and time.monotonic() - self._failed_at >= RETRY_S:
             if self._loading is None:
                 self._loading = self._start()
-            await asyncio.wait([self._loading], timeout=self._began + PATIENCE_S - time.monotonic())
+            await asyncio.wait([self._loading], timeout=self._began + MAX_WAIT_S - time.monotonic())
             if self._loading is not None:
                 raise ModelUnavailable(
                     "OpenAI's vocabulary is still being loaded.", "input", RetryAfter.VOCABULARY
@@ -88,21 +87,21 @@ class Cl100k:
 
         def work() -> None:
             try:
-                found: Encoding | Exception = self._load()
+                result: Encoding | Exception = self._load()
             except Exception as error:
-                found = error
+                result = error
             with suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(self._loaded, found)
+                loop.call_soon_threadsafe(self._loaded, result)
 
         threading.Thread(target=work, name="cl100k", daemon=True).start()
         return loading
 
-    def _loaded(self, found: Encoding | Exception) -> None:
-        if isinstance(found, Exception):
+    def _loaded(self, result: Encoding | Exception) -> None:
+        if isinstance(result, Exception):
             self._failed_at = time.monotonic()
-            log.warning("cl100k_base cannot be loaded", reason=f"{type(found).__name__}: {found}")
+            log.warning("cl100k_base cannot be loaded", reason=f"{type(result).__name__}: {result}")
         else:
-            self._encoding = found
+            self._encoding = result
         if self._loading is not None:
             self._loading.set_result(None)
             self._loading = None

@@ -1,6 +1,6 @@
-"""PURE: what is decided of inputs around the tokenizer.
+"""PURE: what is decided about inputs before and after they are tokenized.
 
-Which prompt goes before them, about how many tokens they have, and what of their token ids the model gets.
+Which prompt goes before them, about how many tokens they have, and how inputs that are too long are cut.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ NAMES: Mapping[InputType, Sequence[str]] = {
     "query": ("query",),
     "document": ("document", "passage", "corpus"),
 }
-"""Under which names models keep their prompts: those that sentence-transformers looks for, in its order."""
+"""Input type -> the names of a model's prompt for it, as sentence-transformers looks for them, in its order."""
 
 
 class Prompt(NamedTuple):
-    """What goes before each text, and its name; ``None`` where there is none."""
+    """What goes before each text, and its name, ``None`` if there is no prompt."""
 
     name: str | None
     text: str
@@ -34,10 +34,10 @@ NO_PROMPT = Prompt(None, "")
 
 
 def choose_prompt(input_type: InputType | None, info: ModelInfo) -> Prompt:
-    """Return the prompt that is used.
+    """Return the prompt for an input type.
 
-    A model that has a prompt for one input type wants none for the other. To a model without any prompts the
-    input type means nothing.
+    A model that has a prompt for one input type wants none for the other. A model without prompts ignores the
+    input type.
 
     Raises:
         InvalidRequest: the model has prompts, but none for any input type.
@@ -54,11 +54,11 @@ def choose_prompt(input_type: InputType | None, info: ModelInfo) -> Prompt:
 
 
 def prompt_tokens(ids: TokenIds, prompt: TokenIds, info: ModelInfo) -> int:
-    """Return how many ids at the beginning of an input are no text of a user's.
+    """Return how many ids at the beginning of an input belong to its prompt, special tokens included.
 
     Args:
         ids: of a prompt and a text together.
-        prompt: of the same prompt alone. Its last token may have become part of the text's first.
+        prompt: ids of the same prompt alone. Its last token may have become part of the text's first.
         info: the model's facts.
     """
     alone = prompt[: len(prompt) - len(info.suffix)]
@@ -74,10 +74,10 @@ DECAY = 0.99
 
 
 class Estimate:
-    """Learns how many tokens a character is from the texts before, from long ones more than from short ones.
+    """Estimates the tokens of a call from its characters. Learns the ratio from earlier calls.
 
-    What stands round each text is known and not learned: a short query in many special tokens and the words
-    of a prompt says nothing of a long document.
+    Special tokens and prompts are left out of the ratio: a short query with a long prompt says nothing about
+    a long document.
     """
 
     def __init__(self) -> None:
@@ -85,14 +85,7 @@ class Estimate:
         self._tokens: float = KNOWN_CHARS * TOKENS_PER_CHAR
 
     def of(self, inputs: Inputs, prompt: str, info: ModelInfo, *, cuts: bool) -> int:
-        """Return about how many tokens the inputs of a call have together.
-
-        Args:
-            inputs: of the call.
-            prompt: what goes before each text.
-            info: the model's facts.
-            cuts: whether what is too long is cut.
-        """
+        """Return about how many tokens the inputs have together; ``cuts``: whether long ones are cut."""
         count, length = len(inputs), _length(inputs)
         if are_texts(inputs) or are_pairs(inputs):
             length = math.ceil((length + count * len(prompt)) * self._tokens / self._chars)
@@ -100,7 +93,7 @@ class Estimate:
         return min(tokens, count * info.max_tokens) if cuts else tokens
 
     def learn(self, inputs: Inputs, prompt: str, info: ModelInfo, rows: int, tokens: int) -> None:
-        """Note how many tokens the texts of a call had, in so many rows with what stands round each."""
+        """Learn from a call whose texts had so many tokens in so many rows, special tokens and prompts included."""
         self._chars = DECAY * self._chars + _length(inputs) + rows * len(prompt)
         self._tokens = DECAY * self._tokens + max(0, tokens - rows * _special(info))
 
@@ -117,12 +110,13 @@ def _special(info: ModelInfo) -> int:
 
 
 class Truncated(NamedTuple):
-    """An input that was too long, as the model takes it.
+    """An input that was too long, in windows that the model takes.
 
     Attributes:
-        windows: its ids: one window that was cut, or several that hold all of it, each with the special tokens.
-        text_tokens: of each window, what is neither special nor a prompt.
-        was_cut: whether something of it was cut away.
+        windows: ids of one window with a part of the text, or of several with all of it; each has the special
+            tokens and the prompt.
+        text_tokens: of each window, the tokens that are neither special nor of a prompt.
+        was_cut: whether some text was cut away.
     """
 
     windows: Sequence[TokenIds]
@@ -131,7 +125,7 @@ class Truncated(NamedTuple):
 
 
 def native(ids: Sequence[int], info: ModelInfo) -> TokenIds | InvalidTokenIds:
-    """Return ids of the model's own vocabulary with the special tokens that it needs, or what is wrong."""
+    """Return ids of the model's own vocabulary with the special tokens that they lack, or what is wrong."""
     if min(ids) < 0 or max(ids) >= info.vocabulary_size:
         return InvalidTokenIds(f"Token ids of this model are 0 to {info.vocabulary_size - 1}.")
     prefix, suffix = info.prefix, info.suffix
@@ -141,8 +135,8 @@ def native(ids: Sequence[int], info: ModelInfo) -> TokenIds | InvalidTokenIds:
 
 
 def too_long(tokens: int, info: ModelInfo, param: str) -> ContextLengthExceeded:
-    """Return the error of an input of so many tokens that is not to be cut."""
-    # It begins as OpenAI's message does, by which LiteLLM and others know this error from all others.
+    """Return the error of an input of so many tokens that must not be cut."""
+    # LiteLLM and others recognise this error by OpenAI's words at its beginning.
     return ContextLengthExceeded(
         f"This model's maximum context length is {info.max_tokens} tokens, this input has {tokens}. "
         "Send a shorter one, or set truncate to right, left or mean.",
@@ -151,21 +145,21 @@ def too_long(tokens: int, info: ModelInfo, param: str) -> ContextLengthExceeded:
 
 
 def truncate(
-    ids: TokenIds, info: ModelInfo, policy: Literal["right", "left", "mean"], param: str, kept: int = 0
+    ids: TokenIds, info: ModelInfo, policy: Literal["right", "left", "mean"], param: str, leading: int = 0
 ) -> Truncated:
-    """Return ids no longer than the model takes. What is cut, or spread over windows, is text alone.
+    """Return windows that the model takes. Only text is cut or divided; prompt and special tokens are repeated.
 
     Args:
         ids: of one input that is too long, special tokens included.
         info: the model's facts.
         policy: ``right`` cuts the end of the text, ``left`` its beginning, ``mean`` makes windows of it.
         param: the input's name in an error.
-        kept: how many ids at the beginning are special or a prompt; at least the special ones are.
+        leading: how many ids at the beginning are special or of a prompt; the special ones always count.
 
     Raises:
-        ContextLengthExceeded: there is no room beside the prompt.
+        ContextLengthExceeded: the prompt leaves no room.
     """
-    begin, end = max(kept, len(info.prefix)), len(ids) - len(info.suffix)
+    begin, end = max(leading, len(info.prefix)), len(ids) - len(info.suffix)
     room = info.max_tokens - begin - len(info.suffix)
     if room <= 0:
         raise ContextLengthExceeded("The model's prompt leaves no room for a text.", param)

@@ -35,11 +35,11 @@ from embeddings_gateway.serving.yield_to_loop import ONE_INPUT, LoopYielder
 
 
 class Prepared(NamedTuple):
-    """The rows that a call has the model compute.
+    """The rows of a call, ready to be computed.
 
     Attributes:
-        batch: the token ids of each: one row for each input, in order, unless there are windows.
-        errors: row -> why it has no ids, where partial results were asked for.
+        batch: the token ids of each row. A row is an input, in order, or a window of one.
+        errors: row -> why it has no ids; empty unless the call is ``partial``.
         truncated: inputs that were cut.
         windows: which rows are windows of which input; ``None`` where each row is an input.
     """
@@ -55,8 +55,8 @@ class Preparer:
 
     Args:
         serving: the model's policies.
-        max_tokens: tokens of one call.
-        tokenizer: the model's.
+        max_tokens: the most tokens of one call.
+        tokenizer: of the model.
         cl100k: the vocabulary of OpenAI's clients.
     """
 
@@ -69,10 +69,10 @@ class Preparer:
         self._cl100k = cl100k
 
     def prompt(self, call: Call, info: ModelInfo) -> Prompt:
-        """Return the prompt that goes before the inputs; none can go before native token ids, or pairs.
+        """Return the prompt that goes before the inputs. Native token ids and pairs have none.
 
         Raises:
-            InvalidRequest: the model has none for this input type, or it is asked for before token ids.
+            InvalidRequest: the model has no prompt for this input type, or the inputs cannot have one.
         """
         if are_pairs(call.inputs):
             return NO_PROMPT
@@ -91,19 +91,16 @@ class Preparer:
         """
         policy = self._policy(call)
         batch, errors = await self._tokenized(call, prompt.text, info)
-        faults = _faults(batch, errors, info)
-        errors = {**errors, **faults}
+        errors = {**errors, **_model_errors(batch, errors, info)}
         is_too_long = batch.lengths > info.max_tokens
         if policy == "error" and is_too_long.any():
-            too_many = _too_long(batch, is_too_long, info)
-            faults = {**too_many, **faults}
-            errors = {**too_many, **errors}
+            errors = {**_too_long(batch, is_too_long, info), **errors}
         fatal = [row for row, error in errors.items() if not (call.options.partial and error.of_the_input)]
         if fatal:
             raise errors[min(fatal)]
-        prepared = Prepared(_without(batch, faults), errors, (), None)
+        prepared = Prepared(_without(batch, errors), errors, (), None)
         if policy != "error" and is_too_long.any():
-            prepared = await self._fit(prepared, call, policy, prompt, info)
+            prepared = await self._truncated(prepared, call, policy, prompt, info)
         self._check_total(prepared.batch.tokens, call)
         return prepared
 
@@ -115,14 +112,14 @@ class Preparer:
         return policy
 
     async def _tokenized(self, call: Call, prompt: str, info: ModelInfo) -> Tokenized:
-        """Return the ids of each input, of whatever length, or why it has none."""
+        """Return the ids of each input, of any length, or its error."""
         if not call.refused:
             tokenized = await self._tokenize(call.inputs, prompt, info)
         else:
             indices = [index for index in range(len(call.inputs)) if index not in call.refused]
             inputs = cast(Inputs, [call.inputs[index] for index in indices])
-            found = await self._tokenize(inputs, prompt, info) if inputs else NOTHING
-            tokenized = _spread(found, indices, call.refused, len(call.inputs))
+            tokenized = await self._tokenize(inputs, prompt, info) if inputs else NOTHING
+            tokenized = _with_refused(tokenized, indices, call.refused, len(call.inputs))
         if not tokenized.errors:
             return tokenized
         errors = {index: error.about(f"input[{index}]") for index, error in tokenized.errors.items()}
@@ -146,15 +143,15 @@ class Preparer:
         errors = {index: text for index, text in enumerate(decoded) if isinstance(text, GatewayError)}
         indices = [index for index, text in enumerate(decoded) if isinstance(text, str)]
         texts = [text for text in decoded if isinstance(text, str)]
-        found = await self._tokenizer.tokenize(_prefixed(prompt, texts)) if texts else NOTHING
-        return found if not errors else _spread(found, indices, errors, len(ids))
+        tokenized = await self._tokenizer.tokenize(_prefixed(prompt, texts)) if texts else NOTHING
+        return _with_refused(tokenized, indices, errors, len(ids)) if errors else tokenized
 
     async def _tokenize_pairs(self, pairs: Pairs, info: ModelInfo) -> Tokenized:
         if not info.takes_pairs:
             raise InvalidRequest("The model takes no pairs of texts.", "input")
         return await self._tokenizer.tokenize([first for first, _ in pairs], [second for _, second in pairs])
 
-    async def _fit(
+    async def _truncated(
         self,
         prepared: Prepared,
         call: Call,
@@ -162,24 +159,24 @@ class Preparer:
         prompt: Prompt,
         info: ModelInfo,
     ) -> Prepared:
-        """Cut the inputs that are too long, or spread them over windows."""
+        """Cut the inputs that are too long, or divide them into windows."""
         prompt_ids = await self._prompt_ids(prompt) if prompt.text else None
         rows: list[TokenIds] = []
         errors: dict[int, GatewayError] = {}
         truncated: list[int] = []
         row_inputs: list[int] = []
         weights: list[int] = []
-        turns = LoopYielder()
+        yielder = LoopYielder()
         for index, ids in enumerate(prepared.batch.split()):
-            await turns.yield_to_loop(ONE_INPUT)
+            await yielder.yield_to_loop(ONE_INPUT)
             windows: Sequence[TokenIds] = (ids,)
             text_tokens: Sequence[int] = (len(ids),)
             if index in prepared.errors:
                 errors[len(rows)] = prepared.errors[index]
             elif len(ids) > info.max_tokens:
                 try:
-                    kept = 0 if prompt_ids is None else prompt_tokens(ids, prompt_ids, info)
-                    windows, text_tokens, was_cut = truncate(ids, info, policy, f"input[{index}]", kept)
+                    leading = 0 if prompt_ids is None else prompt_tokens(ids, prompt_ids, info)
+                    windows, text_tokens, was_cut = truncate(ids, info, policy, f"input[{index}]", leading)
                     if was_cut:
                         truncated.append(index)
                 except ContextLengthExceeded as error:
@@ -206,17 +203,17 @@ class Preparer:
         return tokenized.batch.ids
 
     def _check_total(self, tokens: int, call: Call) -> None:
-        """Hold a call to its bound in tokens, and to what of its class may wait: it is not to come again in vain.
+        """Refuse a call with too many tokens for one request, or for an empty queue.
 
-        Ids of OpenAI's vocabulary were held to it as such: clients that send them fill requests up to it by
-        their own count, and cannot know that the model's is higher. The queue bounds what they become.
+        Ids of OpenAI's vocabulary were counted as they were sent: clients fill requests up to the limit by
+        that count, and cannot know that the model needs more tokens. Only the queue limits those.
         """
         were_counted = isinstance(call.inputs[0], list) and self._serving.token_ids != "native"
-        most = max_tokens_of(call.caller.traffic, self._serving.max_queue_tokens)
+        max_tokens = max_tokens_of(call.caller.traffic, self._serving.max_queue_tokens)
         if not were_counted:
-            most = min(most, self._max_tokens)
-        if tokens > most:
-            raise TooManyTokens(f"A request has at most {most} tokens, this one {tokens}.", "input")
+            max_tokens = min(max_tokens, self._max_tokens)
+        if tokens > max_tokens:
+            raise TooManyTokens(f"A request has at most {max_tokens} tokens, this one {tokens}.", "input")
 
 
 NOTHING = Tokenized(Batch.of([]), {})
@@ -225,14 +222,14 @@ NOTHING = Tokenized(Batch.of([]), {})
 async def _native(inputs: IdLists, info: ModelInfo) -> Tokenized:
     rows: list[TokenIds] = []
     errors: dict[int, GatewayError] = {}
-    turns = LoopYielder()
+    yielder = LoopYielder()
     for index, ids in enumerate(inputs):
         row = native(ids, info)
         if isinstance(row, InvalidTokenIds):
             errors[index] = row
             row = np.empty(0, np.int32)
         rows.append(row)
-        await turns.yield_to_loop(max(ONE_INPUT, len(ids)))
+        await yielder.yield_to_loop(max(ONE_INPUT, len(ids)))
     return Tokenized(Batch.of(rows), errors)
 
 
@@ -240,58 +237,61 @@ def _prefixed(prompt: str, texts: Texts) -> Texts:
     return [prompt + text for text in texts] if prompt else texts
 
 
-def _spread(
-    tokenized: Tokenized, indices: Sequence[int], others: Mapping[int, GatewayError], inputs: int
+def _with_refused(
+    tokenized: Tokenized, indices: Sequence[int], refused: Mapping[int, GatewayError], inputs: int
 ) -> Tokenized:
-    """Return what was tokenized as some of the inputs of a call, of which the others have errors already.
+    """Return the inputs of a call of which only some were tokenized.
 
     Args:
-        tokenized: of the inputs that have none.
+        tokenized: the inputs that were tokenized.
         indices: which inputs these are, ascending.
-        others: input -> its error.
-        inputs: how many there are.
+        refused: the error of each other input.
+        inputs: the number of all inputs.
     """
     lengths = np.zeros(inputs, np.int32)
     lengths[np.array(indices, np.int64)] = tokenized.batch.lengths
     errors = {indices[index]: error for index, error in tokenized.errors.items()}
     batch = tokenized.batch
-    return Tokenized(Batch(batch.ids, lengths, batch.segments), {**others, **errors})
+    return Tokenized(Batch(batch.ids, lengths, batch.segments), {**refused, **errors})
 
 
-def _faults(batch: Batch, errors: Mapping[int, GatewayError], info: ModelInfo) -> dict[int, GatewayError]:
-    """Return the errors of inputs that the tokenizer took, but the model cannot.
+def _model_errors(
+    batch: Batch, errors: Mapping[int, GatewayError], info: ModelInfo
+) -> dict[int, GatewayError]:
+    """Return the errors of inputs that the tokenizer accepted, but the model cannot take.
 
     A vocabulary may have no token for a blank, and a model fewer tokens than its tokenizer.
     """
-    faults: dict[int, GatewayError] = {}
+    model_errors: dict[int, GatewayError] = {}
     if not batch.lengths.all():
         for index in np.flatnonzero(batch.lengths == 0).tolist():
             if index not in errors:
-                faults[index] = InvalidRequest("The model has no token for this input.", f"input[{index}]")
+                model_errors[index] = InvalidRequest(
+                    "The model has no token for this input.", f"input[{index}]"
+                )
     if batch.tokens and int(batch.ids.max()) >= info.vocabulary_size:
-        owners = np.repeat(np.arange(len(batch)), batch.lengths)
-        for index in np.unique(owners[batch.ids >= info.vocabulary_size]).tolist():
+        input_indices = np.repeat(np.arange(len(batch)), batch.lengths)
+        for index in np.unique(input_indices[batch.ids >= info.vocabulary_size]).tolist():
             message = "The model has no vector for a token of this input."
-            faults[index] = InvalidRequest(message, f"input[{index}]")
-    return faults
+            model_errors[index] = InvalidRequest(message, f"input[{index}]")
+    return model_errors
 
 
 def _too_long(
     batch: Batch, is_too_long: NDArray[np.bool_], info: ModelInfo
 ) -> dict[int, ContextLengthExceeded]:
-    """Return the error of each input that is too long and not to be cut."""
     return {
         index: too_long(int(batch.lengths[index]), info, f"input[{index}]")
         for index in np.flatnonzero(is_too_long).tolist()
     }
 
 
-def _without(batch: Batch, faults: Mapping[int, GatewayError]) -> Batch:
-    """Return the batch with nothing in the place of the inputs that have errors."""
-    if not faults:
+def _without(batch: Batch, errors: Mapping[int, GatewayError]) -> Batch:
+    """Return the batch without the tokens of inputs that have errors."""
+    if not errors:
         return batch
     lengths = batch.lengths.copy()
-    lengths[list(faults)] = 0
+    lengths[list(errors)] = 0
     is_left = np.repeat(lengths > 0, batch.lengths)
     segments = None if batch.segments is None else batch.segments[is_left]
     return Batch(batch.ids[is_left], lengths, segments)

@@ -1,7 +1,7 @@
-"""The model's tokenizer, wherever it runs and whatever becomes of that worker.
+"""Tokenizes texts in a model's workers; if a worker ends, another one is tried.
 
-Texts of one turn of the event loop share a call: a call costs a trip to a worker, whatever its size, and under
-many small requests that trip is most of the cost. Each text has a result of its own, so no text harms another.
+Texts that arrive in one turn of the event loop share a call: under many small requests the trip to a worker is
+most of the cost. Each text has a result of its own, so no text harms another.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from embeddings_gateway.workers.engine import (
 from embeddings_gateway.workers.isolation import FaultIsolation, Quarantine, SearchAborted
 
 MAX_SHARED_CHARS = 16_384
-"""Characters of a call that several requests share, so that nobody waits long for a neighbour's texts."""
+"""The most characters of a call that several requests share: none waits long for the texts of the others."""
 
 
 class Tokenized(NamedTuple):
     """Token ids of texts.
 
     Attributes:
-        batch: one input for each text; one that failed has no ids.
-        errors: text -> why it has none.
+        batch: one input for each text; a text that failed has no ids.
+        errors: text -> why it failed.
     """
 
     batch: Batch
@@ -53,14 +53,14 @@ class Tokenized(NamedTuple):
 
 
 class TokenizerCall:
-    """One call: some texts on an engine, and on another if that is lost.
+    """Tokenizes some texts on one engine, or on another if that is lost. Finds texts that an engine fails on.
 
     Args:
         texts: to be tokenized.
         text_pairs: the second text of each pair, if they are pairs.
-        dispatcher: any of its engines tokenizes.
+        dispatcher: chooses the engine.
         quarantine: where texts that crash a worker are remembered.
-        log: carries the model's name.
+        model: its name, for the log.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class TokenizerCall:
         self._done: set[int] = set()
 
     async def run(self) -> Tokenized:
-        """Return the ids of each text, or why it has none."""
+        """Return the ids of each text, or its error."""
         everything = range(len(self._texts))
         while len(self._done) < len(self._texts):
             try:
@@ -90,16 +90,11 @@ class TokenizerCall:
                     run = partial(self._run, engine)
                     isolation = FaultIsolation(engine, run, self._fail, self._pending, self._log)
                     await isolation.run(everything)
-            except WorkerGone as gone:  # by no fault of these texts
+            except WorkerGone as error:  # the texts are not at fault
                 if not self._dispatcher.worth_waiting:
-                    self._log.warning("no engine tokenizes", inputs=len(self._texts), reason=str(gone))
+                    self._log.warning("no engine tokenizes", inputs=len(self._texts), reason=str(error))
                     for text in self._pending(everything):
-                        self._refuse(
-                            text,
-                            ModelUnavailable(
-                                "The model's worker went away.", "model", RetryAfter.WORKER_GONE
-                            ),
-                        )
+                        self._refuse(text, worker_gone())
         return self._tokenized()
 
     async def _run(self, engine: Engine, items: Sequence[int]) -> Sequence[int]:
@@ -116,7 +111,7 @@ class TokenizerCall:
         return ()
 
     def _pending(self, items: Sequence[int]) -> Sequence[int]:
-        """Return the texts that are still open, after refusing those that are known to crash a worker."""
+        """Return the texts that are not done yet, after refusing those that are known to crash a worker."""
         if len(self._quarantine):
             for item in items:
                 if item not in self._done and self._content(item) in self._quarantine:
@@ -149,7 +144,7 @@ class TokenizerCall:
 
 
 class _Waiting(NamedTuple):
-    """Texts of one request that are not on their way yet."""
+    """Texts of one request that no call was made for yet."""
 
     texts: Sequence[str]
     text_pairs: Sequence[str] | None
@@ -158,14 +153,13 @@ class _Waiting(NamedTuple):
 
 
 class TokenizeCoalescer:
-    """Makes one call of what is asked for in the same turn of the event loop. Belongs to that loop.
+    """Joins texts of several requests, if they arrive in the same turn of the event loop. Belongs to that loop.
 
     Args:
         model: its name, for the log.
-        dispatcher: its engines. While none is ready, texts wait here, and those of a request that is over are
-            forgotten.
+        dispatcher: its engines. While none is ready, texts wait here; those of a cancelled request are dropped.
         quarantine: where texts that crash a worker are remembered.
-        unavailable: returns the error of texts that would wait for engines that are not coming.
+        unavailable: returns the error of texts if no engine will be ready soon.
     """
 
     def __init__(
@@ -187,7 +181,7 @@ class TokenizeCoalescer:
         return f"<TokenizeCoalescer {len(self._waiting)} waiting, {len(self._calls)} calls>"
 
     async def tokenize(self, texts: Sequence[str], text_pairs: Sequence[str] | None = None) -> Tokenized:
-        """Return the ids of each text, or why it has none.
+        """Return the ids of each text, or its error.
 
         Raises:
             GatewayError: the call failed as a whole.
@@ -204,7 +198,7 @@ class TokenizeCoalescer:
             self._waiting.pop(result, None)
 
     def _make_calls(self) -> None:
-        """Make the calls for what waits, in as few as their size allows, if they can be made."""
+        """Make as few calls as the size limit allows. While no engine is ready wait; if none will be, refuse."""
         if not self._waiting or not (self._dispatcher.ready or not self._dispatcher.worth_waiting):
             return
         waiting, self._waiting = list(self._waiting.values()), {}
@@ -234,9 +228,9 @@ class TokenizeCoalescer:
         try:
             tokenized = await call.run()
         except GatewayError as error:
-            _fail(group, partial(copy.copy, error))  # each request says of its own where it failed
+            _fail(group, partial(copy.copy, error))  # each request gets an exception of its own
             return
-        except Exception:  # which the requests need not be able to share
+        except Exception:  # a bug
             get_logger().exception("tokenizing failed", model=self._model, texts=len(texts))
             _fail(group, InternalError)
             return
@@ -258,3 +252,8 @@ def _fail(requests: Iterable[_Waiting], make_error: Callable[[], GatewayError]) 
 def tokenizer_failed() -> InputFailed:
     """Return the error of a text that the tokenizer fails on."""
     return InputFailed("The model's tokenizer cannot take this input.")
+
+
+def worker_gone() -> ModelUnavailable:
+    """Return the error of a text that no engine can tokenize now."""
+    return ModelUnavailable("The model's worker went away.", "model", RetryAfter.WORKER_GONE)

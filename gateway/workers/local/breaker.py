@@ -11,13 +11,13 @@ BACKOFF_S_MAX = 30.0
 
 
 class Backoff:
-    """The pause before a restart. It doubles each time; its jitter lets the replicas start apart."""
+    """The pause before a restart. It doubles each time; a jitter keeps replicas from starting together."""
 
     def __init__(self, shortest_s: float = BACKOFF_S_MIN) -> None:
         self._shortest_s = self._seconds = shortest_s
 
     def reset(self) -> None:
-        """Begin with the shortest pause again: the worker has done some work."""
+        """Start again with the shortest pause: the worker has done some work."""
         self._seconds = self._shortest_s
 
     def next_s(self, jitter: float) -> float:

@@ -1,7 +1,7 @@
 """The processor cores that this process may use, and how the replicas of a model divide them.
 
-A core is what the system schedules on: two hyperthreads count as two. Every model divides all cores, as if it
-were alone: a model that has work uses the cores of the idle ones.
+A core is what the system schedules on: two hyperthreads count as two. Every model divides all cores: a busy model
+may use those of idle ones.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Cores(NamedTuple):
     Attributes:
         numbers: of the cores, hyperthreads of one core side by side; empty where the system does not pin
             processes.
-        total: how many it may keep busy, which a quota may limit.
+        total: how many it may keep busy; a quota may make them fewer than ``numbers``.
     """
 
     numbers: tuple[int, ...]
@@ -48,10 +48,10 @@ def usable(root: Path = Path("/")) -> Cores:
 
 
 def divide(cores: Cores, replicas: int, threads: int | None = None) -> list[Share]:
-    """Return the share of each replica: an equal number of threads, unless ``threads`` says how many.
+    """Return the share of each replica, with an equal number of threads; ``threads`` overrides that number.
 
-    Each is pinned to cores of its own, so that its threads are not moved by those of another. Not pinned are
-    a single replica, more threads than cores, and replicas under a quota, which limits time and not cores.
+    Each replica is pinned to cores of its own, so that the system does not move its threads among them all. There
+    are three exceptions: a single replica, more threads than cores, and a quota, which limits time and not cores.
     """
     share = threads or max(1, cores.total // replicas)
     if replicas == 1 or share * replicas > len(cores.numbers) or cores.total < len(cores.numbers):

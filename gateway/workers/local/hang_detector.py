@@ -20,9 +20,9 @@ class WorkerTimeouts(NamedTuple):
     """How long a worker may take.
 
     Attributes:
-        hang_s: for a call, at least. A worker that does not even answer pings may be silent for as long, but
-            never for more than ten seconds.
-        load_s: to load its model.
+        hang_s: the shortest time limit of a call. A worker that answers no ping may be silent for this time, but
+            for ten seconds at most.
+        load_s: the time limit of loading a model.
     """
 
     hang_s: float = 30.0
@@ -43,12 +43,12 @@ class HangDetector:
         self.interval_s = min(INTERVAL_S_MAX, timeouts.hang_s / INTERVALS_MIN)
         self._silence_max = math.ceil(min(SILENCE_S_MAX, timeouts.hang_s) / self.interval_s)
         self._silence = 0
-        self._computing: dict[int, float] = {}  # call id -> intervals that are left to it
+        self._computing: dict[int, float] = {}  # call id -> intervals that it may still take
         self._tokenizing: dict[int, float] = {}
         self._overdue: int | None = None
 
     def begin(self, call: Request, timeout_s: float) -> None:
-        """Note a call that is sent now, and how long the worker may work on it."""
+        """Add a call that is sent now; ``timeout_s`` is how long the worker may work on it."""
         intervals = timeout_s / self.interval_s
         match call:
             case Run(id=call_id) | Check(id=call_id):
@@ -59,7 +59,7 @@ class HangDetector:
                 pass
 
     def end(self, call_id: int) -> None:
-        """Note the reply to a call."""
+        """Remove a call whose reply has come."""
         self._silence = 0
         self._computing.pop(call_id, None)
         self._tokenizing.pop(call_id, None)

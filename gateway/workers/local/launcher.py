@@ -15,7 +15,7 @@ from embeddings_gateway.workers.local.link import Link
 from embeddings_gateway.workers.local.process import Death, WorkerProcess
 
 LATE_FACTOR = 20
-"""A start that takes so many times as long as the fastest one is late."""
+"""A start that takes this many times as long as the fastest one is late."""
 
 
 class LoadRefused(Exception):
@@ -59,7 +59,7 @@ class Launcher:
     async def launch(self) -> Link:
         """Start the worker; see :func:`startup`."""
         late_s = max(self._timeouts.hang_s, LATE_FACTOR * self._fastest_s)
-        never_s = self._timeouts.load_s + 1  # the start has been ended by then
+        never_s = self._timeouts.load_s + 1  # by then the start has timed out
         timer = asyncio.get_running_loop().call_later(min(late_s, never_s), self._note_late)
         try:
             link = await self._startup()

@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 
 class Link:
-    """A worker process whose model is loaded. Made by ``launcher.startup``; belongs to one event loop.
+    """A worker process with a loaded model. Made by ``launcher.startup``; belongs to one event loop.
 
     Attributes:
         info: the model's facts.

@@ -1,6 +1,6 @@
-"""A worker's operating-system process: started, sent messages, listened to, killed.
+"""A worker's operating-system process: starts it, exchanges messages with it, and ends it.
 
-What the messages mean is the business of ``link``.
+``link`` knows what the messages mean.
 """
 
 from __future__ import annotations
@@ -50,16 +50,16 @@ ENGINE_SETTINGS = {
 """What engines, and the C library below them, read from their environment at import."""
 
 Cause = Literal["exit", "signal", "memory", "hang", "protocol", "replaced"]
-"""Why a process ended: it exited, got a signal, or was killed by the system for lack of memory; or the
-gateway killed it because it hung, broke the protocol, or was no longer wanted."""
+"""Why a process ended. It exited, got a signal, or was killed by the system for lack of memory; or the gateway
+killed it because it hung, broke the protocol, or was to be replaced."""
 
 
 class Death(NamedTuple):
     """How a worker process ended.
 
     Attributes:
-        cause: its kind.
-        how: for people: ``exit status 3``, ``signal SIGABRT``, or why the gateway killed it.
+        cause: see :data:`Cause`.
+        how: for the log: ``exit status 3``, ``signal SIGABRT``, or why the gateway killed it.
         stderr: the end of its standard error. May contain users' texts.
     """
 
@@ -122,10 +122,10 @@ class WorkerProcess:
         return cls(process, transport, frames, forward_stderr)
 
     def send(self, message: ToWorker) -> None:
-        """Send a message. If the socket is closed, :meth:`closed` tells.
+        """Send a message, unless the socket is closed; see :meth:`closed`.
 
         Raises:
-            CallFailed: the message cannot be encoded, so the worker never sees it.
+            CallFailed: the message cannot be encoded. Nothing was sent.
         """
         try:
             frame = encode_frame(message)
@@ -139,7 +139,7 @@ class WorkerProcess:
 
         Raises:
             WorkerGone: the socket has closed.
-            ProtocolError: what came is not a message.
+            ProtocolError: the worker sent something else.
         """
         message = await self._frames.first
         if message is None:
@@ -151,11 +151,11 @@ class WorkerProcess:
         self._frames.on_message = on_message
 
     async def closed(self) -> ProtocolError | None:
-        """Wait until the socket has closed; return what was wrong with a message, if that is the reason."""
+        """Wait until the socket has closed; if a malformed message was the reason, return the error."""
         return await self._frames.closed
 
     def kill(self, cause: Cause, why: str) -> None:
-        """Kill the process. It holds no state that is worth a gentle end."""
+        """Kill the process at once: it has no state to save."""
         self._verdict = self._verdict or Death(cause, why)
         if self._process.returncode is None:
             self._process.kill()
@@ -164,7 +164,7 @@ class WorkerProcess:
     async def end(self) -> Death:
         """Make sure that the process has ended; return how it did."""
         self._transport.close()
-        with suppress(TimeoutError):  # one that is crashing ends by itself, which shows the cause
+        with suppress(TimeoutError):  # a process that crashes ends by itself, and its status shows the cause
             async with asyncio.timeout(EXIT_S):
                 await self._process.wait()
         if self._process.returncode is None:
@@ -192,7 +192,7 @@ class WorkerProcess:
         self._oom_watch.sample(time.monotonic())
 
     def stop_forwarding_stderr(self) -> None:
-        """Forward no more: from now on the process sees users' texts, and libraries quote them."""
+        """Stop forwarding: from now on the process sees users' texts, and libraries quote them."""
         self._forward_stderr = None
 
     async def _read_stderr(self) -> None:
@@ -207,13 +207,13 @@ class WorkerProcess:
 
 
 class FrameReader(asyncio.BufferedProtocol):
-    """Splits what a worker sends into messages.
+    """Splits a worker's bytes into messages.
 
     The socket is read straight into the buffer that messages are decoded from. Decoding copies a column once.
 
     Attributes:
         first: the first message; ``None`` if the socket closed before.
-        closed: done when the socket has closed, with what was wrong with a message, if anything.
+        closed: done when the socket has closed; its result is the error of a malformed message, if there was one.
         on_message: gets each later message. Until it is set, a second message is an error.
     """
 
@@ -256,7 +256,7 @@ class FrameReader(asyncio.BufferedProtocol):
             self.closed.set_result(self._error)
 
     def _read_frames(self) -> None:
-        """Hand on all complete messages, and make room for the rest of an incomplete one."""
+        """Deliver all complete messages, and make room for the rest of an incomplete one."""
         begin, frame_bytes = 0, 0
         view = memoryview(self._buffer)
         while self._error is None and self._end - begin >= HEADER.size:
@@ -323,7 +323,7 @@ class OomWatch:
 
 
 def environment(threads: int | None, own: Mapping[str, str]) -> dict[str, str]:
-    """Return a worker's environment: the gateway's own, over the settings that engines read at import.
+    """Return a worker's environment: the settings that engines read at import, and the gateway's own over them.
 
     Args:
         threads: of the engine; ``None`` leaves the number to the engine.

@@ -1,8 +1,8 @@
-"""PURE: which lines of a worker's standard error may be logged.
+"""PURE: chooses what of a worker's standard error may be logged.
 
-Libraries quote the text that they fail on, and such a text may look like one of their messages. Once a worker
-has seen users' texts, only lines of known forms are logged. Of these only fixed words are kept, file names
-that belong to this installation or to the engines, and their line numbers.
+Libraries quote the text that they fail on, and such a text may look like one of their messages. So once a worker
+has seen users' texts, only lines of known forms are logged: their fixed words, names of files of this
+installation or of the engines, and line numbers.
 """
 
 from __future__ import annotations
@@ -76,11 +76,11 @@ FORMS = tuple(
 
 
 def without_texts(stderr: str, is_file: Callable[[str], bool]) -> str:
-    """Return what may be logged of these lines, and how many others there were.
+    """Return the parts of a worker's output that may be logged, and how many other lines it has.
 
     Args:
-        stderr: what a worker wrote.
-        is_file: whether a path is a file on this machine.
+        stderr: the output.
+        is_file: returns whether a path is a file on this machine.
     """
     lines, hidden = [], 0
     for line in stderr.splitlines():

@@ -36,7 +36,7 @@ from embeddings_gateway.workers.local.process import Death
 from embeddings_gateway.workers.local.stderr_filter import without_texts
 
 CHARS_PER_S_MIN = 100_000
-"""Tokenizers are many times as fast. A tokenizer call gets ``hang_s``, and more time at this speed."""
+"""Tokenizers are many times as fast. A tokenizer call may take ``hang_s``, and in addition its texts at this speed."""
 
 log = get_logger()
 
@@ -47,13 +47,13 @@ def local_engines(
     metrics: ModelMetrics,
     forward_stderr: Callable[[bytes], object] | None,
 ) -> list[MakeEngine]:
-    """Return what makes each engine of a model on this machine; the engines divide the cores.
+    """Return a factory for each engine of a model on this machine. The engines divide the cores.
 
     Args:
         name: of the model.
-        config: what they load, and how many there are.
-        metrics: count their restarts and crashes.
-        forward_stderr: gets their standard error while they load.
+        config: what the engines load, and how many there are.
+        metrics: count restarts and crashes.
+        forward_stderr: gets the workers' standard error while they load.
     """
     serving = config.serving
     timeouts = WorkerTimeouts(serving.hang_timeout_s, serving.load_timeout_s)
@@ -68,10 +68,10 @@ class Supervisor:
     """An ``Engine`` in a worker process on this machine, ``Supervised``. Belongs to one event loop.
 
     Args:
-        model: its name, for people.
+        model: its name, for the log.
         spec: what the worker loads.
         metrics: count restarts and crashes.
-        accepts: whether a worker that loaded this may serve.
+        accepts: whether a worker with a model of these facts may serve.
         on_change: called after every change of ``state``.
         timeouts: how long the worker may take.
         cores: numbers of the cores that the worker is pinned to; empty if it is not pinned.
@@ -113,8 +113,8 @@ class Supervisor:
         self._breaker = Breaker()
         self._chars = 0  # of all texts in open tokenizer calls: they wait for one another
         self._exclusive_lock = asyncio.Lock()
-        self._exclusive_waiters = 0  # those that have the engine to themselves, or wait for that
-        self._searching = False  # whether the worker's calls are those of a search
+        self._exclusive_waiters = 0  # those that hold the lock or wait for it
+        self._searching = False  # whether the worker's calls belong to a search
 
     def __repr__(self) -> str:
         return f"<Supervisor {self._model} {self.state}>"
@@ -163,7 +163,7 @@ class Supervisor:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
-        self._to("stopped", "the gateway is stopping")
+        self._set_state("stopped", "the gateway is stopping")
 
     async def tokenize(self, texts: Sequence[str], text_pairs: Sequence[str] | None = None) -> Batch:
         """See :class:`embeddings_gateway.workers.engine.Engine`."""
@@ -243,16 +243,16 @@ class Supervisor:
         if self._state == "ready":
             self._breaker.half_open()
         elif self._state == "restarting" and self._breaker.is_open:
-            self._to_restarting("the worker crashed")
+            self._set_restarting("the worker crashed")
 
     async def _supervise(self) -> None:
-        """Run one process after the other, until the model turns out not to be servable."""
+        """Run one process after the other, until one reports that the model cannot be served."""
         while True:
             try:
                 await self._run_process()
             except LoadRefused as error:
                 self._log.error("model cannot be served", reason=str(error))
-                self._to("failed", str(error))
+                self._set_state("failed", str(error))
                 return
             except Exception:  # a bug of the gateway must not leave a model without supervision
                 self._log.exception("supervisor failed")
@@ -277,7 +277,7 @@ class Supervisor:
         except LoadRefused as error:
             if self.info is None:
                 raise
-            # It was served before, and what is missing now may come back: room on a device, for example.
+            # It was served before. What is missing now, such as memory of a device, may come back.
             self._log.error("model cannot be served now", reason=str(error))
             self._start_failed(f"the worker could not load the model this time ({error})")
             return
@@ -305,7 +305,7 @@ class Supervisor:
         self.info, self._link = info, link
         self._searching = self._exclusive_waiters > 0
         self._breaker.half_open()
-        self._to("ready", "")
+        self._set_state("ready", "")
         return await link.ended()
 
     def _note_crash(self, link: Link, death: Death) -> None:
@@ -319,24 +319,28 @@ class Supervisor:
             self._breaker.crash_in_search(time.monotonic())
         else:
             self._breaker.crash(time.monotonic(), worked=worked)
-        self._to_restarting(f"the worker crashed ({death.how})")
+        self._set_restarting(f"the worker crashed ({death.how})")
 
     def _on_late(self) -> None:
-        self._to("broken", "the worker is restarting, and takes far longer to load the model than before")
+        self._set_state(
+            "broken", "the worker is restarting, and takes far longer to load the model than before"
+        )
 
     def _start_failed(self, problem: str) -> None:
         self._breaker.failed_start(time.monotonic())
-        self._to_restarting(problem)
+        self._set_restarting(problem)
         self._attempted.set()
 
-    def _to_restarting(self, problem: str) -> None:
+    def _set_restarting(self, problem: str) -> None:
         """Enter the state after a crash or a failed start."""
         if self._breaker.is_open:
-            self._to("broken", f"{problem}, too often recently; it is restarted and tested before it is used")
+            self._set_state(
+                "broken", f"{problem}, too often recently; it is restarted and tested before it is used"
+            )
         else:
-            self._to("restarting" if self.info else "loading", f"{problem} and is restarted")
+            self._set_state("restarting" if self.info else "loading", f"{problem} and is restarted")
 
-    def _to(self, state: State, reason: str) -> None:
+    def _set_state(self, state: State, reason: str) -> None:
         self._state, self._reason = state, reason
         if state != "loading":
             self._attempted.set()

@@ -52,7 +52,7 @@ def test_documents(told, base_url, direct, requests):
 
 
 def test_a_text(told, direct):
-    """A text has its vector, under the default model's name and in the size that is asked for."""
+    """A text has its vector, under the default model's name and in the requested size."""
     answer = embedders.OpenAITextEmbedder(dimensions=128, **told).run("A cat sleeps.")
     assert lowest_cosine(np.array([answer["embedding"]]), direct(["A cat sleeps."])[:, :128]) >= EXACT
     assert answer["meta"] == {"model": "minilm", "usage": {"prompt_tokens": 6, "total_tokens": 6}}
@@ -82,8 +82,8 @@ def test_a_pipeline_finds_the_right_document(told):
     pipeline.add_component("retriever", retrievers.InMemoryEmbeddingRetriever(store, top_k=1))
     pipeline.connect("embedder.embedding", "retriever.query_embedding")
     for query, text in zip(("a kitten naps", "stock market", "a bakery"), texts, strict=True):
-        found = pipeline.run({"embedder": {"text": query}})["retriever"]["documents"]
-        assert [document.content for document in found] == [text]
+        result = pipeline.run({"embedder": {"text": query}})["retriever"]["documents"]
+        assert [document.content for document in result] == [text]
 
 
 def test_a_document_that_is_too_long_costs_its_batch(told, direct, requests):

@@ -73,7 +73,7 @@ def test_the_average_of_a_long_text(embeddings, cl100k, direct, model, settings)
 
 
 def test_async_methods(embeddings, direct):
-    """Documents and a query have their vectors by the asynchronous methods too, in the size asked for."""
+    """Documents and a query have their vectors by the asynchronous methods too, in the requested size."""
     asks = embeddings(model="minilm-cutting", chunk_size=7)
     texts = varied_texts(40, seed=2)
 

@@ -53,7 +53,7 @@ def test_a_batch_under_the_models_own_name(by_name, direct, requests):
 
 
 def test_one_text_and_one_query(by_alias, by_name, direct):
-    """A text and a query by themselves have their vectors, in the size that is asked for."""
+    """A text and a query by themselves have their vectors, in the requested size."""
     got = [by_alias.get_text_embedding(CATS), by_alias.get_query_embedding(SHARES)]
     assert lowest_cosine(np.array(got), direct([CATS, SHARES])) >= EXACT
     short = by_name("minilm", dimensions=64).get_query_embedding(CATS)

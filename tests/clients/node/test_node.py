@@ -91,8 +91,8 @@ def test_more_than_one_request(ask, direct, requests, client):
 def test_an_index_finds_what_answers_a_question(ask):
     """LlamaIndex's own index, filled and asked through the gateway."""
     documents = ["Bread rises because of yeast.", "Everest is the highest mountain.", "Penguins cannot fly."]
-    found = ask("llamaindex", "minilm", "Which peak is the tallest?", documents=documents)
-    assert found == {"found": documents[1]}
+    result = ask("llamaindex", "minilm", "Which peak is the tallest?", documents=documents)
+    assert result == {"found": documents[1]}
 
 
 MISTAKES = [("nothing", "text", 404, "model"), ("minilm", "word " * 300, 400, "256 tokens")]

@@ -78,7 +78,7 @@ def test_a_text_that_is_too_long_is_named(client, requests):
 
 
 def test_an_input_that_the_model_fails_on_is_not_tried_again(client, requests):
-    """An input that the engine fails on is InternalServerError that names it, and is asked for once."""
+    """An input that the engine fails on is an InternalServerError that names it, and is sent once."""
     with pytest.raises(openai.InternalServerError) as caught:
         client.embeddings.create(model="failing", input=["good", "<raise>"])
     assert (caught.value.code, caught.value.param) == ("input_failed", "input[1]")
@@ -94,7 +94,7 @@ def test_an_overload_is_told(client, full):
 
 
 def test_an_overload_passes(client, full, requests, waits):
-    """Under overload the client comes back when it is told to, until it has its vector."""
+    """Under overload the client retries after Retry-After until it has its vector."""
     answer = client.with_options(max_retries=PATIENCE).embeddings.create(model="slow", input="text")
     assert len(answer.data[0].embedding) > 0
     assert requests("slow", 429) == len(waits()) >= 1
@@ -102,7 +102,7 @@ def test_an_overload_passes(client, full, requests, waits):
 
 
 def test_a_model_that_loads_is_waited_for(tmp_path, waits):
-    """While its model is loading the client comes back when it is told to, until it has its vector."""
+    """While its model is loading the client retries after Retry-After until it has its vector."""
     config = '[models.late]\nbackend = "fault"\nload_seconds = 3'
     with (
         serving(tmp_path, config, ready=False) as server,

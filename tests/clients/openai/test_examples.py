@@ -140,14 +140,14 @@ def test_a_model_that_changes(reembed, database, changing):
     """A model that changes in the midst, or before a search, ends the script; the next run embeds it all."""
     _, beside = reembed(url=changing, status=1)
     assert "The model is not that of the rows" in beside
-    found = spaces(database)
-    assert sorted(found.values()) == [10, 30]
+    result = spaces(database)
+    assert sorted(result.values()) == [10, 30]
     said, _ = reembed(model="fake")
     assert f"{len(TEXTS)} rows were embedded" in said
     _, beside = reembed("--search", QUESTION, status=1)
     assert "The model is not that of the rows" in beside
     assert len(spaces(database)) == 1
-    assert not found.keys() & spaces(database).keys()
+    assert not result.keys() & spaces(database).keys()
 
 
 def test_texts_that_no_hosted_model_refused(reembed, database):

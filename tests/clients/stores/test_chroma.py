@@ -34,6 +34,6 @@ def test_documents_are_found(collection, expected, nearest):
     assert sorted(places) == list(range(len(DOCUMENTS)))
     assert stored["documents"] == [DOCUMENTS[place] for place in places]
     assert lowest_cosine(np.array(stored["embeddings"]), expected[places]) >= EXACT
-    found = collection.query(query_texts=list(QUESTIONS), n_results=1)
-    assert [first for (first,) in found["documents"]] == list(FACTS)
-    assert [near for (near,) in found["distances"]] == pytest.approx(nearest, abs=1e-4)
+    result = collection.query(query_texts=list(QUESTIONS), n_results=1)
+    assert [first for (first,) in result["documents"]] == list(FACTS)
+    assert [near for (near,) in result["distances"]] == pytest.approx(nearest, abs=1e-4)

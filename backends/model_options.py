@@ -1,8 +1,8 @@
-"""The prompts of a model: those of its own files, or those of the configuration instead."""
+"""What the configuration may override of a model's own files, for every backend: prompts and dimensions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from embeddings_gateway.backends.base import LoadError
 from embeddings_gateway.backends.spec import BackendSpec
@@ -25,3 +25,12 @@ def resolve_prompts(
         f"default_prompt is {spec.default_prompt!r}, the model's prompts are: {known}: set prompts, "
         'or default_prompt to one of these or to ""'
     )
+
+
+def offered_dimensions(spec: BackendSpec, full: int, own: Sequence[int] = ()) -> tuple[int, ...]:
+    """Return the dimensions that a client may ask for, ascending; ``own`` are those of the model's files."""
+    for width in spec.dimensions or ():
+        if width > full:
+            raise LoadError(f"dimensions has {width}, but the model's vectors have {full}: remove it")
+    offered = own if spec.dimensions is None else spec.dimensions
+    return (*sorted({width for width in offered if 0 < width < full}), full)

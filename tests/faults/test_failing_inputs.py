@@ -1,4 +1,4 @@
-"""Texts that end or stop whoever computes them: they are named, and everybody else gets their vectors."""
+"""Texts that crash or hang a worker: each fails by its index, and all other inputs get their vectors."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def server(tmp_path):
         assert SECRET not in running.log.read_text()
 
 
-def poison(mark: str) -> str:
+def failing_text(mark: str) -> str:
     """Return a text that the backend fails on."""
     return f"{SECRET} <{mark}>"
 
 
-def crowd(count: int, mark: str) -> list[str]:
-    """Return texts of which one is poison."""
+def texts_with_one(count: int, mark: str) -> list[str]:
+    """Return texts of which the backend fails on one."""
     texts = TRUTH.texts(0, count)
-    texts[PLACE] = poison(mark)
+    texts[PLACE] = failing_text(mark)
     return texts
 
 
@@ -79,9 +79,9 @@ def starts_max(count: int) -> int:
     ],
 )
 def test_one_among_many_requests(server, full_size, tell, mark):
-    """Of many requests at once only the one with the poison fails; again it fails at no cost."""
+    """Of many requests at once only the one with the failing text fails; sent again, it fails without a crash."""
     count = 64 if full_size or mark in DEATHS else 8
-    texts = crowd(count, mark)
+    texts = texts_with_one(count, mark)
     began = time.monotonic()
     replies = answers(server, "model", *([text] for text in texts))
     tell(seconds=time.monotonic() - began, starts=starts(server, "model"))
@@ -93,15 +93,15 @@ def test_one_among_many_requests(server, full_size, tell, mark):
     until_ready(server)
     before = starts(server, "model")
     assert before <= starts_max(count)
-    (again,) = answers(server, "model", [poison(mark)])
+    (again,) = answers(server, "model", [failing_text(mark)])
     assert_failed(again, 0)
     assert starts(server, "model") == before
 
 
 @pytest.mark.parametrize("mark", ["abort", pytest.param("tokenizer-abort", marks=FULL_SIZE)])
 def test_one_among_many_inputs(server, tell, mark):
-    """A request of 64 inputs, one of them poison, fails with the name of that input, or in part if it may."""
-    texts = crowd(64, mark)
+    """A request of 64 inputs with one failing text fails with that input's index; a partial one fails only there."""
+    texts = texts_with_one(64, mark)
     (part,) = answers(server, "model", texts, partial=True)
     tell(seconds=part.seconds, starts=starts(server, "model"))
     assert part.status == 200, part.body
@@ -110,7 +110,7 @@ def test_one_among_many_inputs(server, tell, mark):
     failed = entries.pop(PLACE)
     assert failed["object"] == "embedding_error"
     assert_named(failed["error"], PLACE)
-    others = [text for text in texts if text != poison(mark)]
+    others = [text for text in texts if text != failing_text(mark)]
     for text, entry in zip(others, entries, strict=True):
         assert TRUTH.right([text], vector_of(entry)[None])
     assert starts(server, "model") <= starts_max(64)
@@ -120,10 +120,10 @@ def test_one_among_many_inputs(server, tell, mark):
 
 @FULL_SIZE
 def test_several_at_once(server, tell):
-    """Poison of several kinds in several requests fails each of them, and none of those beside them."""
+    """Failing texts of several kinds fail their own requests, and no others."""
     requests = [TRUTH.texts(number, 16) for number in range(16)]
     for number, mark in enumerate(DEATHS):
-        requests[3 * number][PLACE] = poison(mark)
+        requests[3 * number][PLACE] = failing_text(mark)
     replies = answers(server, "model", *requests)
     tell(starts=starts(server, "model"))
     for texts, reply in zip(requests, replies, strict=True):

@@ -1,4 +1,4 @@
-"""Models that cannot be served: the others are, and it is told which are not."""
+"""Models that cannot be served: they say so, and the others are served."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def assert_served(server) -> None:
 
 
 def refused_at_once(server) -> float:
-    """Check that the bad model's requests are told to come again later; return how long that took."""
+    """Check that the bad model refuses a request with Retry-After; return how long that took."""
     (reply,) = answers(server, "bad", ["text"])
     assert reply.status == 503
     error = error_of(reply)
@@ -37,8 +37,8 @@ def refused_at_once(server) -> float:
 
 
 @pytest.mark.parametrize("loading", ["refuse", pytest.param("wrong", marks=FULL_SIZE)])
-def test_one_is_given_up(tmp_path, loading):
-    """A model that refuses to load, or computes wrongly, is named, and never answers; the other one does."""
+def test_one_model_fails(tmp_path, loading):
+    """A model that refuses to load or fails its self-test is not served, with a reason; the other one is."""
     with serving(tmp_path, fault("bad", loading=loading) + fault("good")) as server:
         refused_at_once(server)
         assert_served(server)
@@ -51,14 +51,14 @@ def test_one_is_given_up(tmp_path, loading):
 
 
 @pytest.mark.parametrize("loading", [pytest.param("refuse", marks=FULL_SIZE), "wrong"])
-def test_all_are_given_up(tmp_path, loading):
-    """Where no model can be served, the process says so and ends with a status that is not 0."""
+def test_all_models_fail(tmp_path, loading):
+    """If no model can be served, the process says why and ends with status 1."""
     (tmp_path / "gateway.toml").write_text(fault("bad", loading=loading) + fault("worse", loading=loading))
     finished = run("serve", "--port", "0", cwd=tmp_path)
-    said = finished.stderr.decode()
+    stderr = finished.stderr.decode()
     assert finished.returncode == 1
-    assert "bad is failed" in said
-    assert "worse is failed" in said
+    assert "bad is failed" in stderr
+    assert "worse is failed" in stderr
 
 
 @pytest.mark.parametrize("loading", ["abort", pytest.param("hang", marks=FULL_SIZE)])

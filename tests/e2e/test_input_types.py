@@ -1,4 +1,4 @@
-"""Words before queries and documents: by request, by name and by default, on the real model."""
+"""Prompts for queries and documents: by request, by name and by default, on the real model."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ backend = "fake"
 @pytest.fixture(scope="module")
 def client(tmp_path_factory):
     """Return the official client of a gateway whose models have prompts."""
-    with serving(tmp_path_factory.mktemp("roles"), CONFIG) as server:
+    with serving(tmp_path_factory.mktemp("input_types"), CONFIG) as server:
         yield openai.OpenAI(base_url=f"{server.url}/v1", api_key="not-needed", max_retries=0)
 
 
@@ -53,16 +53,16 @@ def ask(client, model, text, **extra):
         ("minilm@query", {"input_type": "query"}),
     ],
 )
-def test_a_query_has_the_words_of_a_query(client, model, extra):
-    """A request, and the name of a model, can say that texts are queries; the answer says what was done."""
+def test_a_query_has_the_prompt_of_a_query(client, model, extra):
+    """A field of the request or the model's name sets the input type; the response names the prompt."""
     vector, prompt = ask(client, model, "how deep is the sea", **extra)
     expected, none = ask(client, "minilm", "query: how deep is the sea")
     assert (prompt, none) == ("query", None)
     assert lowest_cosine(vector, expected) >= 0.9999
 
 
-def test_a_document_has_the_words_of_a_document(client):
-    """Models name their words for documents differently, and clients need not know how."""
+def test_a_document_has_the_prompt_of_a_document(client):
+    """The prompt for documents may have another name in the model; clients need not know it."""
     vector, prompt = ask(client, "minilm@document", "The sea is deep.")
     expected, _ = ask(client, "minilm", "passage: The sea is deep.")
     assert prompt == "passage"
@@ -70,7 +70,7 @@ def test_a_document_has_the_words_of_a_document(client):
 
 
 def test_the_default_of_a_model(client):
-    """A model's default goes before the texts of requests that say nothing; a role goes before it."""
+    """Requests without an input type get the model's default prompt; an input type overrides it."""
     by_default, prompt = ask(client, "query-first", "text")
     assert prompt == "query"
     document, no_prompt = ask(client, "query-first", "Q: text", input_type="document")
@@ -78,8 +78,8 @@ def test_the_default_of_a_model(client):
     np.testing.assert_array_equal(by_default, document)
 
 
-def test_a_model_without_prompts_takes_any_role(client):
-    """Clients that always say a role work with models that do not care."""
+def test_a_model_without_prompts_takes_any_input_type(client):
+    """Clients that always send an input type work with models without prompts."""
     plain, _ = ask(client, "plain", "text")
     for model in ("plain@query", "plain@document"):
         vector, prompt = ask(client, model, "text")
@@ -88,21 +88,21 @@ def test_a_model_without_prompts_takes_any_role(client):
 
 
 def test_a_name_and_a_field_that_disagree(client):
-    """A request that says two roles is refused: nobody can know which one is meant."""
+    """A request with two different input types is refused."""
     with pytest.raises(openai.BadRequestError) as caught:
         ask(client, "minilm@query", "text", input_type="document")
     assert caught.value.param == "input_type"
 
 
-def test_a_role_that_does_not_exist(client):
-    """A name that only looks like one with a role is unknown."""
+def test_an_input_type_that_does_not_exist(client):
+    """A name with an unknown or empty input type is an unknown model."""
     for name in ("minilm@nonsense", "minilm@", "@query", "minilm@query@document"):
         with pytest.raises(openai.NotFoundError):
             ask(client, name, "text")
 
 
 def test_models_tell_their_prompts(client):
-    """What prompts a model has can be asked, by its name with a role too; what computes it is the same."""
+    """``GET /v1/models/{id}`` lists a model's prompts, also by a name with an input type; its runtime is the same."""
     facts = client.models.retrieve("minilm@query").model_extra
     assert facts["runtime"] == client.models.retrieve("bare").model_extra["runtime"]
     assert (facts["prompts"], facts["default_prompt"]) == (["query", "passage"], None)
