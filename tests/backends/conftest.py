@@ -1,8 +1,5 @@
-"""What these tests share: hypothesis without a judgement of time, for the machine may be busy."""
+"""Hypothesis judges no time here, and no test hangs."""
 
 from __future__ import annotations
 
-from hypothesis import HealthCheck, settings
-
-settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("untimed")
+from tests.bounded import pytest_runtest_call, pytest_runtest_teardown  # noqa: F401 - pytest finds them here

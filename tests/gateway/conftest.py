@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
-
 import pytest
-from hypothesis import HealthCheck, settings
 
 from embeddings_gateway.backends.spec import FakeSpec
 from embeddings_gateway.config import ModelConfig, ServingConfig
@@ -14,51 +10,12 @@ from embeddings_gateway.metrics import Metrics
 from embeddings_gateway.serving.local import LocalModel
 from embeddings_gateway.serving.prepare.cl100k import Cl100k
 from embeddings_gateway.workers.local.supervisor import local_engines
-from tests.processes import children_of
-
-TEST_SECONDS_MAX = 120
-
-# nothing here judges time: the machine may be busy with something else
-settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("untimed")
-
-
-def bounded(item):
-    """Fail a test that waits for ever, instead of waiting with it."""
-
-    def give_up(*_):
-        raise AssertionError(f"{item.name} waits in vain")
-
-    before = signal.signal(signal.SIGALRM, give_up)
-    signal.alarm(TEST_SECONDS_MAX)
-    try:
-        return (yield)
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-
-
-pytest_runtest_call = pytest.hookimpl(wrapper=True)(bounded)
-pytest_runtest_teardown = pytest.hookimpl(wrapper=True)(bounded)
-
-
-@pytest.fixture
-def anyio_backend():
-    """Run the tests that are marked ``anyio`` on asyncio."""
-    return "asyncio"
-
-
-@pytest.fixture
-def own_child():
-    """Return a function that tells the process that the test started, or ``None``; never more than one."""
-    before = set(children_of(os.getpid()))
-
-    def one():
-        children = [pid for pid in children_of(os.getpid()) if pid not in before]
-        assert len(children) <= 1
-        return children[0] if children else None
-
-    return one
+from tests.bounded import (  # noqa: F401 - pytest finds them here
+    anyio_backend,
+    own_child,
+    pytest_runtest_call,
+    pytest_runtest_teardown,
+)
 
 
 @pytest.fixture
