@@ -25,8 +25,8 @@ LOG = "embeddings_gateway.api.log"
 SANE_ID = re.compile(rb"[\w.:-]{1,128}")
 EMBEDDINGS = "/v1/embeddings"
 CLIENT_GONE = 499  # only for log and metrics
-QUIET = frozenset({"/livez", "/readyz", "/health", "/metrics"})
-PATHS = QUIET | {EMBEDDINGS, "/v1/models", "/docs"}
+QUIET_PATHS = frozenset({"/livez", "/readyz", "/health", "/metrics"})
+LOGGED_PATHS = QUIET_PATHS | {EMBEDDINGS, "/v1/models", "/docs"}
 PHASE_FIELDS = [(phase, f"{phase}_ms") for phase in PHASES]
 MAX_LIST_BYTES = 1024
 """Bytes of a list of inputs in a header. Proxies such as nginx accept 4 KiB of headers in all."""
@@ -172,10 +172,10 @@ class Middleware:
         if path == EMBEDDINGS:
             self._metrics.request(request_log.model, request_log.status, request_log.code, timings)
         log_request(
-            "debug" if path in QUIET else "info",
+            "debug" if path in QUIET_PATHS else "info",
             {
                 "id": request_log.id.decode(),
-                "path": path if path in PATHS else "",  # other paths may hold a user's text
+                "path": path if path in LOGGED_PATHS else "",  # other paths may hold a user's text
                 "model": request_log.model,
                 "space": request_log.fingerprint,
                 "inputs": request_log.inputs,

@@ -101,12 +101,12 @@ class Flow:
         self.weight = weight
         self.waiting: dict[Request, int] = {}
         self._virtual_time = 0.0
-        self._places: dict[Request, tuple[float, float]] = {}
+        self._spans: dict[Request, tuple[float, float]] = {}  # virtual times of its arrival and its finish
 
     def add(self, request: Request, rows: Rows) -> None:
         """Add the rows of a request, in chunks."""
         lengths, time = request.batch.lengths[rows], self._virtual_time
-        self._places[request] = (time, time + request.tokens)
+        self._spans[request] = (time, time + request.tokens)
         self.count(request, request.tokens)
         if request.tokens <= CHUNK_TOKENS:
             insort(self.chunks, Chunk(request, rows, lengths, time + request.tokens, False), key=_finish)
@@ -135,7 +135,7 @@ class Flow:
         self.waiting[chunk.request] -= chunk.tokens
         if not self.waiting[chunk.request]:
             del self.waiting[chunk.request]
-            self._places.pop(chunk.request, None)
+            self._spans.pop(chunk.request, None)
 
     def remove(self, chunk: Chunk) -> None:
         """Remove a chunk from the order."""
@@ -146,7 +146,7 @@ class Flow:
 
     def chunks_of(self, request: Request) -> list[Chunk]:
         """Return the chunks of a request that are not overdue."""
-        first, last = self._places.get(request, (math.inf, -math.inf))
+        first, last = self._spans.get(request, (math.inf, -math.inf))
         begin = bisect_left(self.chunks, first, key=_finish)
         end = bisect_right(self.chunks, last, key=_finish)
         return [chunk for chunk in self.chunks[begin:end] if chunk.request is request]
@@ -181,7 +181,7 @@ class FairOrder:
         self._rows = 0
         self._max_tokens = max_tokens
         self._flows: dict[str, Flow] = {}
-        self._due: dict[Request, float] = {}
+        self._overdue_at: dict[Request, float] = {}  # request -> the served tokens from which it is overdue
         self._overdue: list[Chunk] = []
         self._served = 0
 
@@ -197,7 +197,9 @@ class FairOrder:
         if not len(rows):
             return
         self._flow(request.caller).add(request, rows)
-        self._due[request] = self._served + max(self._max_tokens / 2, self._max_tokens - request.tokens)
+        self._overdue_at[request] = self._served + max(
+            self._max_tokens / 2, self._max_tokens - request.tokens
+        )
         self.tokens += request.tokens
         self._rows += len(rows)
 
@@ -320,17 +322,17 @@ class FairOrder:
         self.tokens -= chunk.tokens
         self._rows -= len(chunk)
         if chunk.request not in flow.waiting:
-            self._due.pop(chunk.request, None)
+            self._overdue_at.pop(chunk.request, None)
         if not flow.waiting:
             self._flows.pop(chunk.request.caller.key, None)
 
     def _find_overdue(self) -> None:
         """Move chunks that have become overdue before all others. Requests become overdue in the order of arrival."""
-        while self._due:
-            request = next(iter(self._due))
-            if self._due[request] > self._served:
+        while self._overdue_at:
+            request = next(iter(self._overdue_at))
+            if self._overdue_at[request] > self._served:
                 return
-            del self._due[request]
+            del self._overdue_at[request]
             flow = self._flows[request.caller.key]
             for chunk in flow.chunks_of(request):
                 flow.remove(chunk)

@@ -97,7 +97,7 @@ class Request:
 
     @property
     def rows(self) -> Rows:
-        """The rows that are still to be computed."""
+        """The rows that are not settled."""
         return np.flatnonzero(~self._is_settled)
 
     def input_of(self, row: int) -> int:
@@ -170,7 +170,7 @@ class Request:
             self.done.set_result(None)
 
     def _values(self, output: Output, width: int) -> NDArray[np.float32]:
-        if output not in self._fixed:  # NaN cannot be taken for a result
+        if output not in self._fixed:  # NaN cannot be mistaken for a result
             self._fixed[output] = Column(np.full((len(self.batch), width), np.nan, np.float32))
         return self._fixed[output].values
 

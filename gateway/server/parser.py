@@ -46,7 +46,7 @@ class RequestParser:
         self._request_ends = request_ends
         self._parser = self._new_parser()
         self._unreported_bytes = 0
-        self._is_offer = False
+        self._offers_upgrade = False
         self._url = b""
         self._headers: Headers = []
 
@@ -86,8 +86,8 @@ class RequestParser:
         headers = self._headers
         if len(self._url) + sum([len(name) + len(value) + 4 for name, value in headers]) > MAX_HEAD_BYTES:
             raise _head_too_large()
-        self._is_offer = self._parser.should_upgrade()
-        if not self._is_offer:
+        self._offers_upgrade = self._parser.should_upgrade()
+        if not self._offers_upgrade:
             self._headers = []  # trailers are counted, but ignored
             self._request_begins(self._head(headers))
 
@@ -99,7 +99,7 @@ class RequestParser:
     def on_message_complete(self) -> None:
         """Report the end of a request, unless it is parsed again."""
         self._unreported_bytes = 0
-        if not self._is_offer:
+        if not self._offers_upgrade:
             self._request_ends()
 
     def _head(self, headers: Headers) -> Head:
@@ -140,7 +140,7 @@ class RequestParser:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._is_offer = False
+            self._offers_upgrade = False
             rest = data[upgrade.args[0] :]
             if self._parser.get_method() == b"CONNECT":  # a demand, not an offer
                 raise NotHttp("This is no proxy.") from None

@@ -15,7 +15,7 @@ from embeddings_gateway.serving.prepare.cl100k import Cl100k
 from embeddings_gateway.serving.served import Served
 from embeddings_gateway.workers.local.supervisor import local_engines
 
-INPUT_TYPES: tuple[InputType, ...] = get_args(InputType)
+INPUT_TYPES: dict[str, InputType] = {name: name for name in get_args(InputType)}
 
 
 class Named(NamedTuple):
@@ -88,28 +88,18 @@ class Registry:
         if self.draining:
             raise stopping()
 
-    def __getitem__(self, name: str) -> Served:
-        """Return the model of that name or alias.
-
-        Raises:
-            ModelNotFound: there is none; never another one instead.
-        """
-        served = self._by_name.get(name)
-        if served is None:
-            raise ModelNotFound("There is no model of that name. GET /v1/models lists them.", "model")
-        return served
-
     def find(self, name: str) -> Named:
         """Return the model of that name or alias, which may end in an input type.
 
         Raises:
-            ModelNotFound: there is none; never another one instead.
+            ModelNotFound: there is none.
         """
         base, at, suffix = name.rpartition("@")
-        for input_type in INPUT_TYPES:
-            if at and suffix == input_type:
-                return Named(self[base], input_type)
-        return Named(self[name], None)
+        input_type = INPUT_TYPES.get(suffix) if at else None
+        served = self._by_name.get(base if input_type else name)
+        if served is None:
+            raise ModelNotFound("There is no model of that name. GET /v1/models lists them.", "model")
+        return Named(served, input_type)
 
     async def first_attempt(self) -> None:
         """Wait until the first attempt to load each model has succeeded or failed."""

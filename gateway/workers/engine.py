@@ -24,7 +24,7 @@ State = Literal["ready", "searching", "restarting", "loading", "broken", "failed
 - ``stopped``: the gateway stopped it.
 """
 
-OVER: Collection[State] = ("failed", "stopped")
+FINAL: Collection[State] = ("failed", "stopped")
 """An engine in such a state will never be ready again."""
 
 HANG_FACTOR = 20.0

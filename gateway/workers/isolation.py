@@ -76,7 +76,7 @@ class FaultIsolation:
         self._crashes_blame = engine.supervised is not None
         self._only_alone = False  # after a BatchMismatch only results of single items are trusted
         self._crashes = 0
-        self._found_killer = False
+        self._found_cause = False  # whether an item crashed the worker alone
 
     async def run(self, items: Sequence[int]) -> None:
         """Run the items until each has a result or a failure.
@@ -121,7 +121,7 @@ class FaultIsolation:
                 for item in unknown:
                     self._on_failure(item, error)
             else:
-                if self._found_killer:
+                if self._found_cause:
                     self._supervised.exonerate(self._crashes + isinstance(failure, WorkerCrashed))
 
     async def _begin(self, items: Sequence[int], failure: CallFailed | None) -> None:
@@ -188,7 +188,7 @@ class FaultIsolation:
         """Blame a single item for the failure; run several in parts."""
         if len(items) == 1:
             self._log.warning("input failed alone", reason=str(failure))
-            self._found_killer |= isinstance(failure, WorkerCrashed)
+            self._found_cause |= isinstance(failure, WorkerCrashed)
             self._on_failure(items[0], failure)
             return
         parts = PARTS_AFTER_CRASH if isinstance(failure, WorkerCrashed) else PARTS

@@ -52,7 +52,7 @@ async def running(config: str, name: str) -> AsyncIterator[Running]:
     async with registry:
         serving = asyncio.create_task(server.serve())
         await registry.first_attempt()
-        yield Running(*server.address, registry[name], metrics)
+        yield Running(*server.address, registry.find(name).served, metrics)
         server.stop()
         await serving
 

@@ -16,7 +16,7 @@ from tests.server import serving
 
 TRUTH = Computed("model")
 SECRET = "hush-hush"
-PLACE = 5
+INDEX = 5
 HANG_S = 1
 DEATHS = ("abort", "crash", "exit", "tokenizer-abort")
 
@@ -37,7 +37,7 @@ def failing_text(mark: str) -> str:
 def texts_with_one(count: int, mark: str) -> list[str]:
     """Return texts of which the backend fails on one."""
     texts = TRUTH.texts(0, count)
-    texts[PLACE] = failing_text(mark)
+    texts[INDEX] = failing_text(mark)
     return texts
 
 
@@ -47,20 +47,20 @@ def assert_right(texts, reply) -> None:
     assert TRUTH.right(texts, vectors_of(reply))
 
 
-def assert_named(error, place) -> None:
+def assert_named(error, index) -> None:
     """Check that an error names an input, and says nothing of its text."""
     assert (error["type"], error["code"], error["param"]) == (
         "server_error",
         "input_failed",
-        f"input[{place}]",
+        f"input[{index}]",
     )
     assert SECRET not in error["message"]
 
 
-def assert_failed(reply, place) -> None:
+def assert_failed(reply, index) -> None:
     """Check that a request was answered with the error of one of its inputs, not to be tried again."""
     assert reply.status == 500, reply.body
-    assert_named(error_of(reply), place)
+    assert_named(error_of(reply), index)
     assert reply.headers["x-should-retry"] == "false"
 
 
@@ -85,8 +85,8 @@ def test_one_among_many_requests(server, full_size, tell, mark):
     began = time.monotonic()
     replies = answers(server, "model", *([text] for text in texts))
     tell(seconds=time.monotonic() - began, starts=starts(server, "model"))
-    for place, (text, reply) in enumerate(zip(texts, replies, strict=True)):
-        if place == PLACE:
+    for index, (text, reply) in enumerate(zip(texts, replies, strict=True)):
+        if index == INDEX:
             assert_failed(reply, 0)
         else:
             assert_right([text], reply)
@@ -107,15 +107,15 @@ def test_one_among_many_inputs(server, tell, mark):
     assert part.status == 200, part.body
     entries = part.json()["data"]
     assert [entry["index"] for entry in entries] == list(range(64))
-    failed = entries.pop(PLACE)
+    failed = entries.pop(INDEX)
     assert failed["object"] == "embedding_error"
-    assert_named(failed["error"], PLACE)
+    assert_named(failed["error"], INDEX)
     others = [text for text in texts if text != failing_text(mark)]
     for text, entry in zip(others, entries, strict=True):
         assert TRUTH.right([text], vector_of(entry)[None])
     assert starts(server, "model") <= starts_max(64)
     (whole,) = answers(server, "model", texts)
-    assert_failed(whole, PLACE)
+    assert_failed(whole, INDEX)
 
 
 @FULL_SIZE
@@ -123,12 +123,12 @@ def test_several_at_once(server, tell):
     """Failing texts of several kinds fail their own requests, and no others."""
     requests = [TRUTH.texts(number, 16) for number in range(16)]
     for number, mark in enumerate(DEATHS):
-        requests[3 * number][PLACE] = failing_text(mark)
+        requests[3 * number][INDEX] = failing_text(mark)
     replies = answers(server, "model", *requests)
     tell(starts=starts(server, "model"))
     for texts, reply in zip(requests, replies, strict=True):
         if any(SECRET in text for text in texts):
-            assert_failed(reply, PLACE)
+            assert_failed(reply, INDEX)
         else:
             assert_right(texts, reply)
     assert starts(server, "model") <= len(DEATHS) * starts_max(16 * 16)

@@ -26,7 +26,7 @@ async def registry():
 async def test_names(registry):
     """A model is found by its name and its aliases, and never another one instead."""
     assert [served.name for served in registry.models] == ["first", "second"]
-    assert registry["one"] is registry["first"] is registry.models[0]
+    assert registry.find("one").served is registry.find("first").served is registry.models[0]
     for name in ("third", "", "First", "first@", "third@query", "first@passage"):
         with pytest.raises(ModelNotFound) as refusal:
             registry.find(name)
@@ -45,7 +45,7 @@ async def test_names(registry):
 async def test_input_type(registry, name, requested, expected):
     """A name may end in an input type, which the request may repeat."""
     named = registry.find(name)
-    assert named.served is registry["first"]
+    assert named.served is registry.models[0]
     assert named.resolve_input_type(requested) == expected
 
 

@@ -156,9 +156,10 @@ class Link:
             self._watch.cancel()
             death = await self._process.end()
             suspects = self._hang_detector.suspects()
+            crash = CrashedOutOfMemory if death.cause == "memory" else WorkerCrashed
             for call_id, reply in self._replies.items():
                 if not reply.done():
-                    reply.set_exception(_crash(death) if call_id in suspects else WorkerGone(death.how))
+                    reply.set_exception((crash if call_id in suspects else WorkerGone)(death.how))
         return death
 
     async def _watch_for_hangs(self) -> None:
@@ -177,10 +178,6 @@ def _unpacked(unpack: Callable[[], T]) -> T:
         return unpack()
     except ProtocolError as error:
         raise CallFailed(str(error)) from None
-
-
-def _crash(death: Death) -> WorkerCrashed:
-    return (CrashedOutOfMemory if death.cause == "memory" else WorkerCrashed)(death.how)
 
 
 def _failure(reply: WorkerReply) -> CallFailed:

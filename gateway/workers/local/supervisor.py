@@ -19,8 +19,8 @@ from embeddings_gateway.config import ModelConfig
 from embeddings_gateway.log import get_logger
 from embeddings_gateway.metrics import ModelMetrics
 from embeddings_gateway.workers.engine import (
+    FINAL,
     HANG_FACTOR,
-    OVER,
     EngineResult,
     MakeEngine,
     State,
@@ -229,7 +229,7 @@ class Supervisor:
             WorkerGone: there is no worker, or it is not worth waiting for.
         """
         while self._link is None or self._link.lost:
-            hopeless = self._state in OVER or self._breaker.hopeless or self._launcher.late
+            hopeless = self._state in FINAL or self._breaker.hopeless or self._launcher.late
             if not self._exclusive_waiters or hopeless:
                 raise WorkerGone(self.reason)
             await self._change.wait()
