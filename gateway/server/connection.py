@@ -283,7 +283,9 @@ class Connection(asyncio.Protocol):
         self.deadline = time.monotonic() + seconds
 
     def _hold(self, request: Request, count: int) -> None:
-        """Count bytes of a body or response as held in memory."""
+        """Count bytes of a body or response as held in memory, until the client is gone."""
+        if request.gone:  # its task goes on until the cancellation reaches it
+            return
         request.held += count
         self._held += count
         self._limits.bytes += count
