@@ -147,8 +147,9 @@ class Connection(asyncio.Protocol):
     # Called by a request.
 
     def body_wanted(self, request: Request) -> None:
-        """Receive the rest of the body; if the client expects it, send 100 Continue."""
-        if request.head.fields.get(b"expect", b"").lower() == b"100-continue":
+        """Receive the rest of the body; if the client expects it, send 100 Continue, which HTTP/1.0 has not."""
+        expects = request.head.fields.get(b"expect", b"").lower() == b"100-continue"
+        if expects and request.head.version != "1.0":
             self.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._resume_reading()
 
