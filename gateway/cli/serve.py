@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import resource
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, TextIO
@@ -20,7 +21,7 @@ from embeddings_gateway.cli.options import ConfigPath, fail, forward_stderr, out
 from embeddings_gateway.config import Config
 from embeddings_gateway.config_file import log_renamed
 from embeddings_gateway.metrics import Metrics
-from embeddings_gateway.server.server import CannotListen, Server
+from embeddings_gateway.server.server import STOP_SIGNALS, CannotListen, Server
 from embeddings_gateway.serving.registry import Registry
 
 OWN_FILES = 128  # open files that the gateway needs itself; each connection takes one more
@@ -51,6 +52,7 @@ def serve(
             ended_well = runner.run(run(settings))
         except CannotListen:
             fail(f"cannot listen on {server.host} port {server.port}")
+        ignore_signals()
     if not ended_well:
         raise typer.Exit(1)
 
@@ -80,6 +82,12 @@ def forbid_core_files() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
 
 
+def ignore_signals() -> None:
+    """Ignore signals to stop: all is done, and the exit status says how it went."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 async def run(config: Config) -> bool:
     """Serve until a signal comes or no model can be served; return whether shutdown was orderly.
 
@@ -94,11 +102,12 @@ async def run(config: Config) -> bool:
 
     server = Server(create_app(config, registry, metrics), config.server, drain)
     await server.listen()
-    async with registry:
-        announcing = asyncio.create_task(announce(server, registry, config.source))
-        watching = asyncio.create_task(stop_if_all_failed(server, registry))
-        await server.serve()
-        announcing.cancel()
+    with server.signals():
+        async with registry:
+            announcing = asyncio.create_task(announce(server, registry, config.source))
+            watching = asyncio.create_task(stop_if_all_failed(server, registry))
+            await server.serve()
+            announcing.cancel()
     if watching.done():
         fail("no model can be served: " + "; ".join(watching.result()))
     watching.cancel()

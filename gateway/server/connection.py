@@ -147,8 +147,9 @@ class Connection(asyncio.Protocol):
     # Called by a request.
 
     def body_wanted(self, request: Request) -> None:
-        """Receive the rest of the body; if the client expects it, send 100 Continue."""
-        if request.head.fields.get(b"expect", b"").lower() == b"100-continue":
+        """Receive the rest of the body; if the client expects it, send 100 Continue, which HTTP/1.0 has not."""
+        expects = request.head.fields.get(b"expect", b"").lower() == b"100-continue"
+        if expects and request.head.version != "1.0":
             self.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._resume_reading()
 
@@ -281,7 +282,9 @@ class Connection(asyncio.Protocol):
         self.deadline = time.monotonic() + seconds
 
     def _hold(self, request: Request, count: int) -> None:
-        """Count bytes of a body or response in memory; a negative count releases them."""
+        """Count bytes of a body or response in memory, until the client is gone; a negative count releases them."""
+        if request.gone:  # its task goes on until the cancellation reaches it
+            return
         request.held += count
         self._held += count
         self._limits.bytes += count

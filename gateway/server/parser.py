@@ -117,7 +117,8 @@ class RequestParser:
             raise NotHttp("A request has one Host.")
         keep_alive = version == "1.1" and self._parser.should_keep_alive()
         if (coding := fields.get(b"transfer-encoding")) is not None:
-            if _count(headers, b"transfer-encoding") > 1 or coding.strip().lower() != b"chunked":
+            # llhttp knows no other blanks after it; it would read such a body to the end of the connection.
+            if _count(headers, b"transfer-encoding") > 1 or coding.strip(b" ").lower() != b"chunked":
                 raise NotHttp("The one transfer coding of a request is chunked.")  # RFC 9112, 6.3
             # With two lengths, the chunks count. A proxy may have used the other length, so nothing follows.
             keep_alive = keep_alive and b"content-length" not in fields

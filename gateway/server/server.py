@@ -22,6 +22,7 @@ SWEEP_S = 0.25
 MIN_CLOSE_S = 2.0  # the least time for clients to read their last response
 POLL_S = 0.05
 BACKLOG = 2048
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 log = get_logger()
 
@@ -85,14 +86,13 @@ class Server:
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     async def serve(self) -> None:
-        """Serve until :meth:`stop` is called or a signal comes, then shut down."""
-        with self._signals():
-            sweeping = asyncio.create_task(self._sweep())
-            await self._stopping.wait()
-            while not self._drained():  # noqa: ASYNC110 - waits for tasks, a time limit and a signal
-                await asyncio.sleep(POLL_S)
-            await self._close()
-            sweeping.cancel()
+        """Serve until :meth:`stop` is called, then shut down."""
+        sweeping = asyncio.create_task(self._sweep())
+        await self._stopping.wait()
+        while not self._drained():  # noqa: ASYNC110 - waits for tasks, a time limit and a signal
+            await asyncio.sleep(POLL_S)
+        await self._close()
+        sweeping.cancel()
 
     def stop(self) -> None:
         """Begin to stop. The second call ends the server at once."""
@@ -107,6 +107,21 @@ class Server:
         for connection in self._connections():
             connection.drain()
         self._stopping.set()
+
+    @contextlib.contextmanager
+    def signals(self) -> Iterator[None]:
+        """Call :meth:`stop` at SIGINT and SIGTERM.
+
+        The block includes the end of the workers, or a second signal would kill the gateway before them.
+        """
+        loop = asyncio.get_running_loop()
+        for number in STOP_SIGNALS:
+            loop.add_signal_handler(number, self.stop)
+        try:
+            yield
+        finally:
+            for number in STOP_SIGNALS:
+                loop.remove_signal_handler(number)
 
     def _connections(self) -> list[Connection]:
         return list(self._limits.connections)
@@ -128,16 +143,6 @@ class Server:
                 break
         for connection in self._connections():
             connection.writer.abort()
-
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Stop at SIGINT and SIGTERM."""
-        loop, numbers = asyncio.get_running_loop(), (signal.SIGINT, signal.SIGTERM)
-        for number in numbers:
-            loop.add_signal_handler(number, self.stop)
-        yield
-        for number in numbers:
-            loop.remove_signal_handler(number)
 
     async def _sweep(self) -> None:
         while True:

@@ -148,6 +148,19 @@ def test_expect(connect):
     assert_vectors(client.receive())
 
 
+def test_expect_of_an_older_client(connect):
+    """HTTP/1.0 has no answer that is not the last, so a client of it is not told to go on."""
+    client = connect()
+    older = START.replace(b"1.1", b"1.0") + b"expect: 100-continue\r\n"
+    client.send((older + sized(SMALL))[: -len(SMALL)])
+    other = connect()
+    other.send(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
+    assert other.receive()[0] == 200  # when it has answered this, it has read that
+    client.send(SMALL)
+    assert_vectors(client.receive())
+    assert client.ended()
+
+
 def test_two_lengths(connect):
     """If a body has two lengths the chunks count, and bytes after it are not parsed."""
     client = connect()
@@ -172,6 +185,7 @@ NOT_HTTP = {
     "HTTP/0.9": b"GET /livez\r\n\r\n",
     "HTTP/2.0": (START + sized(SMALL)).replace(b"HTTP/1.1", b"HTTP/2.0"),
     "coding": START + b"transfer-encoding: xchunked\r\n\r\n" + SMALL,
+    "coding and tab": START + b"transfer-encoding: chunked\t\r\n\r\n0\r\n\r\n",
     "codings": START + b"transfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
     "no host": b"GET /livez HTTP/1.1\r\n\r\n",
     "length": START + b"content-length: x\r\n\r\n",

@@ -17,6 +17,7 @@ from tests.processes import Watch
 from tests.server import eventually, serving
 
 CONFIG = '[server]\nshutdown_timeout_s = {seconds}\n[models.fake]\nbackend = "fake"\n'
+LOADING = '[models.fault]\nbackend = "fault"\nloading = "hang"\n'
 ONE = START + sized(SMALL)
 SIGNALS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["term", "int"])
 
@@ -156,6 +157,28 @@ def test_nothing_to_finish(begin):
     busy.server.process.send_signal(signal.SIGTERM)
     assert busy.accepted.ended()
     assert busy.status() == 0
+
+
+@SIGNALS
+def test_told_again_while_its_workers_end(tmp_path, number):
+    """A signal that comes when nothing is left but to end the workers does not kill the gateway before them."""
+    with serving(tmp_path, LOADING, ready=False) as server:
+        eventually(lambda: Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text() != "")
+        worker = Watch(server.worker())
+        server.process.send_signal(signal.SIGTERM)
+        eventually(lambda: not listens(server.url))
+        server.process.send_signal(number)
+        assert server.process.wait() in (0, 1)
+        assert worker.ended()
+
+
+def listens(url):
+    """Tell whether somebody listens there."""
+    try:
+        Connection(url).close()
+    except ConnectionRefusedError:
+        return False
+    return True
 
 
 def test_core_files(begin):

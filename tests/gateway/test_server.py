@@ -316,3 +316,34 @@ async def test_a_response_without_a_length():
         assert b"connection: close" in head
         assert body == b"some, and more"
         out.close()
+
+
+@pytest.mark.parametrize("begins", ["before the client leaves", "after"])
+async def test_room_of_a_response_whose_client_leaves(begins):
+    """A response counts until its client leaves, and no more if its task goes on for a moment."""
+    requests, outcomes, go_on = asyncio.Queue(), asyncio.Queue(), asyncio.Event()
+
+    async def answer(request):
+        requests.put_nowait(request)
+        await go_on.wait()
+        await request.respond(200, b"", [b"some bytes"])
+        outcomes.put_nowait(request.gone)
+
+    async with serving(answer) as server:
+        _, out = await asyncio.open_connection(*server.address)
+        out.write(GET)
+        await requests.get()
+        (connection,) = server._limits.connections
+        if begins == "after":
+            connection.writer.abort()
+            go_on.set()
+        else:
+            connection.pause_writing()
+            go_on.set()
+            while not server._limits.bytes:
+                await asyncio.sleep(0)
+            connection.writer.abort()
+            connection.resume_writing()
+        assert await outcomes.get()  # the task had gone on when the client was gone
+        assert server._limits.bytes == 0
+        out.close()
