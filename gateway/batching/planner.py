@@ -7,7 +7,7 @@ of equals first, while padding costs little. If batches are packed, rows join it
 
 from __future__ import annotations
 
-import math
+import sys
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -96,21 +96,23 @@ def _most_similar(lengths: NDArray[np.int32], limits: Limits) -> NDArray[np.int6
     # The nearest first, and of equals the oldest.
     shorter = shorter[np.argsort(-lengths[shorter], kind="stable")]
     longer = longer[np.argsort(lengths[longer], kind="stable")]
-    below, above = lengths[shorter].tolist(), lengths[longer].tolist()
+    # After the last row of a side comes one that is never taken.
+    below, above = [*lengths[shorter].tolist(), -limits.max_tokens], [*lengths[longer].tolist(), sys.maxsize]
+    free_padding = limits.max_tokens // FREE_PADDING_PART
     longest = total = first
     down = up = 0
-    while down + up + 1 < limits.max_inputs and (down < len(below) or up < len(above)):
-        count = down + up + 1
+    for count in range(1, limits.max_inputs):
         # A shorter row is padded itself; a longer row makes all the others be padded.
-        padding_below = longest - below[down] if down < len(below) else math.inf
-        padding_above = (above[up] - longest) * count if up < len(above) else math.inf
-        take_below = padding_below <= padding_above
+        take_below = longest - below[down] <= (above[up] - longest) * count
         tokens = below[down] if take_below else above[up]
-        new_longest = max(longest, tokens)
+        new_longest = tokens if tokens > longest else longest
         new_cost = new_longest * (count + 1)
-        max_padding = max(new_cost // MAX_PADDING_PART, limits.max_tokens // FREE_PADDING_PART)
-        if new_cost > limits.max_tokens or new_cost - total - tokens > max_padding:
+        padding = new_cost - total - tokens
+        if new_cost > limits.max_tokens or (padding > free_padding and padding > new_cost // MAX_PADDING_PART):
             break
         longest, total = new_longest, total + tokens
-        down, up = down + take_below, up + (not take_below)
+        if take_below:
+            down += 1
+        else:
+            up += 1
     return np.sort(np.concatenate([np.zeros(1, np.int64), shorter[:down], longer[:up]]))
