@@ -10,7 +10,11 @@ import pytest
 
 from embeddings_gateway.backends.base import Batch
 from embeddings_gateway.errors import DeadlinePassed, InputFailed, InternalError, ModelUnavailable
-from embeddings_gateway.serving.prepare.tokenize import MAX_SHARED_CHARS, TokenizeCoalescer
+from embeddings_gateway.serving.prepare.tokenize import (
+    MAX_LARGE_CALLS,
+    MAX_SHARED_CHARS,
+    TokenizeCoalescer,
+)
 from embeddings_gateway.workers.engine import CallFailed, WorkerCrashed, WorkerGone
 from embeddings_gateway.workers.isolation import SEARCH_CRASHES_MAX, Quarantine
 from tests.gateway.fakes import BACKEND, HeldEngine, all_quiet, make_dispatcher
@@ -76,7 +80,27 @@ async def test_large_ones_travel_alone(held):
     large = ["x" * MAX_SHARED_CHARS]
     ask(tokenizer, ["a"], large, ["b"], ["c"])
     await all_quiet()
-    assert engine.texts == [["a"], large, ["b", "c"]]
+    assert engine.texts == [["a", "b", "c"], large]
+
+
+async def test_large_ones_that_wait(held):
+    """A worker has few large calls at once; what waits for its turn is forgotten if its client leaves."""
+    engine, tokenizer = held
+    large = [[f"{number}" * MAX_SHARED_CHARS] for number in range(9)]
+    calls = ask(tokenizer, *large)
+    await all_quiet()
+    assert engine.texts == large[:MAX_LARGE_CALLS]
+    small = ask(tokenizer, ["small"])
+    for call in calls[:-1]:
+        call.cancel()
+    await all_quiet()
+    assert engine.texts == [*large[:MAX_LARGE_CALLS], ["small"]]
+    engine.gate.set()
+    assert texts_of(await calls[-1]) == large[-1]
+    assert texts_of(await small[0]) == ["small"]
+    assert engine.texts == [*large[:MAX_LARGE_CALLS], ["small"], large[-1]]
+    await all_quiet()
+    assert repr(tokenizer) == "<TokenizeCoalescer 0 waiting, 0 calls>"
 
 
 async def test_pairs_share_no_call(held):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -31,6 +31,13 @@ from embeddings_gateway.workers.isolation import FaultIsolation, Quarantine, Sea
 
 MAX_SHARED_CHARS = 16_384
 """The most characters of a call that several requests share: none waits long for the texts of the others."""
+
+SMALL_CHARS = 1024
+"""Fewer characters take a worker so little time that they need not wait for their turn."""
+
+MAX_LARGE_CALLS = 3
+"""Open calls of more characters, for each engine: two that its threads work on, and one that follows. The others
+wait here, where they are forgotten if their client leaves. A worker would tokenize them all the same."""
 
 
 class Tokenized(NamedTuple):
@@ -157,7 +164,8 @@ class TokenizeCoalescer:
 
     Args:
         model: its name, for the log.
-        dispatcher: its engines. While none is ready, texts wait here; those of a cancelled request are dropped.
+        dispatcher: its engines. While none is ready, or all have many characters before them, texts wait here,
+            and those of a request that is over are forgotten.
         quarantine: where texts that crash a worker are remembered.
         unavailable: returns the error of texts if no engine will be ready soon.
     """
@@ -175,6 +183,8 @@ class TokenizeCoalescer:
         self._unavailable = unavailable
         self._waiting: dict[asyncio.Future[Tokenized], _Waiting] = {}
         self._calls: set[asyncio.Task[None]] = set()
+        self._large_calls = 0
+        self._calls_are_due = False
         dispatcher.subscribe(self._make_calls)
 
     def __repr__(self) -> str:
@@ -187,8 +197,7 @@ class TokenizeCoalescer:
             GatewayError: the call failed as a whole.
         """
         loop = asyncio.get_running_loop()
-        if not self._waiting:
-            loop.call_soon(self._make_calls)
+        self._make_calls_soon()
         result: asyncio.Future[Tokenized] = loop.create_future()
         chars = sum(map(len, texts)) + sum(map(len, text_pairs or ()))
         self._waiting[result] = _Waiting(texts, text_pairs, chars, result)
@@ -197,29 +206,43 @@ class TokenizeCoalescer:
         finally:
             self._waiting.pop(result, None)
 
+    def _make_calls_soon(self) -> None:
+        """Make the calls at the end of this turn of the loop."""
+        if not self._calls_are_due:
+            self._calls_are_due = True
+            asyncio.get_running_loop().call_soon(self._make_calls)
+
     def _make_calls(self) -> None:
         """Make as few calls as the size limit allows. While no engine is ready wait; if none will be, refuse."""
+        self._calls_are_due = False
         if not self._waiting or not (self._dispatcher.ready or not self._dispatcher.worth_waiting):
             return
-        waiting, self._waiting = list(self._waiting.values()), {}
+        waiting = list(self._waiting.values())
         if not self._dispatcher.worth_waiting:
+            self._waiting = {}
             _fail(waiting, self._unavailable)
             return
-        group: list[_Waiting] = []
-        chars = 0
-        for request in waiting:
-            is_pairs = request.text_pairs is not None
-            if group and (is_pairs or chars + request.chars > MAX_SHARED_CHARS):
-                self._start(group)
-                group, chars = [], 0
-            group.append(request)
-            chars += MAX_SHARED_CHARS + 1 if is_pairs else request.chars  # pairs share no call
-        self._start(group)
+        for group in _groups([request for request in waiting if request.chars < SMALL_CHARS]):
+            self._start(group, is_large=False)
+        max_large = MAX_LARGE_CALLS * len(self._dispatcher.engines)
+        for group in _groups([request for request in waiting if request.chars >= SMALL_CHARS]):
+            if self._large_calls >= max_large:
+                return
+            self._start(group, is_large=True)
 
-    def _start(self, group: list[_Waiting]) -> None:
+    def _start(self, group: list[_Waiting], *, is_large: bool) -> None:
+        for request in group:
+            del self._waiting[request.result]
+        self._large_calls += is_large
         call = asyncio.get_running_loop().create_task(self._call(group))
         self._calls.add(call)
-        call.add_done_callback(self._calls.discard)
+        call.add_done_callback(partial(self._ended, is_large=is_large))
+
+    def _ended(self, call: asyncio.Task[None], *, is_large: bool) -> None:
+        self._calls.discard(call)
+        self._large_calls -= is_large
+        if self._waiting:
+            self._make_calls_soon()
 
     async def _call(self, group: list[_Waiting]) -> None:
         first = group[0]
@@ -240,6 +263,21 @@ class TokenizeCoalescer:
             if not request.result.done():
                 request.result.set_result(tokenized.part(begin, end))
             begin = end
+
+
+def _groups(waiting: Sequence[_Waiting]) -> Iterator[list[_Waiting]]:
+    """Yield the requests that share a call, in order. Pairs share none."""
+    group: list[_Waiting] = []
+    chars = 0
+    for request in waiting:
+        is_pairs = request.text_pairs is not None
+        if group and (is_pairs or chars + request.chars > MAX_SHARED_CHARS):
+            yield group
+            group, chars = [], 0
+        group.append(request)
+        chars += MAX_SHARED_CHARS + 1 if is_pairs else request.chars
+    if group:
+        yield group
 
 
 def _fail(requests: Iterable[_Waiting], make_error: Callable[[], GatewayError]) -> None:
