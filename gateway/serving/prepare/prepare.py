@@ -83,6 +83,16 @@ class Preparer:
             raise InvalidRequest("No prompt can go before token ids: send texts.", "input_type")
         return NO_PROMPT
 
+    def max_tokens(self, call: Call) -> int:
+        """Return how many tokens a call may have: no more than a request may, and than may wait of its class.
+
+        Ids of OpenAI's vocabulary are held to the bound of a request as such: clients that send them fill requests
+        up to it by their own count, and cannot know that the model's is higher. The queue bounds what they become.
+        """
+        max_waiting = max_tokens_of(call.caller.traffic, self._serving.max_queue_tokens)
+        were_counted = isinstance(call.inputs[0], list) and self._serving.token_ids != "native"
+        return max_waiting if were_counted else min(max_waiting, self._max_tokens)
+
     async def prepare(self, call: Call, info: ModelInfo, prompt: Prompt) -> Prepared:
         """Return the rows of a call, with a prompt before each text.
 
@@ -206,15 +216,7 @@ class Preparer:
         return tokenized.batch.ids
 
     def _check_total(self, tokens: int, call: Call) -> None:
-        """Hold a call to its bound in tokens, and to what of its class may wait: it is not to come again in vain.
-
-        Ids of OpenAI's vocabulary were held to it as such: clients that send them fill requests up to it by
-        their own count, and cannot know that the model's is higher. The queue bounds what they become.
-        """
-        were_counted = isinstance(call.inputs[0], list) and self._serving.token_ids != "native"
-        most = max_tokens_of(call.caller.traffic, self._serving.max_queue_tokens)
-        if not were_counted:
-            most = min(most, self._max_tokens)
+        most = self.max_tokens(call)
         if tokens > most:
             raise TooManyTokens(f"A request has at most {most} tokens, this one {tokens}.", "input")
 
