@@ -108,7 +108,9 @@ def _most_similar(lengths: NDArray[np.int32], limits: Limits) -> NDArray[np.int6
         new_longest = tokens if tokens > longest else longest
         new_cost = new_longest * (count + 1)
         padding = new_cost - total - tokens
-        if new_cost > limits.max_tokens or (padding > free_padding and padding > new_cost // MAX_PADDING_PART):
+        if new_cost > limits.max_tokens or (
+            padding > free_padding and padding > new_cost // MAX_PADDING_PART
+        ):
             break
         longest, total = new_longest, total + tokens
         if take_below:

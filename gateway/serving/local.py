@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 from embeddings_gateway.backends.base import ModelInfo
 from embeddings_gateway.batching.batcher import Batcher
-from embeddings_gateway.batching.queue import max_tokens_of
 from embeddings_gateway.batching.request import Request
 from embeddings_gateway.config import ModelConfig
 from embeddings_gateway.errors import DeadlinePassed, ModelUnavailable, RetryAfter
@@ -145,7 +144,7 @@ class LocalModel:
         """Return about how many tokens a call has; never so many that an estimate alone would refuse it."""
         cuts = (call.options.truncate or self._serving.truncate) in ("right", "left")
         estimate = self._estimate.of(call.inputs, prompt.text, info, cuts=cuts)
-        return min(estimate, max_tokens_of(call.caller.traffic, self._serving.max_queue_tokens))
+        return min(estimate, self._preparer.max_tokens(call))
 
     def _learn(self, call: Call, prompt: Prompt, info: ModelInfo, prepared: Prepared) -> None:
         """Learn from the number of tokens of a call, unless some texts were cut or failed."""

@@ -314,3 +314,22 @@ async def test_readiness_during_a_search(metrics):
         await all_quiet()
         assert not asked.done()
     assert np.array_equal((await asked).vectors, [vector_of("a")])
+
+
+async def test_room_of_a_call_that_is_too_large(metrics):
+    """While a call is tokenized that is larger than any may be, there is room for those of others."""
+    engine = HeldEngine()
+    engine.gate.clear()
+    model = make_model(metrics, engine)
+    large = asyncio.ensure_future(run(model, ["too large " * 1_000_000]))
+    await all_quiet()
+    small = asyncio.ensure_future(run(model, ["small"]))
+    await all_quiet()
+    assert not small.done()
+    large.cancel()
+    engine.gate.set()
+    await all_quiet()
+    engine.running[0].finish()
+    assert np.array_equal((await small).vectors, [vector_of("small")])
+    await all_quiet()
+    assert repr(model._batcher.admission) == "<Admission 0 tokens reserved>"

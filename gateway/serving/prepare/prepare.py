@@ -83,6 +83,16 @@ class Preparer:
             raise InvalidRequest("No prompt can go before token ids: send texts.", "input_type")
         return NO_PROMPT
 
+    def max_tokens(self, call: Call) -> int:
+        """Return how many tokens a call may have: no more than a request may, and than may wait of its class.
+
+        Ids of OpenAI's vocabulary are held to the bound of a request as such: clients that send them fill requests
+        up to it by their own count, and cannot know that the model's is higher. The queue bounds what they become.
+        """
+        max_waiting = max_tokens_of(call.caller.traffic, self._serving.max_queue_tokens)
+        were_counted = isinstance(call.inputs[0], list) and self._serving.token_ids != "native"
+        return max_waiting if were_counted else min(max_waiting, self._max_tokens)
+
     async def prepare(self, call: Call, info: ModelInfo, prompt: Prompt) -> Prepared:
         """Return the rows of a call, with a prompt before each text.
 
@@ -203,17 +213,10 @@ class Preparer:
         return tokenized.batch.ids
 
     def _check_total(self, tokens: int, call: Call) -> None:
-        """Refuse a call with too many tokens for one request, or for an empty queue.
-
-        Ids of OpenAI's vocabulary were counted as they were sent: clients fill requests up to the limit by
-        that count, and cannot know that the model needs more tokens. Only the queue limits those.
-        """
-        were_counted = isinstance(call.inputs[0], list) and self._serving.token_ids != "native"
-        max_tokens = max_tokens_of(call.caller.traffic, self._serving.max_queue_tokens)
-        if not were_counted:
-            max_tokens = min(max_tokens, self._max_tokens)
-        if tokens > max_tokens:
-            raise TooManyTokens(f"A request has at most {max_tokens} tokens, this one {tokens}.", "input")
+        """Refuse a call with more tokens than it may have."""
+        most = self.max_tokens(call)
+        if tokens > most:
+            raise TooManyTokens(f"A request has at most {most} tokens, this one {tokens}.", "input")
 
 
 NOTHING = Tokenized(Batch.of([]), {})
