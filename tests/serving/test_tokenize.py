@@ -12,6 +12,7 @@ from embeddings_gateway.backends.base import Batch
 from embeddings_gateway.errors import DeadlinePassed, InputFailed, InternalError, ModelUnavailable
 from embeddings_gateway.serving.prepare.tokenize import (
     MAX_LARGE_CALLS,
+    MAX_LARGE_CHARS,
     MAX_SHARED_CHARS,
     TokenizeCoalescer,
 )
@@ -83,10 +84,20 @@ async def test_large_ones_travel_alone(held):
     assert engine.texts == [["a", "b", "c"], large]
 
 
+async def test_large_ones_that_do_not_wait(held):
+    """The number of calls is not bounded by itself: a worker has no lack of work."""
+    engine, tokenizer = held
+    large = [["x" * MAX_SHARED_CHARS]] * (MAX_LARGE_CHARS // MAX_SHARED_CHARS)
+    ask(tokenizer, *large, *large)
+    await all_quiet()
+    assert engine.texts == large
+    assert len(large) > MAX_LARGE_CALLS
+
+
 async def test_large_ones_that_wait(held):
     """A worker has few large calls at once; what waits for its turn is forgotten if its client leaves."""
     engine, tokenizer = held
-    large = [[f"{number}" * MAX_SHARED_CHARS] for number in range(9)]
+    large = [[f"{number}" * (MAX_LARGE_CHARS // 2)] for number in range(9)]
     calls = ask(tokenizer, *large)
     await all_quiet()
     assert engine.texts == large[:MAX_LARGE_CALLS]

@@ -39,6 +39,9 @@ MAX_LARGE_CALLS = 3
 """Open calls of more characters, for each engine: two that its threads work on, and one that follows. The others
 wait here, where they are forgotten if their client leaves. A worker would tokenize them all the same."""
 
+MAX_LARGE_CHARS = 1 << 18
+"""Characters of open calls, for each engine, up to which their number does not matter."""
+
 
 class Tokenized(NamedTuple):
     """Token ids of texts.
@@ -183,7 +186,7 @@ class TokenizeCoalescer:
         self._unavailable = unavailable
         self._waiting: dict[asyncio.Future[Tokenized], _Waiting] = {}
         self._calls: set[asyncio.Task[None]] = set()
-        self._large_calls = 0
+        self._large_calls: dict[asyncio.Task[None], int] = {}  # and the characters of each
         self._calls_are_due = False
         dispatcher.subscribe(self._make_calls)
 
@@ -224,23 +227,28 @@ class TokenizeCoalescer:
             return
         for group in _groups([request for request in waiting if request.chars < SMALL_CHARS]):
             self._start(group, is_large=False)
-        max_large = MAX_LARGE_CALLS * len(self._dispatcher.engines)
         for group in _groups([request for request in waiting if request.chars >= SMALL_CHARS]):
-            if self._large_calls >= max_large:
+            if not self._has_room():
                 return
             self._start(group, is_large=True)
+
+    def _has_room(self) -> bool:
+        """Return whether another large call can be made."""
+        engines, chars = len(self._dispatcher.engines), sum(self._large_calls.values())
+        return len(self._large_calls) < MAX_LARGE_CALLS * engines or chars < MAX_LARGE_CHARS * engines
 
     def _start(self, group: list[_Waiting], *, is_large: bool) -> None:
         for request in group:
             del self._waiting[request.result]
-        self._large_calls += is_large
         call = asyncio.get_running_loop().create_task(self._call(group))
         self._calls.add(call)
-        call.add_done_callback(partial(self._ended, is_large=is_large))
+        if is_large:
+            self._large_calls[call] = sum(request.chars for request in group)
+        call.add_done_callback(self._ended)
 
-    def _ended(self, call: asyncio.Task[None], *, is_large: bool) -> None:
+    def _ended(self, call: asyncio.Task[None]) -> None:
         self._calls.discard(call)
-        self._large_calls -= is_large
+        self._large_calls.pop(call, None)
         if self._waiting:
             self._make_calls_soon()
 
