@@ -68,7 +68,7 @@ class ServingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         replicas: worker processes that load it.
         truncate: what happens to an input that is too long, if the request does not say.
         token_ids: how to read inputs that are token ids.
-        max_queue_tokens: tokens that may wait for the model.
+        max_queue_tokens: tokens of interactive calls that may wait for the model; of bulk calls, half as many more.
         min_bulk_share: the least share of the model's tokens that bulk calls get while interactive ones wait.
         hang_timeout_s: a batch counts as hung after this time at the earliest. Large batches and slow models
             get more, from the measured speed.

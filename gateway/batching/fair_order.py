@@ -170,16 +170,17 @@ class FairOrder:
     queue takes.
 
     Args:
-        max_tokens: the size of the queue.
+        max_tokens: the most that may wait.
 
     Attributes:
+        max_tokens: the same.
         tokens: of all waiting rows.
     """
 
     def __init__(self, max_tokens: float = math.inf) -> None:
+        self.max_tokens = max_tokens
         self.tokens = 0
         self._rows = 0
-        self._max_tokens = max_tokens
         self._flows: dict[str, Flow] = {}
         self._overdue_at: dict[Request, float] = {}  # request -> the served tokens from which it is overdue
         self._overdue: list[Chunk] = []
@@ -197,9 +198,7 @@ class FairOrder:
         if not len(rows):
             return
         self._flow(request.caller).add(request, rows)
-        self._overdue_at[request] = self._served + max(
-            self._max_tokens / 2, self._max_tokens - request.tokens
-        )
+        self._overdue_at[request] = self._served + max(self.max_tokens / 2, self.max_tokens - request.tokens)
         self.tokens += request.tokens
         self._rows += len(rows)
 

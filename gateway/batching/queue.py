@@ -20,11 +20,11 @@ SPEED_VALID_S = 60.0
 """How long a measured speed of large batches stays valid for an idle model: the load may change."""
 
 BULK_PART = 2
-"""Bulk requests may fill this fraction of the queue, 1 / n: they always leave room for interactive ones."""
+"""Of bulk requests, 1 / n of the tokens of interactive ones may wait."""
 
 
 def max_tokens_of(traffic: Traffic, max_queue_tokens: int) -> int:
-    """Return how many tokens of a class an empty queue has room for."""
+    """Return how many tokens of a class may wait."""
     return max_queue_tokens // BULK_PART if traffic == "bulk" else max_queue_tokens
 
 
@@ -44,10 +44,11 @@ class Queue:
     """The rows that wait for one model.
 
     Interactive requests go first. Bulk requests get what these leave, and at least a share of the tokens while
-    both wait. A batch has rows of one class, so an interactive row never waits for bulk rows in its own batch.
+    both wait. A batch has rows of one class, so an interactive row never waits for bulk rows in its own batch. Each
+    class has room of its own, so neither can keep the other out.
 
     Args:
-        max_tokens: the most tokens that may wait.
+        max_tokens: the most tokens of interactive requests that may wait; of bulk requests, half as many.
         min_bulk_share: the least share of bulk requests in the tokens that are served while both classes wait.
     """
 
@@ -56,7 +57,6 @@ class Queue:
             "interactive": FairOrder(max_tokens),
             "bulk": FairOrder(max_tokens / BULK_PART),
         }
-        self._max_tokens = max_tokens
         self._min_bulk_share = min_bulk_share
         self._bulk_credit = 0.0
 
@@ -71,17 +71,10 @@ class Queue:
         """Tokens of all rows that wait."""
         return sum(order.tokens for order in self._orders.values())
 
-    def excess(self, tokens: int, traffic: Traffic, other_tokens: int = 0) -> int:
-        """Return how many tokens would exceed the limits if more were added; 0 if none.
-
-        Args:
-            tokens: added to one class.
-            traffic: the class.
-            other_tokens: tokens added to the other class.
-        """
-        excess = self.tokens + tokens + other_tokens - self._max_tokens
-        if traffic == "bulk":
-            excess = max(excess, self._orders["bulk"].tokens + tokens - self._max_tokens / BULK_PART)
+    def excess(self, tokens: int, traffic: Traffic) -> int:
+        """Return how many tokens of a class would be too many if more were added; 0 if none."""
+        order = self._orders[traffic]
+        excess = order.tokens + tokens - order.max_tokens
         return math.ceil(excess) if excess > 0 else 0
 
     def ahead_of(self, tokens: int, caller: Caller) -> int:
@@ -220,9 +213,7 @@ class Admission:
 
     def check(self, tokens: int, deadline: float, caller: Caller) -> None:
         """Raise as :meth:`reserve` does, unless there is room and time for the tokens of a call."""
-        own = self._reserved[caller.traffic]
-        other_tokens = sum(self._reserved.values()) - own
-        excess = self._queue.excess(own + tokens, caller.traffic, other_tokens)
+        excess = self._queue.excess(self._reserved[caller.traffic] + tokens, caller.traffic)
         if excess > 0:
             raise Overloaded("The model's queue is full.", retry_after=self._retry_after(excess))
         speed = self._speed.tokens_per_s * self._engines()

@@ -68,15 +68,18 @@ async def test_estimate_is_corrected():
     assert repr(gate.admission) == "<Admission 0 tokens reserved>"
 
 
-async def test_bulk_leaves_room():
-    """Bulk calls fill half of the queue, what they prepare included; interactive ones fill the rest."""
+async def test_no_class_keeps_the_other_out():
+    """Bulk calls have half as much room as interactive ones, what they prepare included, and of their own."""
     gate = Gate(max_tokens=100)
+    gate.queue.add(make_request(100))
     with gate.reserve(40, caller=BULK):
         assert isinstance(gate.refusal(11, caller=BULK), Overloaded)
-        with gate.reserve(10, caller=BULK), gate.reserve(50):
+        with gate.reserve(10, caller=BULK):
             assert isinstance(gate.refusal(1), Overloaded)
-    with gate.reserve(40), gate.reserve(50, caller=BULK):
-        pass
+    gate.queue.clear()
+    gate.queue.add(make_request(50, caller=BULK))
+    with gate.reserve(100):
+        assert isinstance(gate.refusal(1, caller=BULK), Overloaded)
 
 
 @pytest.mark.parametrize(

@@ -84,11 +84,12 @@ async def test_no_share_is_saved():
 
 @pytest.mark.parametrize(
     ("tokens", "traffic", "excess"),
-    [(75, "interactive", 0), (76, "interactive", 1), (25, "bulk", 0), (26, "bulk", 1), (126, "bulk", 101)],
+    [(90, "interactive", 0), (91, "interactive", 1), (25, "bulk", 0), (26, "bulk", 1), (126, "bulk", 101)],
 )
 async def test_excess(tokens, traffic, excess):
-    """Both classes share one limit; bulk requests may fill half of it, however empty the rest is."""
+    """Each class has room of its own: bulk requests half as much as interactive ones."""
     queue = Queue(max_tokens=100)
+    queue.add(make_request(10))
     queue.add(make_request(25, caller=BULK))
     assert queue.excess(tokens, traffic) == excess
 

@@ -263,9 +263,9 @@ def _run(order: ConversionOrder) -> ConversionOutcome:
     except subprocess.TimeoutExpired:
         return ConversionFailed(f"converting took longer than {SECONDS_MAX} s")
     if done.returncode < 0:
-        return ConversionFailed(
-            f"the converting process was ended by {signal.Signals(-done.returncode).name}"
-        )
+        names = {number.value: number.name for number in signal.Signals}
+        name = names.get(-done.returncode, -done.returncode)
+        return ConversionFailed(f"the converting process was ended by signal {name}")
     try:
         return msgspec.json.decode(done.stdout, type=ConversionOutcome)  # type: ignore[no-any-return]
     except msgspec.DecodeError:
