@@ -35,7 +35,9 @@ def measure(options: Options) -> Results:
     path = options.out / "results.json"
     machine = describe_machine(options.peers_dir)
     stored = read_results(path)
-    results = msgspec.structs.replace(stored, machine=machine) if stored else Results(machine=machine)
+    if stored:  # its machine names peers that other parts were measured beside
+        machine = stored.machine | machine
+    results = msgspec.structs.replace(stored or Results(machine=machine), machine=machine)
     for part in options.parts:
         try:
             results = msgspec.structs.replace(results, **{part: MEASURE[part](options)})
