@@ -12,7 +12,7 @@ from functools import partial
 
 from msgspec.structs import replace
 
-from embeddings_gateway.backends.base import Batch, ModelInfo, Output
+from embeddings_gateway.backends.base import Batch, ModelInfo, Output, Part
 from embeddings_gateway.backends.selftest import TOKENS_MAX as PROBE_TOKENS_MAX
 from embeddings_gateway.backends.spec import Spec
 from embeddings_gateway.config import ModelConfig
@@ -25,6 +25,7 @@ from embeddings_gateway.workers.engine import (
     MakeEngine,
     State,
     Supervised,
+    TokenizeResult,
     WorkerGone,
 )
 from embeddings_gateway.workers.local.breaker import Backoff, Breaker
@@ -165,13 +166,15 @@ class Supervisor:
             await asyncio.wait([self._task])
         self._set_state("stopped", "the gateway is stopping")
 
-    async def tokenize(self, texts: Sequence[str], text_pairs: Sequence[str] | None = None) -> Batch:
+    async def tokenize(
+        self, texts: Sequence[str], text_pairs: Sequence[str] | None = None, part: Part | None = None
+    ) -> TokenizeResult:
         """See :class:`embeddings_gateway.workers.engine.Engine`."""
         chars = sum(map(len, texts)) + sum(map(len, text_pairs or ()))
         self._chars += chars
         try:
             timeout_s = self._timeouts.hang_s + self._chars / CHARS_PER_S_MIN
-            return await (await self._live_link()).tokenize(texts, text_pairs, timeout_s)
+            return await (await self._live_link()).tokenize(texts, text_pairs, part, timeout_s)
         finally:
             self._chars -= chars
 
