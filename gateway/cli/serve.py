@@ -22,6 +22,7 @@ from embeddings_gateway.config import Config
 from embeddings_gateway.config_file import log_renamed
 from embeddings_gateway.metrics import Metrics
 from embeddings_gateway.server.server import STOP_SIGNALS, CannotListen, Server
+from embeddings_gateway.server.unix_socket import socket_path
 from embeddings_gateway.serving.registry import Registry
 
 OWN_FILES = 128  # open files that the gateway needs itself; each connection takes one more
@@ -51,7 +52,8 @@ def serve(
         try:
             ended_well = runner.run(run(settings))
         except CannotListen:
-            fail(f"cannot listen on {server.host} port {server.port}")
+            port_too = "" if socket_path(server.host) else f" port {server.port}"
+            fail(f"cannot listen on {server.host}{port_too}")
         ignore_signals()
     if not ended_well:
         raise typer.Exit(1)
@@ -132,7 +134,8 @@ def failures(registry: Registry) -> list[str]:
 async def announce(server: Server, registry: Registry, source: str) -> None:
     """Print the address, the models that are not ready, and a first request once a model is ready."""
     names = ", ".join(model.name for model in registry.models)
-    print_line(f"Listening on {server.url}. Loading {names}, as {source} says.")
+    place = f"unix:{server.unix_path}" if server.unix_path else server.url
+    print_line(f"Listening on {place}. Loading {names}, as {source} says.")
     await registry.first_attempt()
     if failures(registry):
         return
@@ -142,8 +145,9 @@ async def announce(server: Server, registry: Registry, source: str) -> None:
     while not (ready := [model.name for model in registry.models if model.state == "ready"]):  # noqa: ASYNC110
         await asyncio.sleep(POLL_S)
     print_line(f"Serving on {server.url}/v1 (the API is described at {server.url}/docs). Try:")
+    option = f"--unix-socket {server.unix_path} " if server.unix_path else ""
     print_line(
-        f"curl {server.url}/v1/embeddings -H 'Content-Type: application/json' "
+        f"curl {option}{server.url}/v1/embeddings -H 'Content-Type: application/json' "
         f"""-d '{{"model": "{ready[0]}", "input": "Hello, world"}}'"""
     )
 
