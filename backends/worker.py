@@ -88,8 +88,8 @@ class WorkerMain:
             match self._batches.get():
                 case Run() as call:
                     self._compute(backend, call)
-                case Check(id=call_id):
-                    self._check(call_id, test)
+                case Check(id=call_id, brief=brief):
+                    self._check(call_id, test, brief=brief)
 
     def _read(self, frames: IO[bytes], backend: Backend) -> None:
         """Receive calls until the gateway is gone; then end the process, whatever it computes."""
@@ -121,9 +121,9 @@ class WorkerMain:
             self._send(Ran.of(call.id, columns, time.monotonic() - began))
         self._busy_since = None
 
-    def _check(self, call_id: int, test: SelfTest) -> None:
+    def _check(self, call_id: int, test: SelfTest, *, brief: bool) -> None:
         with self._report_failure(call_id):
-            self._send(Checked(call_id, test.run()))
+            self._send(Checked(call_id, test.run_first() if brief else test.run()))
 
     def _tokenize(self, backend: Backend, call: Tokenize) -> None:
         with self._report_failure(call.id):

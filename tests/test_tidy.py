@@ -72,6 +72,7 @@ PURE = (
     "gateway/batching/planner.py",
     "gateway/batching/speed.py",
     "gateway/workers/local/breaker.py",
+    "gateway/workers/local/search_share.py",
     "gateway/workers/local/stderr_filter.py",
     "gateway/workers/local/hang_detector.py",
     "gateway/library/embeddings.py",
