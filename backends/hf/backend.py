@@ -47,7 +47,7 @@ class HfBackend:
 
     def __init__(self, spec: HfSpec) -> None:
         choice = select_runtime(spec)
-        layout = with_prompts(read_layout(locate(spec.path, spec.revision)), spec)
+        layout = with_prompts(read_layout(locate(spec.path, spec.revision), spec.pooling), spec)
         # Before any library parses a file: a file that is not the pinned one may be hostile.
         weights = verify_weights(layout, spec.sha256)
         loaded = load_runtime(spec, choice, layout, weights)

@@ -36,7 +36,7 @@ from embeddings_gateway.backends.hf.conversion.probes import (
     probe_inputs,
 )
 from embeddings_gateway.backends.hf.files.layout import Layout, read_layout, resolve
-from embeddings_gateway.backends.hf.files.weights import verify_weights
+from embeddings_gateway.backends.hf.files.weights import Weights, verify_weights
 from embeddings_gateway.backends.hf.network.encoder import load_encoder
 from embeddings_gateway.backends.hf.network.network import Network, build_network
 from embeddings_gateway.backends.hf.runtimes.openvino_runtime import OpenvinoRuntime, openvino
@@ -64,13 +64,14 @@ class ConvertedModel(NamedTuple):
 def convert(order: ConversionOrder) -> ConversionOutcome:
     """Write the graph and its weights into the order's folder, and judge them."""
     spec = order.spec
-    layout = read_layout(Path(spec.path))
-    if conversion_key(spec, order.dtype, layout, verify_weights(layout, spec.sha256)) != order.key:
+    layout = read_layout(Path(spec.path), spec.pooling)
+    weights = verify_weights(layout, spec.sha256)
+    if conversion_key(spec, order.dtype, layout, weights) != order.key:
         return ConversionFailed("the model's files changed while it was converted")
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
     try:
-        model = _write(order, layout)
+        model = _write(order, layout, weights)
     except UnconvertibleError as error:
         return ConversionRefused(f"it cannot be converted: {error}")
     except OSError as error:  # such as a full disk; a refusal would be cached
@@ -82,11 +83,11 @@ def convert(order: ConversionOrder) -> ConversionOutcome:
         return ConversionRefused(str(error))
 
 
-def _write(order: ConversionOrder, layout: Layout) -> ConvertedModel:
+def _write(order: ConversionOrder, layout: Layout, weights: Weights) -> ConvertedModel:
     folder = Path(order.folder)
     tokenizer = open_tokenizer(layout)
     save_vocabulary(layout.folder, folder)
-    transformer = load_encoder(layout.folder, torch.float32)
+    transformer = load_encoder(layout, weights, torch.float32)
     facts = transformer.facts
     network = build_network(resolve(layout, order.spec, facts.causal), transformer.model)
     max_tokens = min(limit for limit in (layout.max_tokens, facts.positions, PROBE_TOKENS_MAX) if limit)

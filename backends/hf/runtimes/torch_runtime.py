@@ -17,6 +17,7 @@ from torch import Tensor
 
 from embeddings_gateway.backends.base import Batch, CostRule, EmbedError, LoadError, OutOfMemory, Vectors
 from embeddings_gateway.backends.hf.files.layout import Layout, resolve
+from embeddings_gateway.backends.hf.files.weights import Weights
 from embeddings_gateway.backends.hf.network.encoder import load_encoder
 from embeddings_gateway.backends.hf.network.network import Network, build_network
 from embeddings_gateway.backends.hf.network.packed_attention import (
@@ -51,7 +52,7 @@ PACKED_BATCH_INVARIANCE = 0.99999
 
 
 def load_torch(
-    spec: HfSpec, choice: RuntimeChoice, layout: Layout, *, packed: bool | None = None
+    spec: HfSpec, choice: RuntimeChoice, layout: Layout, weights: Weights, *, packed: bool | None = None
 ) -> LoadedModel:
     """Load the model's weights onto its device.
 
@@ -59,19 +60,19 @@ def load_torch(
     """
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
-    transformer = load_encoder(layout.folder, DTYPES[choice.dtype])
+    transformer = load_encoder(layout, weights, DTYPES[choice.dtype])
     facts = transformer.facts
     network = build_network(resolve(layout, spec, facts.causal), transformer.model)
     runtime = TorchRuntime(network, torch.device(choice.device), choice.dtype, facts.pad_id)
     if packed is None:
         packed = choice.device != "cpu" and choice.dtype in PACKED_DTYPES
     if not packed:
-        return LoadedModel(runtime, facts)
+        return LoadedModel(runtime, facts, notes=transformer.notes)
     limits = (spec.max_tokens, layout.max_tokens, facts.positions, PACKING_TOKENS_MAX)
     max_tokens = min(limit for limit in limits if limit is not None)
     reason = runtime.use_packing(max_tokens, facts.vocabulary_size)
     note = f"inputs are padded to the longest of their batch on {choice.device}: {reason}"
-    return LoadedModel(runtime, facts, notes=(note,) if reason else ())
+    return LoadedModel(runtime, facts, notes=(*transformer.notes, *([note] if reason else [])))
 
 
 class TorchRuntime:
