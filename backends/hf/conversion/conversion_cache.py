@@ -38,7 +38,7 @@ GRAPH = "model.xml"
 """The converted network; its weights lie beside it, in ``model.bin``."""
 RECORD = "record.json"
 RECORD_SUM = "record.sha256"
-COMMAND = (sys.executable, "-P", "-m", "embeddings_gateway.backends.hf.conversion.convert")
+COMMAND = (sys.executable, "-P", "-m", "embeddings_gateway.backends.hf.conversion.converting_process")
 SECONDS_MAX = 3600
 CONVERTING = "Converting the model for OpenVINO, once; this takes from seconds to a few minutes.\n"
 
