@@ -12,6 +12,20 @@ Truncate = Literal["error", "right", "left", "mean"]
 InputType = Literal["query", "document"]
 TokenIdPolicy = Literal["auto", "native", "cl100k", "reject"]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
+RootPath = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^(/[\w.~-]+)*$", description="a path such as /embeddings, without a slash at the end"
+    ),
+]
+Origin = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^(?!http://.*:80$|https://.*:443$)(\*|null|[a-z][a-z0-9+.-]*://[^/?#@*\sA-Z]+)$",
+        description='"*" or an origin as browsers write it: "https://app.example.org", "http://localhost:3000"; '
+        "in lower case, without a path, and without the port that its scheme implies",
+    ),
+]
 
 
 class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -19,6 +33,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     Attributes:
         host, port: the address to listen on; port 0 picks a free port.
+        root_path: what a proxy leaves in front of each path, such as ``/embeddings-gateway``.
+        cors_origins: origins whose pages may call from a browser; ``*`` is every origin.
         strict: refuse unknown fields of a request instead of ignoring them.
         log_format: ``auto`` is ``console`` on a terminal and ``json`` elsewhere.
         log_level: the least severe event that is logged.
@@ -42,6 +58,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     host: str = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8000
+    root_path: RootPath = ""
+    cors_origins: tuple[Origin, ...] = ()
     strict: bool = False
     log_format: Literal["auto", "json", "console"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -57,7 +75,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     body_timeout_s: Seconds = 30
     send_timeout_s: Seconds = 30
     request_timeout_s: Seconds = 600
-    shutdown_timeout_s: Positive = 30
+    shutdown_timeout_s: Seconds = 30
 
 
 class ServingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
