@@ -42,6 +42,12 @@ VOLATILE = {
 }
 
 
+TRUNCATED = (
+    "vectors have {} of their {} dimensions by default, as the model's files say (truncate_dim); "
+    "requests may ask for all, and the setting dimensions replaces the files'"
+)
+
+
 class HfBackend:
     """One loaded model. ``base.Backend`` says who may call what, and when."""
 
@@ -80,11 +86,15 @@ class HfBackend:
         special = len(tokenizer.prefix) + len(tokenizer.suffix)
         max_tokens = longest_input(spec.max_tokens, layout.max_tokens, facts.positions, special)
         dimensions = self._try_out()
+        # The author's choice of a width, as sentence-transformers has it; the configuration's are beside it.
+        cut = layout.truncate_dim if spec.dimensions is None else None
+        cut = cut if cut is not None and 0 < cut < dimensions else None
         batch_tokens = spec.max_batch_tokens or loaded.batch_tokens
         calibration = calibration_sum(spec.calibration) if runtime.dtype == "int8" else None
         return ModelInfo(
             dimensions=dimensions,
-            supported_dimensions=offered_dimensions(spec, dimensions, layout.dimensions),
+            supported_dimensions=offered_dimensions(spec, dimensions, (*layout.dimensions, cut or dimensions)),
+            default_dimensions=cut,
             max_tokens=max_tokens,
             # An id has to be known to both.
             vocabulary_size=min(tokenizer.size, facts.vocabulary_size),
@@ -103,7 +113,7 @@ class HfBackend:
             or best_batch_tokens(runtime.run, runtime.device, facts.pad_id, max_tokens),
             max_batch_inputs=BATCH_INPUTS_CPU if runtime.device == "cpu" else BATCH_INPUTS_GPU,
             created=weights.changed,
-            notes=loaded.notes,
+            notes=(*loaded.notes, *([TRUNCATED.format(cut, dimensions)] if cut else [])),
         )
 
     def _try_out(self) -> int:

@@ -77,6 +77,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
         pools_prompts: whether the tokens of a prompt are pooled with those of the text.
         dot_product: whether the author compares vectors by dot product.
         dimensions: Matryoshka widths named in the files, as they stand there.
+        truncate_dim: the width to which sentence-transformers cuts vectors; ``None``: to none.
     """
 
     root: Path
@@ -92,6 +93,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
     pools_prompts: bool
     dot_product: bool
     dimensions: tuple[int, ...]
+    truncate_dim: int | None
 
     @property
     def folder(self) -> Path:
@@ -141,6 +143,7 @@ def read_layout(root: Path, pooling: Pooling | None = None) -> Layout:
         pools_prompts=pools_prompts,
         dot_product=author.dot_product,
         dimensions=author.dimensions + settings.matryoshka(config),
+        truncate_dim=author.truncate_dim,
     )
 
 
