@@ -129,7 +129,7 @@ class TokenizeCoalescer:
         model: its name, for the log.
         dispatcher: its engines. While none is ready, or all have many characters before them, texts wait here,
             and those of a request that is over are forgotten.
-        quarantine: where texts that crash a worker are remembered.
+        quarantine: where texts that fail are remembered.
         unavailable: returns the error of texts if no engine will be ready soon.
     """
 

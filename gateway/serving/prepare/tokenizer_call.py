@@ -16,12 +16,11 @@ from embeddings_gateway.workers.dispatcher import Dispatcher
 from embeddings_gateway.workers.engine import (
     CallFailed,
     Engine,
-    EngineOutOfMemory,
     InvalidResult,
-    WorkerCrashed,
+    SearchAborted,
     WorkerGone,
 )
-from embeddings_gateway.workers.isolation import FaultIsolation, Quarantine, SearchAborted
+from embeddings_gateway.workers.isolation import FaultIsolation, Quarantine
 
 
 class Tokenized(NamedTuple):
@@ -53,7 +52,7 @@ class TokenizerCall:
         text_pairs: the second text of each pair, if they are pairs.
         part: which part of a longer text the only text is.
         dispatcher: chooses the engine.
-        quarantine: where texts that crash a worker are remembered.
+        quarantine: where texts that fail are remembered.
         model: its name, for the log.
 
     Attributes:
@@ -122,7 +121,7 @@ class TokenizerCall:
         return ()
 
     def _pending(self, items: Sequence[int]) -> Sequence[int]:
-        """Return the texts that are not done yet, after refusing those that are known to crash a worker."""
+        """Return the texts that are not done yet, after refusing those that are known to fail."""
         if len(self._quarantine):
             for item in items:
                 if item not in self._done and self._content(item) in self._quarantine:
@@ -133,8 +132,7 @@ class TokenizerCall:
         if isinstance(failure, SearchAborted):
             self._refuse(item, search_aborted())
             return
-        if isinstance(failure, WorkerCrashed) and not isinstance(failure, EngineOutOfMemory):
-            self._quarantine.add(self._content(item))
+        self._quarantine.add(self._content(item), failure)
         self._refuse(item, tokenizer_failed())
 
     def _refuse(self, item: int, error: GatewayError) -> None:
