@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal, NamedTuple, NoReturn, cast
+from typing import Annotated, Literal, NamedTuple, NoReturn, cast, get_args
 
 import msgspec
 
+from embeddings_gateway.allowed_values import describe
 from embeddings_gateway.config import InputType, Truncate
 from embeddings_gateway.errors import GatewayError, InvalidJson, InvalidRequest, WrongContentType
 from embeddings_gateway.serving.served import IdLists, InputLimits, Texts
@@ -48,6 +49,41 @@ def check_content(fields: Mapping[bytes, bytes]) -> None:
         raise WrongContentType("The body must not be compressed.")
 
 
+AnyTruncate = Annotated[
+    Literal["error", "right", "left", "mean", "NONE", "END", "START"] | bool,
+    msgspec.Meta(
+        description="error (NONE or false), right (END or true), left (START) or mean: "
+        "what happens to an input that is too long"
+    ),
+]
+AnyInputType = Annotated[
+    Literal["query", "document", "search_query", "search_document", "passage"],
+    msgspec.Meta(
+        description="query (search_query) or document (search_document, passage): which of the model's prompts "
+        "is put before each text"
+    ),
+]
+TRUNCATE: Mapping[str | bool | None, Truncate | None] = {
+    None: None,
+    **{word: word for word in get_args(Truncate)},
+    "NONE": "error",
+    "END": "right",
+    "START": "left",
+    False: "error",
+    True: "right",
+}
+"""What Cohere's, NVIDIA's, Jina's and others' clients send as ``truncate`` -> what it means here."""
+
+INPUT_TYPE: Mapping[str | None, InputType | None] = {
+    None: None,
+    **{word: word for word in get_args(InputType)},
+    "search_query": "query",
+    "search_document": "document",
+    "passage": "document",
+}
+"""The same for ``input_type``."""
+
+
 class EmbeddingRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The body of ``POST /v1/embeddings``: OpenAI's fields, then ours. Unknown fields are ignored."""
 
@@ -56,9 +92,12 @@ class EmbeddingRequest(msgspec.Struct, frozen=True, kw_only=True):
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, msgspec.Meta(ge=1)] | None = None
     user: str | None = None
-    truncate: Truncate | None = None
-    input_type: InputType | None = None
+    truncate: AnyTruncate | None = None
+    input_type: AnyInputType | None = None
     partial: bool | None = None
+
+
+FIELDS = {field.name: field.type for field in msgspec.structs.fields(EmbeddingRequest)}
 
 
 class StrictEmbeddingRequest(EmbeddingRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -80,19 +119,29 @@ class Decoder:
     """Decodes and checks bodies. Built once."""
 
     def __init__(self, strict: bool) -> None:
-        self._decoder: msgspec.json.Decoder[EmbeddingRequest] = msgspec.json.Decoder(
-            StrictEmbeddingRequest if strict else EmbeddingRequest
+        struct = StrictEmbeddingRequest if strict else EmbeddingRequest
+        without_model = msgspec.defstruct(
+            struct.__name__, [("model", str | None, None)], bases=(struct,), frozen=True, kw_only=True
+        )
+        self._decoder: msgspec.json.Decoder[EmbeddingRequest] = msgspec.json.Decoder(struct)
+        self._decoder_without_model: msgspec.json.Decoder[EmbeddingRequest] = msgspec.json.Decoder(
+            without_model
         )
 
-    def decode(self, body: bytes | bytearray) -> EmbeddingRequest:
+    def decode(self, body: bytes | bytearray, *, needs_model: bool = True) -> EmbeddingRequest:
         """Return the request in ``body``.
+
+        Args:
+            body: the whole body.
+            needs_model: whether ``model`` has to be there: not if the path says it.
 
         Raises:
             InvalidJson: the body is not one JSON document in UTF-8, or nested too deep.
             InvalidRequest: a field is missing, of the wrong type or out of range.
         """
         try:
-            return self._decoder.decode(body.decode())  # msgspec does not check UTF-8 in unknown fields
+            decoder = self._decoder if needs_model else self._decoder_without_model
+            return decoder.decode(body.decode())  # msgspec does not check UTF-8 in unknown fields
         except msgspec.ValidationError as error:
             _refuse(str(error))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -112,9 +161,12 @@ def _refuse(message: str) -> NoReturn:
         raise InvalidRequest("The field is missing.", missing["name"])
     if problem.startswith("Object contains unknown field"):
         raise InvalidRequest("There is a field that is not known, and the gateway is strict.")
-    if not _EXPECTED.match(problem):
+    field = path["path"] if path else None
+    if field in FIELDS and field != "input":
+        problem = f"The value is none that the field takes: {describe(FIELDS[field])}"
+    elif not _EXPECTED.match(problem):
         problem = "The value is none that this field takes; /docs lists them"
-    raise InvalidRequest(f"{problem}.", path["path"] if path else None)
+    raise InvalidRequest(f"{problem}.", field)
 
 
 def inputs_of(request: EmbeddingRequest, max_inputs: int, limits: InputLimits) -> Inputs:

@@ -185,6 +185,14 @@ async def test_dimensions(metrics):
     assert refusal.value.param == "dimensions"
 
 
+async def test_default_dimensions(metrics):
+    """A model whose author cuts its vectors gives those dimensions by default, and all on request."""
+    info = make_info(supported_dimensions=(4, 8), default_dimensions=4)
+    model = make_model(metrics, AnsweringEngine(info=info))
+    assert (await run(model, ["a"])).vectors.shape == (1, 4)
+    assert (await run(model, ["a"], dimensions=8)).vectors.shape == (1, 8)
+
+
 async def test_embedding_space(metrics):
     """The space that the model has may be pinned, another one may not."""
     model = make_model(metrics, AnsweringEngine())
