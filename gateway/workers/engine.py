@@ -6,7 +6,7 @@ this protocol, so an engine may run anywhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Literal, NamedTuple, Protocol
 
@@ -80,6 +80,18 @@ class EngineResult(NamedTuple):
 
     columns: dict[Output, Column]
     seconds: float
+
+
+class Loaded(NamedTuple):
+    """What an engine has loaded.
+
+    Attributes:
+        info: the facts.
+        reference: the outputs of the self-test's probes.
+    """
+
+    info: ModelInfo
+    reference: Mapping[Output, Column]
 
 
 class Supervised(Protocol):
@@ -184,5 +196,10 @@ class Engine(Protocol):
 class MakeEngine(Protocol):
     """Makes one engine."""
 
-    def __call__(self, *, accepts: Callable[[ModelInfo], bool], on_change: Callable[[], None]) -> Engine:
-        """Return an engine that asks ``accepts`` before it serves and calls ``on_change`` after a change."""
+    def __call__(self, *, accepts: Callable[[Loaded], str], on_change: Callable[[], None]) -> Engine:
+        """Return an engine.
+
+        Args:
+            accepts: is asked each time before the engine serves; returns why it must not, or nothing.
+            on_change: called after every change of its state.
+        """
