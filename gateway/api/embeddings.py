@@ -9,11 +9,12 @@ from litestar import post
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from embeddings_gateway.api.encode import encode_response
+from embeddings_gateway.api.decode import Decoder
+from embeddings_gateway.api.encode import encode_response, response_bytes
 from embeddings_gateway.api.errors import error_detail
 from embeddings_gateway.api.middleware import EMBEDDINGS, LOG, RequestLog, respond_json
 from embeddings_gateway.api.openapi import EmbeddingsOperation
-from embeddings_gateway.api.schemas import Decoder, EmbeddingRequest, check_content, deadline_of, inputs_of
+from embeddings_gateway.api.schemas import EmbeddingRequest, check_content, deadline_of, inputs_of
 from embeddings_gateway.config import ServerConfig
 from embeddings_gateway.server.asgi import REQUEST
 from embeddings_gateway.server.request import Request
@@ -32,7 +33,7 @@ class Embeddings:
     def __init__(self, registry: Registry, server: ServerConfig) -> None:
         self._registry = registry
         self._server = server
-        self._decoder = Decoder(server.strict)
+        self._decoder = Decoder(server)
         self._limits = InputLimits(server.max_input_chars, server.max_input_ids)
 
     async def __call__(self, request: Request, log: RequestLog) -> Sequence[bytes]:
@@ -44,7 +45,7 @@ class Embeddings:
         fields = request.head.fields
         deadline = deadline_of(fields, log.arrived, self._server.request_timeout_s)
         check_content(fields)
-        body = self._decoder.decode(await request.read(self._server.max_body_bytes, deadline))
+        body = await self._decoder.decode_any(await request.read(self._server.max_body_bytes, deadline))
         named = self._registry.find(body.model)
         served = named.served
         log.model = served.name
@@ -53,6 +54,10 @@ class Embeddings:
         call = self._call(body, named, fields, deadline)
         log.inputs = len(call.inputs)
         log.timings = call.timings
+        encoding_format = body.encoding_format or "float"
+        if info:
+            dimensions = body.dimensions or info.dimensions
+            request.reserve(response_bytes(log.inputs, min(dimensions, info.dimensions), encoding_format))
         result = await served.run(call)
         log.tokens = result.tokens
         log.truncated = result.truncated
@@ -65,7 +70,7 @@ class Embeddings:
             inputs=log.inputs,
             model=log.model,
             tokens=result.tokens,
-            encoding_format=body.encoding_format or "float",
+            encoding_format=encoding_format,
         )
         log.timings["encode"] = time.monotonic() - began
         return pieces

@@ -6,7 +6,9 @@ import json
 
 import pytest
 
-from embeddings_gateway.api.schemas import Decoder, inputs_of
+from embeddings_gateway.api.decode import Decoder
+from embeddings_gateway.api.schemas import inputs_of
+from embeddings_gateway.config import ServerConfig
 from embeddings_gateway.errors import InvalidRequest, TooManyTokens
 from embeddings_gateway.serving.served import InputLimits
 
@@ -26,7 +28,7 @@ OURS_AND_OPENAIS = {
 
 def decode(body, strict=False):
     """Return the request that a body means."""
-    return Decoder(strict).decode(json.dumps(body).encode())
+    return Decoder(ServerConfig(strict=strict)).decode(json.dumps(body).encode())
 
 
 def inputs(given):

@@ -274,7 +274,7 @@ def _model_errors(
                 )
     if batch.tokens and int(batch.ids.max()) >= info.vocabulary_size:
         input_indices = np.repeat(np.arange(len(batch)), batch.lengths)
-        for index in np.unique(input_indices[batch.ids >= info.vocabulary_size]).tolist():
+        for index in sorted(set(input_indices[batch.ids >= info.vocabulary_size].tolist())):
             message = "The model has no vector for a token of this input."
             model_errors[index] = InvalidRequest(message, f"input[{index}]")
     return model_errors
