@@ -11,9 +11,10 @@ from litestar.exceptions import HTTPException
 from embeddings_gateway.api.embeddings import Embeddings, embeddings_route
 from embeddings_gateway.api.errors import error_response
 from embeddings_gateway.api.health import health_routes
-from embeddings_gateway.api.middleware import CLIENT_GONE, EMBEDDINGS, LOG, Middleware, RequestLog
+from embeddings_gateway.api.middleware import CLIENT_GONE, LOG, Middleware, RequestLog
 from embeddings_gateway.api.models import model_routes
 from embeddings_gateway.api.openapi import add_schemas, assets_route, openapi_config
+from embeddings_gateway.api.paths import EMBEDDINGS
 from embeddings_gateway.config import Config
 from embeddings_gateway.config_file import read_config
 from embeddings_gateway.errors import ClientGone, GatewayError
@@ -28,16 +29,16 @@ log = get_logger()
 def create_app(config: Config, registry: Registry, metrics: Metrics) -> Middleware:
     """Return the application that a server calls. The caller starts and stops the registry."""
     embeddings = Embeddings(registry, config.server)
-    litestar = create_litestar(embeddings, registry, metrics)
+    litestar = create_litestar(registry, metrics)
     handlers = {("POST", EMBEDDINGS): embeddings}
-    return Middleware(cast(ASGIApp, litestar), handlers, metrics, config.server.max_body_bytes)
+    return Middleware(cast(ASGIApp, litestar), handlers, metrics, config.server)
 
 
-def create_litestar(embeddings: Embeddings, registry: Registry, metrics: Metrics) -> Litestar:
+def create_litestar(registry: Registry, metrics: Metrics) -> Litestar:
     """Return the routes, without the middleware."""
     app = Litestar(
         route_handlers=[
-            embeddings_route(embeddings),
+            embeddings_route(),
             *model_routes(registry),
             *health_routes(registry, metrics),
             assets_route(),
@@ -55,7 +56,7 @@ def openapi_document() -> dict[str, Any]:
     """Return the OpenAPI document. It does not depend on the configuration."""
     config, metrics = read_config(None), Metrics()
     registry = Registry(config, metrics)
-    litestar = create_litestar(Embeddings(registry, config.server), registry, metrics)
+    litestar = create_litestar(registry, metrics)
     return litestar.openapi_schema.to_schema()
 
 

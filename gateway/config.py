@@ -12,13 +12,33 @@ Truncate = Literal["error", "right", "left", "mean"]
 InputType = Literal["query", "document"]
 TokenIdPolicy = Literal["auto", "native", "cl100k", "reject"]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
+SocketMode = Annotated[
+    str, msgspec.Meta(pattern="^0?[0-7]{3}$", description='permissions in octal digits, such as "0660"')
+]
+RootPath = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^(/[\w.~-]+)*$", description="a path such as /embeddings, without a slash at the end"
+    ),
+]
+Origin = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^(?!http://.*:80$|https://.*:443$)(\*|null|[a-z][a-z0-9+.-]*://[^/?#@*\sA-Z]+)$",
+        description='"*" or an origin as browsers write it: "https://app.example.org", "http://localhost:3000"; '
+        "in lower case, without a path, and without the port that its scheme implies",
+    ),
+]
 
 
 class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the gateway listens, and limits that hold for every model.
 
     Attributes:
-        host, port: the address to listen on; port 0 picks a free port.
+        host, port: the address to listen on; port 0 picks a free port. The host ``unix:PATH`` is a Unix socket.
+        socket_mode: the permissions of a Unix socket, in octal digits.
+        root_path: what a proxy leaves in front of each path, such as ``/embeddings-gateway``.
+        cors_origins: origins whose pages may call from a browser; ``*`` is every origin.
         strict: refuse unknown fields of a request instead of ignoring them.
         log_format: ``auto`` is ``console`` on a terminal and ``json`` elsewhere.
         log_level: the least severe event that is logged.
@@ -33,7 +53,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         idle_timeout_s: a connection without a request is closed after this time. Common clients and proxies
             keep connections for 90 s; a shorter time here would make them use connections that are closing.
         head_timeout_s: time for a request's head to arrive.
-        body_timeout_s: time for a request's body to arrive.
+        body_timeout_s: how long a request's body may stop, or fall behind 32 KiB/s.
         send_timeout_s: time in which a client has to read some of its response. The whole response has this
             time and what its length takes at 256 KiB/s.
         request_timeout_s: time for a request to be answered.
@@ -42,6 +62,9 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     host: str = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8000
+    socket_mode: SocketMode = "0660"
+    root_path: RootPath = ""
+    cors_origins: tuple[Origin, ...] = ()
     strict: bool = False
     log_format: Literal["auto", "json", "console"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -57,7 +80,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     body_timeout_s: Seconds = 30
     send_timeout_s: Seconds = 30
     request_timeout_s: Seconds = 600
-    shutdown_timeout_s: Positive = 30
+    shutdown_timeout_s: Seconds = 30
 
 
 class ServingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -93,7 +93,7 @@ def parse(document: Mapping[str, Any], directory: Path, source: str) -> Config:
     """
     _refuse_unknown(document, {"server", "models"}, "the top level")
     renamed: list[RenamedSetting] = []
-    server = _server(_table(document, "server"), renamed)
+    server = _server(_table(document, "server"), directory, renamed)
     models = {
         name: _model(name, _table(_table(document, "models"), name, f"models.{name}"), directory, renamed)
         for name in _table(document, "models")
@@ -111,7 +111,7 @@ def _table(parent: Mapping[str, Any], key: str, path: str = "") -> Mapping[str, 
     return value
 
 
-def _server(table: Mapping[str, Any], renamed: list[RenamedSetting]) -> ServerConfig:
+def _server(table: Mapping[str, Any], directory: Path, renamed: list[RenamedSetting]) -> ServerConfig:
     known = set(ServerConfig.__struct_fields__)
     table = _with_new_names(table, known, "server", renamed)
     _refuse_unknown(table, known, "server")
@@ -121,6 +121,9 @@ def _server(table: Mapping[str, Any], renamed: list[RenamedSetting]) -> ServerCo
             f"server: max_buffered_bytes is {server.max_buffered_bytes}: "
             f"set it to max_body_bytes ({server.max_body_bytes}) or more"
         )
+    if server.host.startswith("unix:"):
+        path = _absolute(directory, server.host.removeprefix("unix:"))
+        server = msgspec.structs.replace(server, host=f"unix:{path}")
     return server
 
 

@@ -10,12 +10,13 @@ import asyncio
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, NamedTuple, NoReturn, Self, TypeVar, cast
 
 import msgspec
 
+from embeddings_gateway.allowed_values import describe
 from embeddings_gateway.api.json_pieces import Cutter, Piece, Place
-from embeddings_gateway.api.schemas import EmbeddingRequest, StrictEmbeddingRequest
+from embeddings_gateway.api.schemas import FIELDS, EmbeddingRequest, StrictEmbeddingRequest
 from embeddings_gateway.config import ServerConfig
 from embeddings_gateway.errors import InvalidJson, InvalidRequest, TooManyTokens
 
@@ -32,7 +33,6 @@ T = TypeVar("T")
 Entries = list[str | int | list[int]]
 Input = str | Entries
 
-FIELDS = {field.name: field for field in msgspec.structs.fields(EmbeddingRequest)}
 WHOLE = frozenset(FIELDS) - {"input", "user"}
 """The fields whose values are never cut. Of ``user`` only the type counts."""
 
@@ -49,20 +49,25 @@ class Decoder:
 
     def __init__(self, server: ServerConfig) -> None:
         self._limits = server
-        self._whole = msgspec.json.Decoder(StrictEmbeddingRequest if server.strict else EmbeddingRequest)
-        self._some_fields = msgspec.json.Decoder(some_fields(server.strict))
+        struct = StrictEmbeddingRequest if server.strict else EmbeddingRequest
+        self._with_model = Decoders.of(struct)
+        self._without_model = Decoders.of(_without_model(struct))
         self._turn = asyncio.Lock()
 
-    def decode(self, body: bytes | bytearray) -> EmbeddingRequest:
+    def decode(self, body: bytes | bytearray, *, needs_model: bool = True) -> EmbeddingRequest:
         """Return the request in ``body``.
+
+        Args:
+            body: the whole body.
+            needs_model: whether ``model`` has to be there: not if the path says it.
 
         Raises:
             InvalidJson: the body is not one JSON document in UTF-8, or nested too deep.
             InvalidRequest: a field is missing, of the wrong type or out of range.
         """
-        return _decode(self._whole, body, _refuse)
+        return _decode(self._decoders(needs_model).whole, body, _refuse)
 
-    async def decode_any(self, body: bytearray) -> EmbeddingRequest:
+    async def decode_any(self, body: bytearray, *, needs_model: bool = True) -> EmbeddingRequest:
         """Return the request in a body of any size.
 
         Raises:
@@ -71,9 +76,13 @@ class Decoder:
         is_small = len(body) <= SLICE_BYTES or (
             len(body) <= MAX_AT_ONCE and _values(body) <= MAX_VALUES_AT_ONCE
         )
-        return self.decode(body) if is_small else await self.decode_in_turns(body, SLICE_BYTES)
+        if is_small:
+            return self.decode(body, needs_model=needs_model)
+        return await self.decode_in_turns(body, SLICE_BYTES, needs_model=needs_model)
 
-    async def decode_in_turns(self, body: bytearray, slice_bytes: int) -> EmbeddingRequest:
+    async def decode_in_turns(
+        self, body: bytearray, slice_bytes: int, *, needs_model: bool = True
+    ) -> EmbeddingRequest:
         """Return the request in a body. Other tasks run between two slices of it.
 
         All large bodies take turns, so that many of them hold the event loop no longer than one.
@@ -82,7 +91,7 @@ class Decoder:
             InvalidJson, InvalidRequest: see :meth:`decode`; or there are too many inputs or token ids.
         """
         cutter = Cutter("input", WHOLE)
-        request = RequestInPieces(self._some_fields, self._limits)
+        request = RequestInPieces(self._decoders(needs_model), self._limits)
         for begin in range(0, len(body), slice_bytes):
             async with self._turn:
                 for piece in _cut(cutter, bytes(body[begin : begin + slice_bytes])):
@@ -92,17 +101,32 @@ class Decoder:
             request.add(piece)
         return request.whole()
 
+    def _decoders(self, needs_model: bool) -> Decoders:
+        return self._with_model if needs_model else self._without_model
+
+
+class Decoders(NamedTuple):
+    """The decoders of a kind of request: of whole bodies, and of pieces with some of the fields."""
+
+    whole: msgspec.json.Decoder[EmbeddingRequest]
+    some_fields: msgspec.json.Decoder[msgspec.Struct]
+
+    @classmethod
+    def of(cls, struct: type[EmbeddingRequest]) -> Self:
+        """Return the decoders of requests of a type."""
+        return cls(msgspec.json.Decoder(struct), msgspec.json.Decoder(some_fields(struct)))
+
 
 class RequestInPieces:
     """A request whose body is decoded piece by piece.
 
     Args:
-        decoder: of a piece with some of the fields.
+        decoders: of this kind of request.
         limits: on the inputs.
     """
 
-    def __init__(self, decoder: msgspec.json.Decoder[msgspec.Struct], limits: ServerConfig) -> None:
-        self._decoder = decoder
+    def __init__(self, decoders: Decoders, limits: ServerConfig) -> None:
+        self._decoders = decoders
         self._limits = limits
         self._fields: dict[str, Any] = {}
         self._input: JoinedInput | None = None
@@ -116,7 +140,7 @@ class RequestInPieces:
         if piece.begin.field == "input" and self._input is not None:
             self._input.extend(piece)
             return
-        some_fields = _decode(self._decoder, piece.document, _refuse)
+        some_fields = _decode(self._decoders.some_fields, piece.document, _refuse)
         for name in FIELDS:
             if (value := getattr(some_fields, name)) is not msgspec.UNSET:
                 self._fields[name] = value
@@ -131,10 +155,11 @@ class RequestInPieces:
         """
         if self._input is not None:
             self._fields["input"] = self._input.whole()
-        for name, field in FIELDS.items():
-            if field.required and name not in self._fields:
-                raise InvalidRequest("The field is missing.", name)
-        return EmbeddingRequest(**self._fields)
+        struct = self._decoders.whole.type
+        for field in msgspec.structs.fields(struct):
+            if field.required and field.name not in self._fields:
+                raise InvalidRequest("The field is missing.", field.name)
+        return struct(**self._fields)
 
 
 class JoinedInput:
@@ -221,14 +246,23 @@ def _values(body: bytearray) -> int:
     return body.count(b",") + body.count(b"[") + body.count(b"{")
 
 
-def some_fields(strict: bool) -> type[msgspec.Struct]:
+def _without_model(struct: type[EmbeddingRequest]) -> type[EmbeddingRequest]:
+    """Return the same kind of request, with a model that may be missing."""
+    model = ("model", str | None, None)
+    without = msgspec.defstruct(struct.__name__, [model], bases=(struct,), frozen=True, kw_only=True)
+    return cast("type[EmbeddingRequest]", without)
+
+
+def some_fields(struct: type[EmbeddingRequest]) -> type[msgspec.Struct]:
     """Return a struct of the fields that a piece of a body may hold, and of one without a name, for nothing."""
     optional: list[Any] = [
-        (name, field.type | msgspec.UnsetType, msgspec.UNSET) for name, field in FIELDS.items()
+        (field.name, field.type | msgspec.UnsetType, msgspec.UNSET)
+        for field in msgspec.structs.fields(struct)
     ]
     nothing = ("nothing", msgspec.Raw, msgspec.Raw())
+    is_strict = struct.__struct_config__.forbid_unknown_fields
     return msgspec.defstruct(
-        "SomeFields", [*optional, nothing], rename={"nothing": ""}, forbid_unknown_fields=strict
+        "SomeFields", [*optional, nothing], rename={"nothing": ""}, forbid_unknown_fields=is_strict
     )
 
 
@@ -262,6 +296,9 @@ def _refuse(message: str) -> NoReturn:
         raise InvalidRequest("The field is missing.", missing["name"])
     if problem.startswith("Object contains unknown field"):
         raise InvalidRequest("There is a field that is not known, and the gateway is strict.")
-    if not _EXPECTED.match(problem):
+    field = path["path"] if path else None
+    if field in FIELDS and field != "input":
+        problem = f"The value is none that the field takes: {describe(FIELDS[field])}"
+    elif not _EXPECTED.match(problem):
         problem = "The value is none that this field takes; /docs lists them"
-    raise InvalidRequest(f"{problem}.", path["path"] if path else None)
+    raise InvalidRequest(f"{problem}.", field)

@@ -7,16 +7,23 @@ from collections.abc import Mapping, Sequence
 
 from litestar import post
 from litestar.handlers import HTTPRouteHandler
-from litestar.types import ASGIApp, Receive, Scope, Send
 
 from embeddings_gateway.api.decode import Decoder
 from embeddings_gateway.api.encode import encode_response, response_bytes
 from embeddings_gateway.api.errors import error_detail
-from embeddings_gateway.api.middleware import EMBEDDINGS, LOG, RequestLog, respond_json
+from embeddings_gateway.api.middleware import RequestLog
 from embeddings_gateway.api.openapi import EmbeddingsOperation
-from embeddings_gateway.api.schemas import EmbeddingRequest, check_content, deadline_of, inputs_of
+from embeddings_gateway.api.paths import EMBEDDINGS
+from embeddings_gateway.api.schemas import (
+    INPUT_TYPE,
+    TRUNCATE,
+    EmbeddingRequest,
+    check_content,
+    deadline_of,
+    inputs_of,
+)
 from embeddings_gateway.config import ServerConfig
-from embeddings_gateway.server.asgi import REQUEST
+from embeddings_gateway.errors import InternalError
 from embeddings_gateway.server.request import Request
 from embeddings_gateway.serving.registry import Named, Registry
 from embeddings_gateway.serving.served import Call, CallOptions, InputLimits
@@ -45,8 +52,9 @@ class Embeddings:
         fields = request.head.fields
         deadline = deadline_of(fields, log.arrived, self._server.request_timeout_s)
         check_content(fields)
-        body = await self._decoder.decode_any(await request.read(self._server.max_body_bytes, deadline))
-        named = self._registry.find(body.model)
+        content = await request.read(self._server.max_body_bytes, deadline)
+        body = await self._decoder.decode_any(content, needs_model=log.path_model is None)
+        named = self._registry.find(log.path_model or body.model)
         served = named.served
         log.model = served.name
         info = served.info
@@ -81,8 +89,8 @@ class Embeddings:
         expected_space = fields.get(b"x-expected-space")
         options = CallOptions(
             dimensions=body.dimensions,
-            truncate=body.truncate,
-            input_type=named.resolve_input_type(body.input_type),
+            truncate=TRUNCATE[body.truncate],
+            input_type=named.resolve_input_type(INPUT_TYPE[body.input_type]),
             partial=bool(body.partial),
             expected_fingerprint=expected_space.decode("latin-1") if expected_space else None,
         )
@@ -90,19 +98,15 @@ class Embeddings:
         return Call(inputs.inputs, options=options, refused=inputs.errors, deadline=deadline)
 
 
-def embeddings_route(embeddings: Embeddings) -> HTTPRouteHandler:
-    """Return the litestar handler. It describes the path, and answers other spellings of it."""
-
-    async def respond(scope: Scope, _receive: Receive, _send: Send) -> None:
-        request, log = scope[REQUEST], scope[LOG]  # type: ignore[literal-required]
-        await respond_json(request, log, await embeddings(request, log))
+def embeddings_route() -> HTTPRouteHandler:
+    """Return a route that describes the resource, and is never called: see ``Middleware``."""
 
     @post(EMBEDDINGS, status_code=200, operation_class=EmbeddingsOperation, sync_to_thread=False)
-    def create_embedding() -> ASGIApp:
+    def create_embedding() -> None:
         """Embed one or many inputs.
 
         The response has exactly one entry for each input, in the order of the inputs.
         """
-        return respond
+        raise InternalError
 
     return create_embedding

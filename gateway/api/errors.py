@@ -96,12 +96,19 @@ def error_response(error: Exception) -> ErrorResponse:
     return ErrorResponse(status.http, headers, _body(error_detail(error)), status.code or "invalid_request")
 
 
+NO_SUCH_PATH = (
+    "There is no such path. POST /v1/embeddings embeds texts, GET /v1/models lists the models and /docs describes "
+    "both; a client's base URL ends in /v1."
+)
+
+
 def _framework_response(error: HTTPException) -> ErrorResponse:
-    messages = {404: "No such path.", 405: "That path does not take this method."}
-    message = messages.get(error.status_code, "The request cannot be answered.")
     headers = {
         name.lower(): value for name, value in (error.headers or {}).items() if name.lower() == "allow"
     }
+    methods = [method for method in headers.get("allow", "").split(", ") if method != "OPTIONS"]
+    messages = {404: NO_SUCH_PATH, 405: f"That path takes {' or '.join(methods) or 'another method'} only."}
+    message = messages.get(error.status_code, "The request cannot be answered.")
     body = _body(ErrorDetail(message, INVALID, None, None))
     return ErrorResponse(error.status_code, headers, body, f"http_{error.status_code}")
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 from typing import Literal
 
 import msgspec
-from litestar import HttpMethod, Response, get, route
+from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import ResponseSpec
 
 from embeddings_gateway.metrics import Metrics
 from embeddings_gateway.serving.registry import Registry
 from embeddings_gateway.serving.served import Served
-
-get_or_head = functools.partial(route, http_method=[HttpMethod.GET, HttpMethod.HEAD])
 
 
 class ModelHealth(msgspec.Struct, frozen=True):
@@ -42,14 +39,14 @@ class Alive(msgspec.Struct, frozen=True):
 def health_routes(registry: Registry, metrics: Metrics) -> list[HTTPRouteHandler]:
     """Return the handlers."""
 
-    @get_or_head("/livez", sync_to_thread=False)
+    @get("/livez", sync_to_thread=False)
     def livez() -> Alive:
         """Tell that the gateway's process is alive. This says nothing about the models."""
         return Alive()
 
     not_ready = ResponseSpec(Health, description="A model cannot take a request. The body has the reason.")
 
-    @get_or_head(["/readyz", "/health"], responses={503: not_ready})
+    @get(["/readyz", "/health"], responses={503: not_ready})
     async def readyz() -> Response[Health]:
         """Ask the workers of every model whether they can take a request now; 503 if a model cannot.
 

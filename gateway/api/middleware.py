@@ -11,7 +11,10 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
+from embeddings_gateway.api.cors import Cors
 from embeddings_gateway.api.errors import error_response
+from embeddings_gateway.api.paths import EMBEDDINGS, target_of
+from embeddings_gateway.config import ServerConfig
 from embeddings_gateway.errors import ClientGone, GatewayError, InternalError
 from embeddings_gateway.log import get_logger, log_request
 from embeddings_gateway.metrics import PHASES, Metrics
@@ -23,7 +26,6 @@ LOG = "embeddings_gateway.api.log"
 """The key of an ASGI scope for its :class:`RequestLog`."""
 
 SANE_ID = re.compile(rb"[\w.:-]{1,128}")
-EMBEDDINGS = "/v1/embeddings"
 CLIENT_GONE = 499  # only for log and metrics
 QUIET_PATHS = frozenset({"/livez", "/readyz", "/health", "/metrics"})
 LOGGED_PATHS = QUIET_PATHS | {EMBEDDINGS, "/v1/models", "/docs"}
@@ -40,8 +42,10 @@ class RequestLog:
 
     Attributes:
         id: the client's, or one of ours.
-        path: without a slash at the end.
+        path: the one that is meant, without a slash at the end.
         arrived: when its head was complete; monotonic seconds.
+        path_model: the model's name in the path, if it is there. It counts more than the body's, as with Azure.
+        cors: header lines of the response for a browser.
         model: name of the served model; empty if it is unknown.
         fingerprint: of the embedding space.
         truncated: inputs that were cut.
@@ -55,6 +59,8 @@ class RequestLog:
     id: bytes
     path: str
     arrived: float
+    path_model: str | None = None
+    cors: bytes = b""
     model: str = ""
     fingerprint: str = ""
     inputs: int = 0
@@ -70,7 +76,7 @@ class RequestLog:
         """Record the status of the response; return our header lines for it."""
         self.status = status
         milliseconds = 1000 * (time.monotonic() - self.arrived)
-        lines = b"x-request-id: %b\r\nopenai-processing-ms: %.0f\r\n" % (self.id, milliseconds)
+        lines = b"x-request-id: %b\r\nopenai-processing-ms: %.0f\r\n%b" % (self.id, milliseconds, self.cors)
         if not self.fingerprint:
             return lines
         return lines + self._model_lines().encode()
@@ -101,7 +107,7 @@ class Middleware:
         handlers: by method and path. They bypass litestar, which would cost a small request more than all other
             steps together. A handler returns the pieces of a JSON body, and may raise any error.
         metrics: counts the requests.
-        max_body_bytes: limits the bodies that ``app`` reads.
+        server: its settings for paths, browsers, and the bodies that ``app`` reads.
     """
 
     def __init__(
@@ -109,12 +115,13 @@ class Middleware:
         app: ASGIApp,
         handlers: Mapping[tuple[str, str], Handler],
         metrics: Metrics,
-        max_body_bytes: int,
+        server: ServerConfig,
     ) -> None:
         self._app = app
         self._handlers = handlers
         self._metrics = metrics
-        self._max_body_bytes = max_body_bytes
+        self._server = server
+        self._cors = Cors(server.cors_origins)
         self._ids = request_ids()
 
     async def __call__(self, request: Request) -> None:
@@ -123,7 +130,9 @@ class Middleware:
         request_id = head.fields.get(b"x-request-id", b"")
         if not SANE_ID.fullmatch(request_id):
             request_id = next(self._ids)
-        request_log = RequestLog(request_id, head.path.rstrip("/"), head.arrived)
+        target = target_of(head.path, self._server.root_path)
+        cors = self._cors.lines(head.fields)
+        request_log = RequestLog(request_id, target.path, head.arrived, target.model, cors)
         try:
             await self._answer(request, request_log)
         except asyncio.CancelledError:
@@ -141,15 +150,20 @@ class Middleware:
     def refusal(self, error: GatewayError) -> tuple[int, bytes, bytes]:
         """Return status, header lines and body for an error that belongs to no request."""
         response = error_response(error)
-        return response.status, response.lines, response.body
+        return response.status, response.lines + self._cors.lines({}), response.body
 
     async def _answer(self, request: Request, request_log: RequestLog) -> None:
-        handler = self._handlers.get((request.head.method, request_log.path))
-        if handler is None:
-            scope = {LOG: request_log}
-            await call_asgi(self._app, request, self._max_body_bytes, request_log.lines, scope)
-            return
-        await respond_json(request, request_log, await handler(request, request_log))
+        head = request.head
+        handler = self._handlers.get((head.method, request_log.path))
+        if handler is not None:
+            await respond_json(request, request_log, await handler(request, request_log))
+        elif preflight := self._cors.preflight(head.method, head.fields):
+            request.start(204, preflight + request_log.lines(204), None)
+            await request.write(b"", last=True)
+        else:
+            request.head = head._replace(path=request_log.path or "/")
+            max_bytes, scope = self._server.max_body_bytes, {LOG: request_log}
+            await call_asgi(self._app, request, max_bytes, request_log.lines, scope)
 
     async def _cancelled(self, request: Request, request_log: RequestLog) -> None:
         """Handle a cancellation: the client disconnected, or the server stops."""
@@ -169,10 +183,11 @@ class Middleware:
 
     def _finish(self, request_log: RequestLog) -> None:
         path, timings = request_log.path, request_log.timings
-        if path == EMBEDDINGS:
+        answers_options = request_log.status == 204
+        if path == EMBEDDINGS and not answers_options:
             self._metrics.request(request_log.model, request_log.status, request_log.code, timings)
         log_request(
-            "debug" if path in QUIET_PATHS else "info",
+            "debug" if path in QUIET_PATHS or answers_options else "info",
             {
                 "id": request_log.id.decode(),
                 "path": path if path in LOGGED_PATHS else "",  # other paths may hold a user's text

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import msgspec
-from litestar import Litestar, Response, get
+from litestar import Litestar, Request, Response, get
 from litestar.exceptions import NotFoundException
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import SwaggerRenderPlugin
+from litestar.openapi.plugins import OpenAPIRenderPlugin
 from litestar.openapi.spec import (
     OpenAPIHeader,
     OpenAPIMediaType,
@@ -26,20 +26,40 @@ from litestar.openapi.spec import (
     Parameter,
     RequestBody,
     Schema,
+    Server,
 )
 from litestar.params import FromPath
 
 from embeddings_gateway.api.encode import EmbeddingResponse
 from embeddings_gateway.api.errors import TABLE, ErrorBody
 from embeddings_gateway.api.schemas import TIMEOUT_HEADER, EmbeddingRequest
+from embeddings_gateway.server.asgi import REQUEST
+from embeddings_gateway.server.request import Request as ServerRequest
 
 DOCS = "/docs"
 ASSETS = "/docs/assets"
 ASSET_TYPES = {
     "swagger_bundle.js": "text/javascript",
-    "swagger_preset.js": "text/javascript",
     "swagger_style.css": "text/css",
 }
+PAGE = """<!DOCTYPE html>
+<html>
+  <head>
+    <title>{title}</title>
+    <meta charset="utf-8">
+    <meta name="viewport" content="width=device-width, initial-scale=1">
+    <link rel="icon" href="data:,">
+    <link rel="stylesheet" href="{folder}assets/swagger_style.css">
+    <script src="{folder}assets/swagger_bundle.js"></script>
+  </head>
+  <body>
+    <div id="description"></div>
+    <script>
+      SwaggerUIBundle({{url: "{folder}openapi.json", dom_id: "#description", deepLinking: true}});
+    </script>
+  </body>
+</html>
+"""
 STRUCTS = (EmbeddingRequest, EmbeddingResponse, ErrorBody)
 HEADERS = {
     TIMEOUT_HEADER: (
@@ -118,22 +138,25 @@ class ModelOperation(Operation):
         self.responses["404"] = OpenAPIResponse(ERRORS[404], content=_content(ErrorBody))
 
 
+class Page(OpenAPIRenderPlugin):
+    """The page at ``/docs``. Its links are relative, since a proxy may put anything before its path."""
+
+    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
+        """Return the page. Litestar adds the document that it shows, ``/docs/openapi.json``."""
+        sent: ServerRequest = request.scope[REQUEST]  # type: ignore[literal-required]
+        folder = "" if sent.head.raw_path.endswith(b"/") else f"{DOCS.rpartition('/')[2]}/"
+        return PAGE.format(title=openapi_schema["info"]["title"], folder=folder).encode()
+
+
 def openapi_config() -> OpenAPIConfig:
     """Return the description's settings."""
     return OpenAPIConfig(
         title="embeddings-gateway",
         version=importlib.metadata.version("embeddings-gateway"),
         description="OpenAI-compatible embeddings from Hugging Face and GGUF models.",
+        servers=[Server(url="..")],  # relative to the document, whatever a proxy puts before its path
         path=DOCS,
-        render_plugins=[
-            SwaggerRenderPlugin(
-                path="/",
-                js_url=f"{ASSETS}/swagger_bundle.js",
-                css_url=f"{ASSETS}/swagger_style.css",
-                standalone_preset_js_url=f"{ASSETS}/swagger_preset.js",
-                favicon="<link rel='icon' href='data:,'>",
-            )
-        ],
+        render_plugins=[Page(path="/")],
     )
 
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal, NamedTuple, cast
+from typing import Annotated, Literal, NamedTuple, cast, get_args
 
 import msgspec
 
@@ -47,6 +47,41 @@ def check_content(fields: Mapping[bytes, bytes]) -> None:
         raise WrongContentType("The body must not be compressed.")
 
 
+AnyTruncate = Annotated[
+    Literal["error", "right", "left", "mean", "NONE", "END", "START"] | bool,
+    msgspec.Meta(
+        description="error (NONE or false), right (END or true), left (START) or mean: "
+        "what happens to an input that is too long"
+    ),
+]
+AnyInputType = Annotated[
+    Literal["query", "document", "search_query", "search_document", "passage"],
+    msgspec.Meta(
+        description="query (search_query) or document (search_document, passage): which of the model's prompts "
+        "is put before each text"
+    ),
+]
+TRUNCATE: Mapping[str | bool | None, Truncate | None] = {
+    None: None,
+    **{word: word for word in get_args(Truncate)},
+    "NONE": "error",
+    "END": "right",
+    "START": "left",
+    False: "error",
+    True: "right",
+}
+"""What Cohere's, NVIDIA's, Jina's and others' clients send as ``truncate`` -> what it means here."""
+
+INPUT_TYPE: Mapping[str | None, InputType | None] = {
+    None: None,
+    **{word: word for word in get_args(InputType)},
+    "search_query": "query",
+    "search_document": "document",
+    "passage": "document",
+}
+"""The same for ``input_type``."""
+
+
 class EmbeddingRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The body of ``POST /v1/embeddings``: OpenAI's fields, then ours. Unknown fields are ignored."""
 
@@ -55,9 +90,12 @@ class EmbeddingRequest(msgspec.Struct, frozen=True, kw_only=True):
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, msgspec.Meta(ge=1)] | None = None
     user: str | None = None
-    truncate: Truncate | None = None
-    input_type: InputType | None = None
+    truncate: AnyTruncate | None = None
+    input_type: AnyInputType | None = None
     partial: bool | None = None
+
+
+FIELDS = {field.name: field.type for field in msgspec.structs.fields(EmbeddingRequest)}
 
 
 class StrictEmbeddingRequest(EmbeddingRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -56,7 +56,7 @@ async def call_asgi(
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
         "http_version": head.version,
-        "method": head.method,
+        "method": "GET" if head.method == "HEAD" else head.method,  # ``Request.write`` leaves the body out
         "scheme": "http",
         "path": head.path,
         "raw_path": head.raw_path,

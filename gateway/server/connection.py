@@ -27,6 +27,7 @@ from embeddings_gateway.server.request import STATUS_LINES, Application, Head, R
 from embeddings_gateway.server.writer import Writer
 
 MAX_PIPELINED = 100  # requests that wait on one connection, in memory
+MIN_BODY_BYTES_PER_S = 32 << 10  # each byte of a body gives its client so much more time for the next ones
 MAX_UNREAD_BYTES = 64 << 10  # of a body before its handler reads it
 LINGER_S = 1.0  # a closing connection stays open until the client has been silent for this time
 MAX_LINGER_S = 5.0  # but no longer than this, if the client goes on sending, such as a body that is too large
@@ -135,6 +136,9 @@ class Connection(asyncio.Protocol):
         if request.ended or request.refusal is not None:  # the rest of the body is ignored
             return
         self._hold(request, len(data))
+        if request is self.current:  # it may stop for the timeout, or fall so far behind the rate
+            latest = time.monotonic() + self._config.body_timeout_s
+            self.deadline = min(self.deadline + len(data) / MIN_BODY_BYTES_PER_S, latest)
         unread = request.receive(data)
         if error := self._limits.too_many_bytes(request.held):
             if request is not self.current:

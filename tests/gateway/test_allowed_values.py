@@ -14,8 +14,13 @@ REQUEST = {
     "input": "a string or a list, each item a string, an integer or a list of integers",
     "encoding_format": "one of float, base64",
     "dimensions": "an integer of at least 1",
-    "truncate": "one of error, right, left, mean",
-    "input_type": "one of query, document",
+    "truncate": (
+        "error (NONE or false), right (END or true), left (START) or mean: what happens to an input that is too long"
+    ),
+    "input_type": (
+        "query (search_query) or document (search_document, passage): "
+        "which of the model's prompts is put before each text"
+    ),
     "partial": "true or false",
 }
 

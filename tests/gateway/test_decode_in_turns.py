@@ -132,6 +132,14 @@ def test_strict():
     assert decoded(body, 20) == decoded(body, 0)
 
 
+def test_a_model_that_the_path_names():
+    """Then a body need not have one in any of its pieces."""
+    body = json.dumps({"input": ["a"] * 300, "model": None, "dimensions": 3}).encode()
+    request = asyncio.run(DECODER.decode_in_turns(bytearray(body), 20, needs_model=False))
+    assert request == DECODER.decode(body, needs_model=False)
+    assert isinstance(decoded(body, 20), tuple)
+
+
 @pytest.mark.anyio
 async def test_other_work_goes_on():
     """While large bodies are decoded, other tasks get their turn between any two slices."""

@@ -20,7 +20,7 @@ from embeddings_gateway.api.decode import Input, some_fields
 from embeddings_gateway.api.schemas import EmbeddingRequest, StrictEmbeddingRequest
 
 types = [ToWorker, FromWorker, Spec, Config, EmbeddingRequest, StrictEmbeddingRequest, ErrorBody]
-types += [some_fields(False), some_fields(True), Input]
+types += [some_fields(EmbeddingRequest), some_fields(StrictEmbeddingRequest), Input]
 decoders = [module.Decoder(one) for one in types for module in (msgspec.json, msgspec.msgpack)]
 for _ in range(200):
     gc.collect()

@@ -117,8 +117,8 @@ WRONG_FIELDS = [
     (body(dimensions=f"-{HUGE}"), "dimensions"),
     (body(user="7"), "user"),
     (body(truncate='"both"'), "truncate"),
-    (body(truncate="true"), "truncate"),
-    (body(input_type='"passage"'), "input_type"),
+    (body(truncate="1"), "truncate"),
+    (body(input_type='"clustering"'), "input_type"),
     (body(partial="1"), "partial"),
     (body(partial='"true"'), "partial"),
 ]

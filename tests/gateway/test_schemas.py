@@ -7,7 +7,7 @@ import json
 import pytest
 
 from embeddings_gateway.api.decode import Decoder
-from embeddings_gateway.api.schemas import inputs_of
+from embeddings_gateway.api.schemas import INPUT_TYPE, TRUNCATE, inputs_of
 from embeddings_gateway.config import ServerConfig
 from embeddings_gateway.errors import InvalidRequest, TooManyTokens
 from embeddings_gateway.serving.served import InputLimits
@@ -130,3 +130,62 @@ def test_partial_keeps_what_is_wrong_with_an_input():
     result = inputs_of(request, MAX_INPUTS, LIMITS)
     assert result.inputs == ["a", "", "b" * 101]
     assert {index: error.param for index, error in result.errors.items()} == {1: "input[1]", 2: "input[2]"}
+
+
+@pytest.mark.parametrize(
+    ("sent", "means"),
+    [
+        ("NONE", "error"),
+        ("END", "right"),
+        ("START", "left"),
+        (True, "right"),
+        (False, "error"),
+        ("mean", "mean"),
+    ],
+)
+def test_other_words_for_truncate(sent, means):
+    """What clients of other APIs send for it means what it means there."""
+    assert TRUNCATE[decode({"model": "small", "input": "a", "truncate": sent}, strict=True).truncate] == means
+
+
+@pytest.mark.parametrize(
+    ("sent", "means"),
+    [("search_query", "query"), ("search_document", "document"), ("passage", "document"), ("query", "query")],
+)
+def test_other_words_for_input_type(sent, means):
+    """So does what they send for the type of a text."""
+    assert INPUT_TYPE[decode({"model": "small", "input": "a", "input_type": sent}).input_type] == means
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "listed"),
+    [
+        ("input_type", "clustering", ("query", "search_query", "document", "search_document", "passage")),
+        ("truncate", "both", ("error", "NONE", "false", "right", "END", "true", "left", "START", "mean")),
+        ("truncate", 2, ("error", "mean")),
+        ("encoding_format", "int8", ("float", "base64")),
+        ("dimensions", 0, ("an integer of at least 1",)),
+        ("partial", "yes", ("true or false",)),
+        ("model", None, ("a string",)),
+    ],
+)
+def test_an_error_lists_the_values(field, value, listed):
+    """An error about a field's value lists what it takes, and does not repeat what was sent."""
+    with pytest.raises(InvalidRequest) as refusal:
+        decode({"model": "small", "input": "a", field: value})
+    assert refusal.value.param == field
+    assert [word for word in listed if word not in refusal.value.message] == []
+    assert f" {value}" not in refusal.value.message
+
+
+def test_a_model_that_the_path_names():
+    """Then the body need not have it; all else is checked as ever."""
+    for strict in (False, True):
+        decoder = Decoder(ServerConfig(strict=strict))
+        for model in ({}, {"model": None}, {"model": "small"}):
+            body = json.dumps({"input": "a", "dimensions": 3, **model}).encode()
+            assert decoder.decode(body, needs_model=False).dimensions == 3
+        with pytest.raises(InvalidRequest):
+            decoder.decode(b'{"model": "small"}', needs_model=False)
+    with pytest.raises(InvalidRequest):
+        decoder.decode(b'{"input": "a", "unknown": 1}', needs_model=False)

@@ -7,12 +7,10 @@ import pytest
 
 pytest.importorskip("torch", reason="the hf extra is not installed")
 
-import torch
-
 from embeddings_gateway.backends.hf.backend import HfBackend
-from embeddings_gateway.backends.hf.network.encoder import load_encoder
 from embeddings_gateway.backends.spec import HfSpec
 from tests.cosine import lowest_cosine
+from tests.hf.loading import load_transformer
 from tests.hf.reference import POOLING, reference
 from tests.hf.torch_settings import TORCH
 from tests.make_hf import FAMILIES, POSITIONS
@@ -83,7 +81,7 @@ def test_facts(tiny, family):
     assert info.suffix == (kind.tokens.index(kind.after),)
     assert max(ids.max() for ids in inputs_of(backend)) < info.vocabulary_size <= 600
     # A wrong padding id does not show in a vector, but RoBERTa's positions could run out of their table.
-    assert load_encoder(tiny(family), torch.float32).facts.pad_id == kind.tokens.index(kind.pad)
+    assert load_transformer(tiny(family)).facts.pad_id == kind.tokens.index(kind.pad)
     assert np.allclose(np.linalg.norm(embed(backend, inputs_of(backend)), axis=1), 1, atol=1e-6)
 
 

@@ -12,12 +12,12 @@ from transformers import Lfm2Config, Lfm2Model, MobileBertConfig, MobileBertMode
 
 from embeddings_gateway.backends.base import Batch, EmbedError
 from embeddings_gateway.backends.hf.backend import HfBackend
-from embeddings_gateway.backends.hf.files.layout import read_layout
 from embeddings_gateway.backends.hf.network.network import Network
 from embeddings_gateway.backends.hf.runtimes.runtime import RuntimeChoice
-from embeddings_gateway.backends.hf.runtimes.torch_runtime import TorchRuntime, load_torch
+from embeddings_gateway.backends.hf.runtimes.torch_runtime import TorchRuntime
 from embeddings_gateway.backends.spec import HfSpec
 from tests.cosine import lowest_cosine
+from tests.hf.loading import load_in_torch
 from tests.hf.reference import reference
 from tests.make_hf import FAMILIES, POSITIONS, SIZES, VOCABULARY
 
@@ -35,7 +35,7 @@ DEVICES = pytest.mark.parametrize(("device", "dtype"), [("cpu", "fp32"), ("cpu",
 def loaded(directory, device="cpu", dtype="fp32", packed=True):
     """Load a directory in torch."""
     spec = HfSpec(path=str(directory), threads=1)
-    return load_torch(spec, RuntimeChoice("torch", device, dtype), read_layout(directory), packed=packed)
+    return load_in_torch(spec, RuntimeChoice("torch", device, dtype), packed=packed)
 
 
 def inputs_of(lengths=LENGTHS, seed=0):
@@ -136,9 +136,7 @@ def test_backend_states_the_cost(tiny, family, cost):
 def test_pooling(tiny, pooling):
     """Every pooling that can be configured gives the vectors that transformers gives each input alone."""
     spec = HfSpec(path=str(tiny("bert")), threads=1, pooling=pooling)
-    runtime = load_torch(
-        spec, RuntimeChoice("torch", "cpu", "fp32"), read_layout(tiny("bert")), packed=True
-    ).runtime
+    runtime = load_in_torch(spec, RuntimeChoice("torch", "cpu", "fp32"), packed=True).runtime
     inputs = inputs_of()
     assert runtime.cost == "packed"
     assert (

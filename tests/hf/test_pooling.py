@@ -10,11 +10,11 @@ pytest.importorskip("torch", reason="the hf extra is not installed")
 import torch
 
 from embeddings_gateway.backends.base import Batch
-from embeddings_gateway.backends.hf.network.encoder import load_encoder
 from embeddings_gateway.backends.hf.network.network import MODES, Network, pool
 from embeddings_gateway.backends.hf.runtimes.runtime import pad
 from embeddings_gateway.backends.hf.tokenizer import EndTokens, HfTokenizer, open_vocabulary
 from tests.cosine import lowest_cosine
+from tests.hf.loading import load_transformer
 from tests.hf.reference import POOLING
 from tests.texts import varied_texts
 
@@ -62,7 +62,7 @@ def test_fp32_arithmetic(mode):
 @pytest.mark.parametrize(("family", "mode"), [("qwen3", "last"), ("qwen3", "mean"), ("t5", "mean")])
 def test_padding_on_the_left(tiny, family, mode):
     """Models that know only relative positions give the same vectors with padding on the left."""
-    encoder = load_encoder(tiny(family), torch.float32)
+    encoder = load_transformer(tiny(family))
     network = Network(encoder.model, [mode], [], normalize=True)
     tokenizer = HfTokenizer(open_vocabulary(tiny(family), lower_case=False), EndTokens())
     batch = [ids for ids in tokenizer.tokenize(varied_texts(40)) if len(ids) < 60]

@@ -38,6 +38,8 @@ POOLING_FLAGS: dict[str, Pooling] = {
 }
 ACTIVATIONS = ("Identity", "Tanh", "GELU", "ReLU", "SiLU", "Sigmoid")
 SENTENCE = "sentence_embedding"
+# Keys of config.json that make transformers load other files than those that were summed.
+REDIRECTS = ("configuration_files", "transformers_weights")
 
 assert set(POOLING_NAMES.values()) == set(get_args(Pooling))  # noqa: S101 - a fact of this file, checked once
 
@@ -75,6 +77,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
         pools_prompts: whether the tokens of a prompt are pooled with those of the text.
         dot_product: whether the author compares vectors by dot product.
         dimensions: Matryoshka widths named in the files, as they stand there.
+        truncate_dim: the width to which sentence-transformers cuts vectors; ``None``: to none.
     """
 
     root: Path
@@ -90,6 +93,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
     pools_prompts: bool
     dot_product: bool
     dimensions: tuple[int, ...]
+    truncate_dim: int | None
 
     @property
     def folder(self) -> Path:
@@ -118,18 +122,10 @@ class _Entry(msgspec.Struct):
         return name if package.partition(".")[0] == "sentence_transformers" else self.type
 
 
-def read_layout(root: Path) -> Layout:
-    """Read the settings of the model in ``root``."""
-    entries = read_json_if_present(root / "modules.json", list[_Entry])
-    pooling: tuple[Pooling, ...] = ()
-    pools_prompts = True
-    if entries is None:
-        entries = [_Entry(type="sentence_transformers.Transformer")]
-    else:
-        _check(root, entries)
-        path = root / entries[1].path / "config.json"
-        file = read_json(path, dict[str, object])
-        pooling, pools_prompts = _modes(path, file), file.get("include_prompt") is not False
+def read_layout(root: Path, pooling: Pooling | None = None) -> Layout:
+    """Read the settings of the model in ``root``; ``pooling`` replaces what its Pooling module says."""
+    entries = _read_modules(root)
+    modes, pools_prompts = _read_pooling(root, entries, pooling)
     author = settings.read_model(root)
     transformer = settings.read_transformer(root / entries[0].path)
     config = _config(root / entries[0].path)
@@ -137,7 +133,7 @@ def read_layout(root: Path) -> Layout:
         root=root,
         transformer=entries[0].path,
         config=config,
-        pooling=pooling,
+        pooling=modes,
         dense=tuple(_read_dense(root, entry.path) for entry in entries if entry.kind == "Dense"),
         normalize=entries[-1].kind == "Normalize",
         max_tokens=transformer.max_tokens,
@@ -147,7 +143,34 @@ def read_layout(root: Path) -> Layout:
         pools_prompts=pools_prompts,
         dot_product=author.dot_product,
         dimensions=author.dimensions + settings.matryoshka(config),
+        truncate_dim=author.truncate_dim,
     )
+
+
+def _read_modules(root: Path) -> list[_Entry]:
+    entries = read_json_if_present(root / "modules.json", list[_Entry])
+    if entries is None:
+        return [_Entry(type="sentence_transformers.Transformer")]
+    # Dropout does something in training only.
+    entries = [entry for entry in entries if entry.kind != "Dropout"]
+    _check(root, entries)
+    return entries
+
+
+def _read_pooling(
+    root: Path, entries: Sequence[_Entry], configured: Pooling | None
+) -> tuple[tuple[Pooling, ...], bool]:
+    """Return the pooling modes, as in ``Layout``, and whether prompts are pooled."""
+    if len(entries) == 1:
+        return (configured,) if configured else (), True
+    path = root / entries[1].path / "config.json"
+    if configured:
+        file = read_json_if_present(path, dict[str, object]) or {}
+        return (configured,), file.get("include_prompt") is not False
+    if not path.exists():
+        raise LoadError(f"{path} is missing: fetch the model again, or set pooling")
+    file = read_json(path, dict[str, object])
+    return _modes(path, file), file.get("include_prompt") is not False
 
 
 def with_prompts(layout: Layout, spec: HfSpec) -> Layout:
@@ -192,13 +215,32 @@ def _check(root: Path, entries: Sequence[_Entry]) -> None:
 
 
 def _config(folder: Path) -> dict[str, object]:
-    config = read_json(folder / "config.json", dict[str, object])
+    path = folder / "config.json"
     if (folder / "adapter_config.json").exists():
         # transformers would fetch the base model that it names, or leave the adapter out in silence.
-        raise LoadError(f"{folder} holds an adapter: merge it into its base model and save that")
+        raise LoadError(
+            f"{folder} holds an adapter (LoRA), not a model: merge it into its base model "
+            "(peft's merge_and_unload) and save that with save_pretrained"
+        )
+    if not path.exists() and (hint := _elsewhere(folder)):
+        raise LoadError(f"{folder} has no config.json: {hint}")
+    config = read_json(path, dict[str, object])
     if config.get("quantization_config"):
-        raise LoadError(f"{folder / 'config.json'}: weights quantised for another library are not supported")
+        raise LoadError(f"{path}: weights quantised for another library are not supported")
+    for key in REDIRECTS:
+        if config.get(key):
+            raise LoadError(f"{path}: {key} names other files to load, which is not supported: remove it")
     return config
+
+
+def _elsewhere(folder: Path) -> str:
+    """Return where a model is that was looked for in ``folder``; empty if there is none below it."""
+    snapshots = sorted(path for path in (folder / "snapshots").glob("*") if path.is_dir())
+    if snapshots:
+        return f"it is a model's folder in a hub cache: path has to be {snapshots[-1]}, or the hub id"
+    nested = [path.parent for name in ("modules.json", "config.json") for path in folder.glob(f"*/{name}")]
+    models = sorted({str(path) for path in nested if (path / "config.json").exists()})
+    return f"path has to be one of {', '.join(models[:5])}" if models else ""
 
 
 def _modes(path: Path, file: dict[str, object]) -> tuple[Pooling, ...]:

@@ -7,8 +7,9 @@ understood is a LoadError.
 
 from __future__ import annotations
 
+import codecs
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_origin
 
 import msgspec
 
@@ -45,6 +46,7 @@ class ModelSettings(msgspec.Struct, frozen=True):
     default_prompt: str | None
     dot_product: bool
     dimensions: tuple[int, ...]
+    truncate_dim: int | None
 
 
 class TransformerSettings(msgspec.Struct, frozen=True):
@@ -89,14 +91,20 @@ class _TokenizerFile(msgspec.Struct):
 
 
 def read_json(path: Path, kind: type[T]) -> T:
-    """Return the file's content as ``kind``. Keys that ``kind`` does not name are ignored."""
+    """Return the file's content as ``kind``. Keys that ``kind`` does not name are ignored.
+
+    In a struct's place a key that is null counts as absent: sentence-transformers has written such files.
+    """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
+        content = msgspec.json.decode(path.read_bytes().removeprefix(codecs.BOM_UTF8))
+        if isinstance(content, dict) and issubclass(get_origin(kind) or kind, msgspec.Struct):
+            content = {key: value for key, value in content.items() if value is not None}
+        return msgspec.convert(content, kind)
     except OSError as error:
         raise LoadError(
             f"{path} cannot be read: {error.strerror}. Is the model directory complete?"
         ) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise LoadError(f"{path} is not what a model directory holds there: {error}") from error
 
 
@@ -117,7 +125,8 @@ def read_model(root: Path) -> ModelSettings:
         prompts={name: prompt or "" for name, prompt in file.prompts.items()},
         default_prompt=file.default_prompt_name,
         dot_product=file.similarity_fn_name in {"dot", "dot_score", "dot_product"},
-        dimensions=(*(file.matryoshka_dims or ()), *((file.truncate_dim,) if file.truncate_dim else ())),
+        dimensions=tuple(file.matryoshka_dims or ()),
+        truncate_dim=file.truncate_dim,
     )
 
 

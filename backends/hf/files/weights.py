@@ -8,7 +8,7 @@ mean to that library. It continues broken downloads, and writes its progress to 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -28,12 +28,22 @@ from embeddings_gateway.backends.hf.files.settings import read_json_if_present
 
 SINGLE = "model.safetensors"
 SHARDED = "model.safetensors.index.json"
+WEIGHTS_SUFFIX = ".safetensors"
 PACKAGE = "package:"
 # Weights as safetensors, settings and vocabularies. Never .bin or .pt (pickles run code) and never .py.
 WANTED = ["*.safetensors", "*.json", "*.txt", "*.model"]
 # Settings of other runtimes, which nothing here reads.
 UNWANTED = ["onnx/*", "openvino/*"]
-VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "*.model")
+VOCABULARY = "tokenizer.json"
+VOCABULARY_SUFFIXES = (".bpe", ".codes", ".json", ".model", ".spm", ".tiktoken", ".txt", ".vocab")
+# Read by others than tokenizers. What of them matters for a vector is part of its fingerprint anyway.
+OTHERS = (
+    "config.json",
+    "config_sentence_transformers.json",
+    "generation_config.json",
+    "modules.json",
+    SHARDED,
+)
 
 
 class Weights(msgspec.Struct, frozen=True):
@@ -41,10 +51,12 @@ class Weights(msgspec.Struct, frozen=True):
 
     Attributes:
         sums: file name, relative to the model's directory -> SHA-256.
+        transformer: the names of the transformer's files among them. Nothing else is loaded into it.
         changed: when the newest of them was last changed, in Unix seconds.
     """
 
     sums: dict[str, str]
+    transformer: tuple[str, ...]
     changed: int
 
 
@@ -115,7 +127,9 @@ def _download(repository: str, revision: str | None) -> Path:
 def verify_weights(layout: Layout, pinned: str | Mapping[str, str] | None) -> Weights:
     """Find the weights and compare them with the pinned sums. Nothing but the index file is parsed.
 
-    One sum speaks of the transformer's weights; a table may name any file of the directory.
+    One sum speaks of the only weights file; a table may name any file of the directory. Pinned weights may have
+    no others beside them that the table does not name, and a table that names ``config.json`` has to name all
+    settings and vocabularies beside it.
     """
     root = layout.root
     dense = [str(PurePosixPath(module.folder, SINGLE)) for module in layout.dense]
@@ -124,22 +138,37 @@ def verify_weights(layout: Layout, pinned: str | Mapping[str, str] | None) -> We
         for name in dense:
             if not (root / name).is_file():
                 raise _missing((root / name).parent)
-        if isinstance(pinned, str):
-            sums = checksum.verify(root, transformer, pinned) | checksum.verify(root, dense, None)
-        else:
-            sums = checksum.verify(root, transformer + dense, pinned)
-        return Weights(sums=sums, changed=int(max((root / name).stat().st_mtime for name in sums)))
+        sums = checksum.verify(root, transformer + dense, pinned)
+        if pinned is not None:
+            _refuse_unpinned(layout, {*sums, *([] if isinstance(pinned, str) else pinned)})
+        changed = int(max((root / name).stat().st_mtime for name in sums))
+        return Weights(sums=sums, transformer=tuple(transformer), changed=changed)
     except OSError as error:
         raise LoadError(f"{error.filename} cannot be read: {error.strerror}") from error
 
 
+def _refuse_unpinned(layout: Layout, pinned: Collection[str]) -> None:
+    """Refuse files that somebody may have put beside pinned ones, to be read with them or instead of them."""
+    settings_too = str(PurePosixPath(layout.transformer, "config.json")) in pinned
+    suffixes = (WEIGHTS_SUFFIX, *(VOCABULARY_SUFFIXES if settings_too else ()))
+    for file in sorted({*layout.root.iterdir(), *layout.folder.iterdir()}):
+        if file.suffix in suffixes and file.is_file() and str(file.relative_to(layout.root)) not in pinned:
+            raise LoadError(f"{file} lies beside pinned files: remove it, or add its sum to sha256")
+
+
 def vocabulary_sums(layout: Layout) -> dict[str, str]:
-    """Return the vocabulary's sums: of ``tokenizer.json`` alone where it exists, since only it is read."""
-    for pattern in VOCABULARIES[:1], VOCABULARIES[1:]:
-        files = [file for name in pattern for file in sorted(layout.folder.glob(name))]
-        if files:
-            return {file.name: checksum.sha256(file) for file in files}
-    return {}
+    """Return the vocabulary's sums: of ``tokenizer.json`` alone where it exists.
+
+    Its settings in other files are judged when the model is converted, see :func:`tokenizer_sums`.
+    """
+    file = layout.folder / VOCABULARY
+    return {VOCABULARY: checksum.sha256(file)} if file.is_file() else tokenizer_sums(layout)
+
+
+def tokenizer_sums(layout: Layout) -> dict[str, str]:
+    """Return the sums of all files beside the weights that a tokenizer could be made of."""
+    files = [file for file in sorted(layout.folder.iterdir()) if file.suffix in VOCABULARY_SUFFIXES]
+    return {file.name: checksum.sha256(file) for file in files if file.is_file() and file.name not in OTHERS}
 
 
 def _transformer(folder: Path) -> list[str]:
@@ -164,5 +193,10 @@ def _missing(folder: Path) -> LoadError:
             f"{folder} has no {SINGLE}, only pickled weights, which run code when read: safetensors only. "
             "Load the model once elsewhere and save it with save_pretrained(directory), "
             "or take a revision that has safetensors"
+        )
+    if any(folder.glob("**/*.onnx")):
+        return LoadError(
+            f"{folder} has no {SINGLE}, only ONNX, which is not loaded: take a revision that has safetensors, "
+            "or the model that it was exported from"
         )
     return LoadError(f"{folder} has no {SINGLE}: is the model directory complete?")

@@ -1,4 +1,4 @@
-"""Loads the transformer and makes sure that every weight in use came from the file.
+"""Loads the transformer and makes sure that every weight in use came from a file that was summed.
 
 transformers fills a layer that the file lacks with random numbers and only logs it. Such a layer makes up
 vectors, so here it is an error.
@@ -6,38 +6,37 @@ vectors, so here it is an error.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import transformers
-from torch import nn
-from transformers import AutoConfig, AutoModel
+from safetensors.torch import load_file
+from torch import Tensor, nn
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 
 from embeddings_gateway.backends.base import LoadError
+from embeddings_gateway.backends.hf.files.layout import Layout
+from embeddings_gateway.backends.hf.files.weights import Weights
+from embeddings_gateway.backends.hf.network.architecture import Architecture, read_architecture
 from embeddings_gateway.backends.hf.runtimes.runtime import TransformerFacts
 from embeddings_gateway.backends.hf.silence_transformers import silence_transformers
 
-# Encoder-decoders whose encoder stands alone in transformers, by config.json's model_type.
-ENCODERS = {
-    "longt5": "LongT5EncoderModel",
-    "mt5": "MT5EncoderModel",
-    "switch_transformers": "SwitchTransformersEncoderModel",
-    "t5": "T5EncoderModel",
-    "umt5": "UMT5EncoderModel",
-}
+# What files of before 2023 hold beside weights: the transformer computes these itself.
+BUFFERS = ("causal_mask", "inv_freq", "masked_bias", "position_ids")
+TRIED_TOKENS = 4
+"""The length of the inputs that show whether a token sees those after it."""
 
 
 class Encoder(NamedTuple):
-    """A transformer with its weights, on the processor, ready for inference."""
+    """A transformer with its weights, on the processor, ready for inference; ``notes`` are for the operator."""
 
     model: nn.Module
     facts: TransformerFacts
+    notes: tuple[str, ...] = ()
 
 
 class PositionOffset(NamedTuple):
@@ -53,27 +52,22 @@ class PositionOffset(NamedTuple):
     max_tokens: int
 
 
-def load_encoder(folder: Path, dtype: torch.dtype) -> Encoder:
-    """Load the transformer in ``folder``, with weights of ``dtype``. No code of the directory ever runs."""
+def load_encoder(layout: Layout, weights: Weights, dtype: torch.dtype) -> Encoder:
+    """Load the transformer, with weights of ``dtype``. No code of the directory ever runs."""
+    folder = layout.folder
     try:
         with silence_transformers():
-            config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-            _without_cache(config)
-            model, report = _load(folder, config, dtype)
+            architecture = read_architecture(layout)
+            _without_cache(architecture.config)
+            state = _read_state([layout.root / name for name in weights.transformer])
+            model, report = _load(architecture, state, dtype)
     except LoadError:
         raise
     except Exception as error:  # transformers, torch and safetensors raise many kinds
         raise LoadError(f"{folder} cannot be loaded by transformers: {_reason(error)}") from error
-    _check(folder, model, report["missing_keys"], report["unexpected_keys"])
-    text = config.get_text_config()
-    pad_id = getattr(text, "pad_token_id", None)
-    facts = TransformerFacts(
-        pad_id=pad_id if isinstance(pad_id, int) and pad_id >= 0 else 0,
-        positions=_positions(model, text),
-        vocabulary_size=model.get_input_embeddings().weight.shape[0],
-        causal=_causal(text),
-    )
-    return Encoder(model, facts)
+    _check(folder, model, report, state)
+    text = architecture.config.get_text_config()
+    return Encoder(model, _facts(folder, model, text), architecture.notes)
 
 
 def position_offset(model: nn.Module) -> PositionOffset | None:
@@ -86,33 +80,39 @@ def position_offset(model: nn.Module) -> PositionOffset | None:
     return None
 
 
-def _load(folder: Path, config: object, dtype: torch.dtype) -> tuple[Any, dict[str, Iterable[str]]]:
-    options = {
-        "config": config,
+def _read_state(files: Iterable[Path]) -> dict[str, Tensor]:
+    """Return the tensors of all files, without the masks that some old ones hold beside them."""
+    state: dict[str, Tensor] = {}
+    for file in files:
+        state |= load_file(file)
+    return {name: tensor for name, tensor in state.items() if not _is_mask(name, tensor)}
+
+
+def _is_mask(name: str, tensor: Tensor) -> bool:
+    """Return whether a tensor is no weight but says with 0 and 1 which earlier tokens a token sees."""
+    if name.rpartition(".")[2] not in ("bias", "causal_mask") or tensor.dim() != 4:
+        return False
+    square = tensor[0, 0].float()
+    return bool(((square == 0) | (square == 1)).all() and square.triu(1).sum() == 0)
+
+
+def _load(
+    architecture: Architecture, state: dict[str, Tensor], dtype: torch.dtype
+) -> tuple[Any, dict[str, Any]]:
+    options: dict[str, Any] = {
+        "config": architecture.config,
+        "state_dict": state,
         "dtype": dtype,
-        "use_safetensors": True,
-        "trust_remote_code": False,
-        "local_files_only": True,
+        "ignore_mismatched_sizes": True,  # they are reported, and refused with our own words
         "output_loading_info": True,
     }
-    family = _family(folder, config)
+    family: Any = architecture.model_class
     try:
-        return family.from_pretrained(folder, attn_implementation="sdpa", **options)  # type: ignore[no-any-return]
+        return family.from_pretrained(None, attn_implementation="sdpa", **options)  # type: ignore[no-any-return]
     except (ValueError, ImportError) as error:
         if "scaled_dot_product_attention" not in str(error):
             raise
-        return family.from_pretrained(folder, attn_implementation="eager", **options)  # type: ignore[no-any-return]
-
-
-def _family(folder: Path, config: object) -> type[AutoModel]:
-    kind = getattr(config, "model_type", "")
-    if kind in ENCODERS:
-        return getattr(transformers, ENCODERS[kind])  # type: ignore[no-any-return]
-    if getattr(config, "is_encoder_decoder", False):
-        raise LoadError(
-            f"{folder}: {kind} is an encoder-decoder; of those only {', '.join(ENCODERS)} are supported"
-        )
-    return AutoModel  # type: ignore[no-any-return]
+        return family.from_pretrained(None, attn_implementation="eager", **options)  # type: ignore[no-any-return]
 
 
 def _without_cache(config: object) -> None:
@@ -123,14 +123,18 @@ def _without_cache(config: object) -> None:
             _without_cache(part)
 
 
-def _check(folder: Path, model: nn.Module, missing: Iterable[str], unexpected: Iterable[str]) -> None:
+def _check(folder: Path, model: nn.Module, report: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
     """Refuse weights that do not fit the architecture, except in heads that no vector goes through."""
-    made_up = sorted(key for key in missing if "pooler" not in key.split("."))
+    made_up = sorted(key for key in report["missing_keys"] if "pooler" not in key.split("."))
     if made_up:
         raise LoadError(f"{folder}: the weights lack {_some(made_up)}, which would have to be invented")
+    misfits = [_misfit(*mismatch) for mismatch in sorted(report["mismatched_keys"], key=str)]
+    if misfits:
+        raise LoadError(f"{folder}: the weights do not fit config.json: {_some(misfits)}")
     # A layer that the file has and the architecture lacks: other code than transformers' made the model.
     body = {name for name, _ in model.named_children()} - {"pooler"}
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    unexpected = [key for key in report["unexpected_keys"] if key.rpartition(".")[2] not in BUFFERS]
     ignored = sorted(key for key in unexpected if key.removeprefix(prefix).partition(".")[0] in body)
     if ignored:
         raise LoadError(
@@ -139,29 +143,85 @@ def _check(folder: Path, model: nn.Module, missing: Iterable[str], unexpected: I
         )
 
 
-def _positions(model: nn.Module, config: object) -> int | None:
+def _misfit(name: str, in_file: object, in_model: object) -> str:
+    return f"{name} is {_shape(in_file)} and has to be {_shape(in_model)}"
+
+
+def _shape(size: object) -> str:
+    return " x ".join(map(str, size)) if isinstance(size, Iterable) else str(size)
+
+
+def _facts(folder: Path, model: nn.Module, config: Any) -> TransformerFacts:
+    vocabulary_size = _vocabulary_size(folder, model)
+    offset = position_offset(model)
+    pad_id = getattr(config, "pad_token_id", None) if offset is None else offset.padding
+    if not isinstance(pad_id, int) or not 0 <= pad_id < vocabulary_size:
+        pad_id = 0  # any does: it is masked, and no position depends on it
+    return TransformerFacts(
+        pad_id=pad_id,
+        positions=_positions(offset, config),
+        vocabulary_size=vocabulary_size,
+        causal=_causal(folder, model, config, vocabulary_size),
+    )
+
+
+def _vocabulary_size(folder: Path, model: Any) -> int:
+    try:
+        return int(model.get_input_embeddings().weight.shape[0])
+    except (AttributeError, NotImplementedError, TypeError):
+        raise LoadError(
+            f"{folder}: {type(model).__name__} has no table of token embeddings, "
+            "so it is no model for token ids of a vocabulary, which alone are supported"
+        ) from None
+
+
+def _positions(offset: PositionOffset | None, config: object) -> int | None:
     limit = getattr(config, "max_position_embeddings", None)
     if not isinstance(limit, int) or limit <= 0:
         return None
-    offset = position_offset(model)
     return limit if offset is None else offset.max_tokens
 
 
-def _causal(config: object) -> bool:
-    """Return whether it is a decoder: a model that transformers uses to continue text, never to fill in a mask."""
+def _causal(folder: Path, model: nn.Module, config: Any, vocabulary_size: int) -> bool:
+    """Return whether a token sees only those before it, which is tried out."""
+    wants_both = getattr(config, "is_causal", None) is False or (
+        getattr(config, "use_bidirectional_attention", None) is True
+    )
+    seen = _sees_later_tokens(model, vocabulary_size)
+    if seen is False and wants_both:
+        raise LoadError(
+            f"{folder}: config.json wants attention in both directions, which {type(model).__name__} lacks"
+        )
+    if seen is not None:
+        return not seen
+    # By name: a decoder is what transformers uses to continue text and never to fill in a mask.
     kind = getattr(config, "model_type", "")
     decoder = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    bidirectional = getattr(config, "use_bidirectional_attention", None) is True
-    return decoder and not bidirectional and getattr(config, "is_causal", True) is not False
+    return decoder and not wants_both
+
+
+@torch.inference_mode()
+def _sees_later_tokens(model: nn.Module, vocabulary_size: int) -> bool | None:
+    """Return whether a first token's output depends on the last token; ``None`` if that cannot be found out."""
+    source = torch.Generator().manual_seed(0)
+    ids = torch.randint(vocabulary_size, (2, TRIED_TOKENS), generator=source)
+    changed = ids.clone()
+    changed[:, -1] = (ids[:, -1] + 1 + vocabulary_size // 2) % vocabulary_size
+    mask = torch.ones_like(ids)
+    try:
+        first, second = (
+            model.eval()(input_ids=inputs, attention_mask=mask).last_hidden_state.float()
+            for inputs in (ids, changed)
+        )
+    except Exception:  # a model that fails here fails on its first text, where that is told
+        return None
+    if not (first.isfinite().all() and second.isfinite().all()) or torch.equal(first[:, -1], second[:, -1]):
+        return None
+    return not torch.allclose(first[:, 0], second[:, 0], rtol=1e-4, atol=1e-6)
 
 
 def _reason(error: Exception) -> str:
     """Shorten a library's message, which may list every architecture it knows."""
-    if "trust_remote_code" in str(error):
-        # The library's own advice is to run the code.
-        return (
-            "it needs code of its own, and none is ever run: take a model whose architecture transformers has"
-        )
     return f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
 
 

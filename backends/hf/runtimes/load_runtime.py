@@ -82,7 +82,7 @@ def _runtime(spec: HfSpec, device: str) -> Literal["torch", "openvino"]:
 def load_runtime(spec: HfSpec, choice: RuntimeChoice, layout: Layout, weights: Weights) -> LoadedModel:
     """Load the model; torch serves it where OpenVINO cannot, unless the configuration insists on OpenVINO."""
     if choice.runtime == "torch":
-        return _load_torch(spec, choice, layout)
+        return _load_torch(spec, choice, layout, weights)
     loaded = _load_openvino(ConversionSource(spec, choice.dtype, layout, weights))
     if isinstance(loaded, LoadedModel):
         return loaded
@@ -90,7 +90,7 @@ def load_runtime(spec: HfSpec, choice: RuntimeChoice, layout: Layout, weights: W
         raise LoadError(f"not served by OpenVINO in {choice.dtype}: {loaded.reason}")
     note = f"served by torch, since OpenVINO in {choice.dtype} is not possible: {loaded.reason}"
     in_torch = select_runtime(msgspec.structs.replace(spec, runtime="torch", device="cpu"))
-    model = _load_torch(spec, in_torch, layout)
+    model = _load_torch(spec, in_torch, layout, weights)
     return model._replace(notes=(note, *model.notes))
 
 
@@ -120,10 +120,11 @@ def _load_conversion(
         runtime.close()
         return ConversionFailed("its conversion does not give the vectors that it gave when it was made")
     batch_tokens = record.batch_tokens if threads == record.threads else None
-    return LoadedModel(runtime, record.facts, conversion.folder, batch_tokens)
+    notes = (*record.notes, *record.tokenizer.notes)
+    return LoadedModel(runtime, record.facts, record.tokenizer, conversion.folder, batch_tokens, notes)
 
 
-def _load_torch(spec: HfSpec, choice: RuntimeChoice, layout: Layout) -> LoadedModel:
+def _load_torch(spec: HfSpec, choice: RuntimeChoice, layout: Layout, weights: Weights) -> LoadedModel:
     from embeddings_gateway.backends.hf.runtimes.torch_runtime import load_torch
 
-    return load_torch(spec, choice, layout)
+    return load_torch(spec, choice, layout, weights)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from embeddings_gateway.backends.base import Batch, CostRule, EmbedError, LoadError, OutOfMemory, Vectors
 from embeddings_gateway.backends.hf.files.layout import Layout, resolve
+from embeddings_gateway.backends.hf.files.weights import Weights
 from embeddings_gateway.backends.hf.network.encoder import load_encoder
 from embeddings_gateway.backends.hf.network.network import Network, build_network
 from embeddings_gateway.backends.hf.network.packed_attention import (
@@ -33,6 +34,7 @@ from embeddings_gateway.backends.hf.runtimes.runtime import (
     is_out_of_memory,
     pad,
 )
+from embeddings_gateway.backends.hf.tokenizer_check import check_tokenizer
 from embeddings_gateway.backends.invariance import cosine
 from embeddings_gateway.backends.spec import HfSpec
 
@@ -51,7 +53,7 @@ PACKED_BATCH_INVARIANCE = 0.99999
 
 
 def load_torch(
-    spec: HfSpec, choice: RuntimeChoice, layout: Layout, *, packed: bool | None = None
+    spec: HfSpec, choice: RuntimeChoice, layout: Layout, weights: Weights, *, packed: bool | None = None
 ) -> LoadedModel:
     """Load the model's weights onto its device.
 
@@ -59,19 +61,21 @@ def load_torch(
     """
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
-    transformer = load_encoder(layout.folder, DTYPES[choice.dtype])
-    facts = transformer.facts
-    network = build_network(resolve(layout, spec, facts.causal), transformer.model)
+    transformer = load_encoder(layout, weights, DTYPES[choice.dtype])
+    facts, tokenizer = transformer.facts, check_tokenizer(layout)
+    resolved = resolve(layout, spec, facts.causal)
+    network = build_network(resolved, transformer.model, tokenizer.segments)
+    notes = (*transformer.notes, *tokenizer.notes)
     runtime = TorchRuntime(network, torch.device(choice.device), choice.dtype, facts.pad_id)
     if packed is None:
         packed = choice.device != "cpu" and choice.dtype in PACKED_DTYPES
     if not packed:
-        return LoadedModel(runtime, facts)
+        return LoadedModel(runtime, facts, tokenizer, notes=notes)
     limits = (spec.max_tokens, layout.max_tokens, facts.positions, PACKING_TOKENS_MAX)
     max_tokens = min(limit for limit in limits if limit is not None)
     reason = runtime.use_packing(max_tokens, facts.vocabulary_size)
     note = f"inputs are padded to the longest of their batch on {choice.device}: {reason}"
-    return LoadedModel(runtime, facts, notes=(note,) if reason else ())
+    return LoadedModel(runtime, facts, tokenizer, notes=(*notes, *([note] if reason else [])))
 
 
 class TorchRuntime:
