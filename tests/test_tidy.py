@@ -68,6 +68,7 @@ ROOMS = {
     },
 }
 PURE = (
+    "gateway/api/json_pieces.py",
     "gateway/batching/checks.py",
     "gateway/batching/planner.py",
     "gateway/batching/speed.py",
