@@ -290,6 +290,27 @@ async def test_crash_while_loading(watched, metrics, monkeypatch, tmp_path):
     assert restarts(metrics) >= 1
 
 
+async def test_crash_while_loading_that_repeats(watched, metrics):
+    """A model that crashes two workers in the same way while they load it has failed, and the crash is named."""
+    watching = watched(FaultSpec(loading="abort"))
+    await watching.until("failed")
+    assert "signal SIGABRT: assertion failed" in watching.engine.reason
+    assert restarts(metrics) == 1
+
+
+async def test_worker_that_is_killed_while_it_loads(watched, metrics, monkeypatch, tmp_path):
+    """A worker that somebody kills while it loads, as for lack of memory, is restarted however often."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    (tmp_path / "sitecustomize.py").write_text("import os; os.kill(os.getpid(), 9)")
+    watching = watched()
+    await watching.engine.first_attempt()
+    assert "signal SIGKILL" in watching.engine.reason
+    while restarts(metrics) < 3:
+        await watching.states.get()
+    (tmp_path / "sitecustomize.py").unlink()
+    await watching.until("ready")
+
+
 async def test_no_process_can_be_started(watched, monkeypatch):
     """While the system starts no process, the supervisor tries again, until one starts."""
     with monkeypatch.context() as patched:

@@ -100,6 +100,7 @@ class Supervisor:
         self._exclusive = False  # whether a step of a search has the worker, or waits until it is idle
         self._searching = False  # whether the worker's calls belong to a search
         self._crashed_at = 0.0
+        self._load_crash = ""  # how the last start failed, if the worker crashed
         self._tested_at = -math.inf
 
     def __repr__(self) -> str:
@@ -307,14 +308,19 @@ class Supervisor:
         """Run one process from its start to its end.
 
         Raises:
-            LoadRefused: the model cannot be served.
+            LoadRefused: the model cannot be served, or two workers have crashed on it in the same way.
         """
         try:
             link = await self._launcher.launch()
         except LoadCrashed as error:
             self._log.error("worker crashed while loading", how=str(error))
             self._metrics.worker_deaths[error.cause].inc()
-            self._start_failed("the worker crashed while it loaded the model")
+            if error.will_repeat and error.reason == self._load_crash and self.info is None:
+                raise LoadRefused(
+                    f"its worker crashes whenever it loads the model ({error.reason})"
+                ) from None
+            self._load_crash = error.reason
+            self._start_failed(f"the worker crashed while it loaded the model ({error.reason})")
             return
         except LoadRefused as error:
             if self.info is None:
