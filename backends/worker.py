@@ -57,6 +57,7 @@ from embeddings_gateway.backends.messages import (
     payload_length,
 )
 from embeddings_gateway.backends.own_process import confine, end_with_parent, ending_with_peer
+from embeddings_gateway.backends.redact import without_secrets
 from embeddings_gateway.backends.selftest import SelfTest
 
 TOKENIZER_THREADS = 2
@@ -91,7 +92,7 @@ class WorkerMain:
                 if problem := test.run():
                     raise LoadError(f"not to be served: {problem}")
         except LoadError as error:
-            self._send(Refused(str(error)))
+            self._send(Refused(without_secrets(str(error))))
             return
         speed = test.tokens_per_s()
         threading.Thread(target=self._read, args=(frames, backend), daemon=True, name="reader").start()
