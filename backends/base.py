@@ -169,6 +169,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         dimensions: width of a full dense vector.
         supported_dimensions: widths a client may ask for, ascending, the full width last.
+        default_dimensions: the width for clients that ask for none; ``None``: the full one.
         max_tokens: the longest input the model takes, in tokens, special tokens included.
         vocabulary_size: token ids are in ``range(vocabulary_size)``.
         prefix, suffix: the special token ids that stand before and after every text.
@@ -209,6 +210,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     max_batch_tokens: int
     max_batch_inputs: int
     created: int
+    default_dimensions: int | None = None
     notes: tuple[str, ...] = ()
     outputs: tuple[Output, ...] = ("dense",)
     takes_pairs: bool = False

@@ -123,7 +123,9 @@ class Ping(Numbered, frozen=True, tag="ping"):
 
 
 class Check(Numbered, frozen=True, tag="check"):
-    """Run the self-test again; answered by ``Checked`` or ``Failed``."""
+    """Run the self-test again, or one probe of it if ``brief``; answered by ``Checked`` or ``Failed``."""
+
+    brief: bool = False
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):

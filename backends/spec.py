@@ -42,6 +42,7 @@ class BackendSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         prompts: prompt name -> prompt, instead of the model's own.
         default_prompt: the name of the prompt for requests that name none; ``""``: no prompt, whatever the
             model's files say.
+        environment: names of environment variables that the worker gets beside those that it always gets.
     """
 
     max_tokens: Positive | None = None
@@ -50,6 +51,7 @@ class BackendSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     threads: Positive | None = None
     prompts: dict[str, str] | None = None
     default_prompt: str | None = None
+    environment: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -88,6 +90,11 @@ class HfSpec(BackendSpec, frozen=True, kw_only=True, tag="hf"):
     cache_dir: str | None = None
     pooling: Pooling | None = None
     normalize: bool | None = None
+
+    @property
+    def is_downloaded(self) -> bool:
+        """Whether the path is a hub id."""
+        return not self.path.startswith(("/", "package:"))
 
 
 class GgufSpec(BackendSpec, frozen=True, kw_only=True, tag="gguf"):

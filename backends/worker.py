@@ -10,7 +10,6 @@ from __future__ import annotations
 import faulthandler
 import os
 import queue
-import resource
 import signal
 import socket
 import sys
@@ -19,7 +18,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import IO
 
 from embeddings_gateway.backends.base import Backend, BackendError, LoadError, OutOfMemory
@@ -46,7 +45,7 @@ from embeddings_gateway.backends.messages import (
     encode_frame,
     payload_length,
 )
-from embeddings_gateway.backends.parent import end_with_parent
+from embeddings_gateway.backends.own_process import confine, end_with_parent, ending_with_peer
 from embeddings_gateway.backends.selftest import SelfTest
 
 TOKENIZER_THREADS = 2
@@ -74,10 +73,11 @@ class WorkerMain:
             raise ProtocolError("the first frame is not a Start")
         began = time.perf_counter()
         try:
-            backend = load(start.spec)
-            test = SelfTest(backend)
-            if problem := test.run():
-                raise LoadError(f"not to be served: {problem}")
+            with ending_with_peer(self._channel):
+                backend = load(start.spec)
+                test = SelfTest(backend)
+                if problem := test.run():
+                    raise LoadError(f"not to be served: {problem}")
         except LoadError as error:
             self._send(Refused(str(error)))
             return
@@ -88,8 +88,8 @@ class WorkerMain:
             match self._batches.get():
                 case Run() as call:
                     self._compute(backend, call)
-                case Check(id=call_id):
-                    self._check(call_id, test)
+                case Check(id=call_id, brief=brief):
+                    self._check(call_id, test, brief=brief)
 
     def _read(self, frames: IO[bytes], backend: Backend) -> None:
         """Receive calls until the gateway is gone; then end the process, whatever it computes."""
@@ -121,9 +121,9 @@ class WorkerMain:
             self._send(Ran.of(call.id, columns, time.monotonic() - began))
         self._busy_since = None
 
-    def _check(self, call_id: int, test: SelfTest) -> None:
+    def _check(self, call_id: int, test: SelfTest, *, brief: bool) -> None:
         with self._report_failure(call_id):
-            self._send(Checked(call_id, test.run()))
+            self._send(Checked(call_id, test.run_first() if brief else test.run()))
 
     def _tokenize(self, backend: Backend, call: Tokenize) -> None:
         with self._report_failure(call.id):
@@ -169,12 +169,9 @@ def main() -> None:
     """Run the worker; the arguments are the descriptor of its socket and its parent's process id."""
     channel, parent = map(int, sys.argv[1:])
     end_with_parent(parent)
+    confine()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the gateway's to handle
     threading.stack_size(STACK_BYTES)
-    # A core file would hold users' texts. 1 byte is less than any, and also stops Linux from piping one to a
-    # program, which a limit of 0 does not.
-    with suppress(ValueError, OSError):  # the limit is 0 already, and may not be raised
-        resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
     faulthandler.enable()  # says in which function a crash was
     WorkerMain(socket.socket(fileno=channel)).run()
 

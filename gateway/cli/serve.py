@@ -17,6 +17,8 @@ import uvloop
 
 from embeddings_gateway import log
 from embeddings_gateway.app import create_app, openapi_document
+from embeddings_gateway.backends.own_process import forbid_core_files
+from embeddings_gateway.background import write_standard_streams_in_background
 from embeddings_gateway.cli.options import ConfigPath, fail, forward_stderr, out, read_or_fail
 from embeddings_gateway.config import Config
 from embeddings_gateway.config_file import log_renamed
@@ -26,6 +28,7 @@ from embeddings_gateway.server.unix_socket import socket_path
 from embeddings_gateway.serving.registry import Registry
 
 OWN_FILES = 128  # open files that the gateway needs itself; each connection takes one more
+MANY_FILES = (65536, 10240)  # limits to try where the maximum is refused; the last is macOS's own
 POLL_S = 0.05
 
 
@@ -38,6 +41,7 @@ def serve(
 ) -> None:
     """Serve the configured models over HTTP."""
     settings = read_or_fail(config)
+    write_standard_streams_in_background()
     log.configure(settings.server.log_format, settings.server.log_level)
     log_renamed(settings)
     forbid_core_files()
@@ -69,19 +73,15 @@ def openapi(
 
 
 def raise_file_limit() -> int:
-    """Raise the limit of open files, often 1024, to the system's maximum, and return it."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard if hard != resource.RLIM_INFINITY else sys.maxsize
-
-
-def forbid_core_files() -> None:
-    """Let Linux write no core file of this process: it would hold users' texts.
-
-    Linux ignores a limit of 0 where it pipes cores to a program; a limit of 1 byte it keeps (``fs/coredump.c``).
-    """
-    with contextlib.suppress(ValueError, OSError):  # the limit is 0 already and cannot be raised
-        resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
+    """Raise the limit of open files, often 1024, to the system's maximum or what it lets us have; return it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for limit in (hard, *MANY_FILES):
+        if soft == resource.RLIM_INFINITY or soft >= limit != resource.RLIM_INFINITY:
+            break
+        with contextlib.suppress(ValueError, OSError):  # macOS does not take unlimited, though it names it
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+            soft = limit
+    return soft if soft != resource.RLIM_INFINITY else sys.maxsize
 
 
 def ignore_signals() -> None:
@@ -141,7 +141,7 @@ async def announce(server: Server, registry: Registry, source: str) -> None:
         return
     for model in registry.models:
         if model.state in ("loading", "failed"):
-            print_line(f"{model.name} is {model.state}: {model.reason}", sys.stderr)
+            print_line(f"{model.name} is {model.state}: {model.reason}", to=sys.stderr)
     while not (ready := [model.name for model in registry.models if model.state == "ready"]):  # noqa: ASYNC110
         await asyncio.sleep(POLL_S)
     print_line(f"Serving on {server.url}/v1 (the API is described at {server.url}/docs). Try:")
@@ -152,7 +152,6 @@ async def announce(server: Server, registry: Registry, source: str) -> None:
     )
 
 
-def print_line(line: str, stream: TextIO = sys.stdout) -> None:
-    """Print a line for the person who started the server. A closed stream does not stop the server."""
-    with contextlib.suppress(OSError):
-        print(line, file=stream, flush=True)
+def print_line(line: str, to: TextIO | None = None) -> None:
+    """Print a line for the person who started the server, on standard output by default."""
+    print(line, file=to, flush=True)

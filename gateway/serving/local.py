@@ -130,7 +130,8 @@ class LocalModel:
         except TimeoutError:
             raise DeadlinePassed from None
         call.timings["queue"], call.timings["infer"] = request.seconds()
-        assembled = await assemble(request, prepared.windows, call.options.dimensions, info)
+        dimensions = call.options.dimensions or info.default_dimensions
+        assembled = await assemble(request, prepared.windows, dimensions, info)
         if assembled.errors and not call.options.partial:
             raise assembled.errors[min(assembled.errors)]
         self._learn(call, prompt, info, prepared)

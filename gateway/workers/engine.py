@@ -16,7 +16,7 @@ State = Literal["ready", "searching", "restarting", "loading", "broken", "failed
 """Best first.
 
 - ``ready``: it takes calls.
-- ``searching``: only the search for a failing input uses it.
+- ``searching``: a step of the search for a failing input uses it, or its worker crashed and is searched for.
 - ``restarting``: its worker crashed and will soon be back; calls may wait.
 - ``loading``: the model has not been loaded yet.
 - ``broken``: it crashed too often, or its restart takes far too long; calls are refused until it is ready.
@@ -71,6 +71,10 @@ class BatchMismatch(InvalidResult):
     """The results look right, but an input has another one alone. Trust only results of single inputs."""
 
 
+class SearchAborted(Exception):
+    """A search costs too many crashes, or too many searches wait. Items that are still unknown are not blamed."""
+
+
 class EngineResult(NamedTuple):
     """One column for each output, and the seconds that the engine computed."""
 
@@ -81,10 +85,25 @@ class EngineResult(NamedTuple):
 class Supervised(Protocol):
     """What only an engine in a process of ours offers. ``isolation`` blames inputs for crashes only with it."""
 
-    def exclusive(self) -> AbstractAsyncContextManager[None]:
-        """Reserve the engine for the caller, after the open calls have ended.
+    def search(self) -> AbstractAsyncContextManager[None]:
+        """Wait until the searches before this one have ended. The engine still takes other calls.
 
-        Inside, calls wait for a worker that is restarting. The engine is not ``ready`` for others.
+        Raises:
+            SearchAborted: too many searches wait.
+        """
+
+    def rerun(self) -> AbstractAsyncContextManager[None]:
+        """Wait until other single items that failed have run again. The engine still takes other calls."""
+
+    def step(self, *, exclusive: bool) -> AbstractAsyncContextManager[None]:
+        """Wait until searches may take more of the engine's time, which others use meanwhile.
+
+        Args:
+            exclusive: whether to wait also until the open calls have ended, and to take no others. Then calls
+                inside wait for a worker that is restarting, and the engine is not ``ready``.
+
+        Raises:
+            WorkerGone: no worker will be there soon.
         """
 
     async def check(self) -> str:
@@ -100,7 +119,7 @@ class Supervised(Protocol):
     def exonerate(self, crashes: int) -> None:
         """Do not count the last ``crashes`` against the worker: inputs caused them.
 
-        Called once, while the engine is exclusive. Other crashes of that time count when it ends.
+        Called once, inside :meth:`search`. Other crashes of its steps count when it ends.
         """
 
 

@@ -166,15 +166,30 @@ class HeldEngine:
         return 0.0
 
     @asynccontextmanager
-    async def exclusive(self) -> AsyncIterator[None]:
+    async def search(self) -> AsyncIterator[None]:
         """See :class:`embeddings_gateway.workers.engine.Supervised`."""
+        yield
+
+    @asynccontextmanager
+    async def rerun(self) -> AsyncIterator[None]:
+        """See :class:`embeddings_gateway.workers.engine.Supervised`."""
+        yield
+
+    @asynccontextmanager
+    async def step(self, *, exclusive: bool) -> AsyncIterator[None]:
+        """See :class:`embeddings_gateway.workers.engine.Supervised`."""
+        if not exclusive:
+            yield
+            return
         self.to("searching")
         while self.running:
             await asyncio.wait([running.result for running in self.running])
             await asyncio.sleep(0)
-        yield
-        if self.state == "searching":
-            self.to("ready")
+        try:
+            yield
+        finally:
+            if self.state == "searching":
+                self.to("ready")
 
     async def check(self) -> str:
         """See :class:`embeddings_gateway.workers.engine.Supervised`."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from embeddings_gateway import log
 from embeddings_gateway.backends.spec import FakeSpec, GgufSpec, HfSpec
 from embeddings_gateway.config import ServerConfig, ServingConfig
 from embeddings_gateway.config_file import ConfigError, log_renamed, read_config
+from tests.processes import SECONDS_MAX
 
 
 @pytest.fixture
@@ -275,6 +277,7 @@ def test_old_names(read):
 def test_old_names_are_logged(read, caplog):
     """Each setting with an old name is logged once, as a warning; new names are not logged."""
     log_renamed(read(f"[server]\nconnections_max = 7\nmax_inputs = 5\n{FAKE}queue_tokens = 9\n"))
+    assert log.flush(SECONDS_MAX)
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
         (
             "WARNING",

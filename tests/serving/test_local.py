@@ -186,6 +186,14 @@ async def test_dimensions(metrics):
     assert refusal.value.param == "dimensions"
 
 
+async def test_default_dimensions(metrics):
+    """A model whose author cuts its vectors gives those dimensions by default, and all on request."""
+    info = make_info(supported_dimensions=(4, 8), default_dimensions=4)
+    model = make_model(metrics, AnsweringEngine(info=info))
+    assert (await run(model, ["a"])).vectors.shape == (1, 4)
+    assert (await run(model, ["a"], dimensions=8)).vectors.shape == (1, 8)
+
+
 async def test_embedding_space(metrics):
     """The space that the model has may be pinned, another one may not."""
     model = make_model(metrics, AnsweringEngine())
@@ -313,7 +321,7 @@ async def test_a_failed_model_whose_path_may_be_mistyped(metrics):
 
 
 async def test_readiness_during_a_search(metrics):
-    """While an engine is there only for a search, the model is not ready, and is waited for."""
+    """While an engine is there only for a search, calls wait for it, and the model counts as ready for now."""
     engine = AnsweringEngine()
     model = make_model(metrics, engine)
 
@@ -321,9 +329,8 @@ async def test_readiness_during_a_search(metrics):
         return metrics.registry.get_sample_value("embeddings_gateway_workers_ready", {"model": "m"})
 
     assert (model.state, engines_ready(), await model.unready()) == ("ready", 1, "")
-    async with engine.exclusive():
-        assert (model.state, engines_ready()) == ("searching", 0)
-        assert await model.unready()
+    async with engine.step(exclusive=True):
+        assert (model.state, engines_ready(), await model.unready()) == ("searching", 0, "")
         asked = asyncio.ensure_future(run(model, ["a"]))
         await all_quiet()
         assert not asked.done()

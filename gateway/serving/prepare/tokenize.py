@@ -22,12 +22,11 @@ from embeddings_gateway.workers.dispatcher import Dispatcher
 from embeddings_gateway.workers.engine import (
     CallFailed,
     Engine,
-    EngineOutOfMemory,
     InvalidResult,
-    WorkerCrashed,
+    SearchAborted,
     WorkerGone,
 )
-from embeddings_gateway.workers.isolation import FaultIsolation, Quarantine, SearchAborted
+from embeddings_gateway.workers.isolation import FaultIsolation, Quarantine
 
 MAX_SHARED_CHARS = 16_384
 """The most characters of a call that several requests share: none waits long for the texts of the others."""
@@ -69,7 +68,7 @@ class TokenizerCall:
         texts: to be tokenized.
         text_pairs: the second text of each pair, if they are pairs.
         dispatcher: chooses the engine.
-        quarantine: where texts that crash a worker are remembered.
+        quarantine: where texts that fail are remembered.
         model: its name, for the log.
     """
 
@@ -121,7 +120,7 @@ class TokenizerCall:
         return ()
 
     def _pending(self, items: Sequence[int]) -> Sequence[int]:
-        """Return the texts that are not done yet, after refusing those that are known to crash a worker."""
+        """Return the texts that are not done yet, after refusing those that are known to fail."""
         if len(self._quarantine):
             for item in items:
                 if item not in self._done and self._content(item) in self._quarantine:
@@ -132,8 +131,7 @@ class TokenizerCall:
         if isinstance(failure, SearchAborted):
             self._refuse(item, search_aborted())
             return
-        if isinstance(failure, WorkerCrashed) and not isinstance(failure, EngineOutOfMemory):
-            self._quarantine.add(self._content(item))
+        self._quarantine.add(self._content(item), failure)
         self._refuse(item, tokenizer_failed())
 
     def _refuse(self, item: int, error: GatewayError) -> None:
@@ -169,7 +167,7 @@ class TokenizeCoalescer:
         model: its name, for the log.
         dispatcher: its engines. While none is ready, or all have many characters before them, texts wait here,
             and those of a request that is over are forgotten.
-        quarantine: where texts that crash a worker are remembered.
+        quarantine: where texts that fail are remembered.
         unavailable: returns the error of texts if no engine will be ready soon.
     """
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
+import os
 from collections.abc import Callable, Collection
 
 from embeddings_gateway.backends.messages import ProtocolError, Ready, Refused, Start
 from embeddings_gateway.backends.spec import Spec
 from embeddings_gateway.workers.engine import WorkerGone
+from embeddings_gateway.workers.local.environment import worker_environment
 from embeddings_gateway.workers.local.hang_detector import WorkerTimeouts
 from embeddings_gateway.workers.local.link import Link
 from embeddings_gateway.workers.local.process import Death, WorkerProcess
@@ -96,7 +98,8 @@ async def startup(
         LoadCrashed: the process ended first.
     """
     try:
-        process = await WorkerProcess.start(spec.threads, cores, forward_stderr)
+        environment = worker_environment(spec, os.environ)
+        process = await WorkerProcess.start(environment, cores, forward_stderr)
     except OSError as error:  # too few processes, descriptors or memory, perhaps only for a while
         raise LoadCrashed(Death("exit", f"it cannot be started: {error.strerror}")) from None
     try:

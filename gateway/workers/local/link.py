@@ -90,9 +90,9 @@ class Link:
             case reply:
                 raise _failure(reply)
 
-    async def check(self, timeout_s: float = math.inf) -> str:
-        """See :class:`embeddings_gateway.workers.engine.Supervised`."""
-        match await self._call(Check(next(self._ids)), timeout_s):
+    async def check(self, timeout_s: float = math.inf, *, brief: bool = False) -> str:
+        """See :class:`embeddings_gateway.workers.engine.Supervised`; ``brief``: compute one probe only."""
+        match await self._call(Check(next(self._ids), brief), timeout_s):
             case Checked(problem=problem):
                 return problem
             case reply:
