@@ -111,10 +111,15 @@ class ServingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """One model: the spec of its backend, and how it is served."""
+    """One model: the spec of its backend, and how it is served.
+
+    Attributes:
+        missing_path: if the path of the spec is taken for a hub id, the directory that it would be otherwise.
+    """
 
     spec: Spec
     serving: ServingConfig = ServingConfig()
+    missing_path: str | None = None
 
 
 class RenamedSetting(NamedTuple):
