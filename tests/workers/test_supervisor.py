@@ -96,7 +96,7 @@ async def test_loading_and_ready(watched):
     batch = make_batch(3)
     result = await supervisor.run(batch, ("dense",), 0)
     assert np.array_equal(result.columns["dense"].values, right_vectors(batch, 4))
-    assert (await supervisor.tokenize(["a"])).lengths.tolist() == [3]
+    assert (await supervisor.tokenize(["a"])).batch.lengths.tolist() == [3]
     assert supervisor.supervised is supervisor
 
 

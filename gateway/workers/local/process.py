@@ -27,6 +27,7 @@ from embeddings_gateway.backends.messages import (
     payload_length,
 )
 from embeddings_gateway.backends.own_process import open_standard_descriptors
+from embeddings_gateway.backends.redact import without_secrets
 from embeddings_gateway.workers.engine import CallFailed, WorkerGone
 
 STDERR_BYTES_KEPT = 4096
@@ -168,7 +169,7 @@ class WorkerProcess:
         except TimeoutError:  # stuck in the kernel: its resources are lost, but nobody waits for it
             code = -signal.SIGKILL
         await asyncio.wait([self._stderr_reader], timeout=STDERR_S)
-        stderr = self._stderr.decode(errors="replace").strip()
+        stderr = without_secrets(self._stderr.decode(errors="replace").strip())
         return (self._verdict or self._death(code))._replace(stderr=stderr)
 
     def _slow_exit(self) -> Death | None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager, nullcontext, suppress
 
-from embeddings_gateway.backends.base import Batch, ModelInfo, Output
+from embeddings_gateway.backends.base import Batch, ModelInfo, Output, Part
 from embeddings_gateway.backends.selftest import TOKENS_MAX as PROBE_TOKENS_MAX
 from embeddings_gateway.backends.spec import Spec
 from embeddings_gateway.log import get_logger
@@ -23,6 +23,7 @@ from embeddings_gateway.workers.engine import (
     SearchAborted,
     State,
     Supervised,
+    TokenizeResult,
     WorkerGone,
 )
 from embeddings_gateway.workers.local.breaker import Backoff, Breaker
@@ -155,13 +156,15 @@ class Supervisor:
             await asyncio.wait([self._task])
         self._set_state("stopped", "the gateway is stopping")
 
-    async def tokenize(self, texts: Sequence[str], text_pairs: Sequence[str] | None = None) -> Batch:
+    async def tokenize(
+        self, texts: Sequence[str], text_pairs: Sequence[str] | None = None, part: Part | None = None
+    ) -> TokenizeResult:
         """See :class:`embeddings_gateway.workers.engine.Engine`."""
         chars = sum(map(len, texts)) + sum(map(len, text_pairs or ()))
         self._chars += chars
         try:
             timeout_s = self._timeouts.hang_s + self._chars / CHARS_PER_S_MIN
-            return await (await self._live_link()).tokenize(texts, text_pairs, timeout_s)
+            return await (await self._live_link()).tokenize(texts, text_pairs, part, timeout_s)
         finally:
             self._chars -= chars
 
