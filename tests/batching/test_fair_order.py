@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embeddings_gateway.backends.base import Batch
-from embeddings_gateway.batching.fair_order import CHUNK_TOKENS, FairOrder
+from embeddings_gateway.batching.fair_order import CHUNK_TOKENS, MAX_FLOWS, FairOrder
 from embeddings_gateway.batching.request import Caller, Request
 from embeddings_gateway.errors import InvalidRequest
 from tests.gateway.fakes import make_request
@@ -245,7 +245,7 @@ def test_accounts(steps):
             assert len(order) == len(held)
             assert order.tokens == sum(int(request.batch.lengths[row]) for request, row in held)
             for flow in order._flows.values():
-                finishes = [chunk.virtual_finish for chunk in flow.chunks]
+                finishes = [chunk.place for chunk in flow.chunks]
                 assert finishes == sorted(finishes)
 
     asyncio.run(run())
@@ -261,3 +261,19 @@ async def test_nothing_to_run():
     del request
     gc.collect()
     assert reference() is None
+
+
+async def test_callers_beside_the_most():
+    """Only so many callers have shares of their own; all others share one, and nothing of theirs is lost."""
+    order = FairOrder()
+    requests = [make_request(10, caller=Caller(str(number))) for number in range(MAX_FLOWS + 50)]
+    for request in requests:
+        order.add(request)
+    assert len(order._flows) == MAX_FLOWS + 1
+    again = make_request(10, caller=requests[0].caller)
+    order.add(again)
+    assert order.discard(requests[-1])
+    left = Counter(serve(order)[0] for _ in range(len(order)))
+    assert left == Counter([*requests[:-1], again])
+    assert not order._flows
+    assert not order._flow_of
