@@ -74,11 +74,12 @@ def raise_file_limit() -> int:
     """Raise the limit of open files, often 1024, to the system's maximum or what it lets us have; return it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     for limit in (hard, *MANY_FILES):
-        if soft == resource.RLIM_INFINITY or soft >= limit != resource.RLIM_INFINITY:
+        if limit != resource.RLIM_INFINITY and limit <= soft:
             break
         with contextlib.suppress(ValueError, OSError):  # macOS does not take unlimited, though it names it
             resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
             soft = limit
+            break
     return soft if soft != resource.RLIM_INFINITY else sys.maxsize
 
 

@@ -10,11 +10,9 @@ import subprocess
 import sys
 import threading
 
-import httpx
-
 from embeddings_gateway import log
 from embeddings_gateway.background import Background
-from tests.gateway.commands import PROGRAM, environment
+from tests.gateway.commands import PROGRAM, environment, is_ready
 from tests.processes import SECONDS_MAX
 from tests.server import eventually
 
@@ -110,13 +108,6 @@ def test_a_gateway_whose_output_nobody_reads(tmp_path):
         process.kill()
         os.close(writing)
         os.close(reading)
-
-
-def is_ready(port):
-    """Return whether a gateway is ready."""
-    with contextlib.suppress(httpx.TransportError):
-        return httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200
-    return False
 
 
 STALLED_APPLICATION = """
