@@ -68,10 +68,12 @@ ROOMS = {
     },
 }
 PURE = (
+    "gateway/api/json_pieces.py",
     "gateway/batching/checks.py",
     "gateway/batching/planner.py",
     "gateway/batching/speed.py",
     "gateway/workers/local/breaker.py",
+    "gateway/workers/local/search_share.py",
     "gateway/workers/local/environment.py",
     "gateway/workers/local/stderr_filter.py",
     "gateway/workers/local/hang_detector.py",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import resource
 import signal
@@ -24,6 +25,7 @@ from embeddings_gateway.config import Config
 from embeddings_gateway.config_file import log_renamed
 from embeddings_gateway.metrics import Metrics
 from embeddings_gateway.server.server import STOP_SIGNALS, CannotListen, Server
+from embeddings_gateway.server.unix_socket import socket_path
 from embeddings_gateway.serving.registry import Registry
 
 OWN_FILES = 128  # open files that the gateway needs itself; each connection takes one more
@@ -55,7 +57,8 @@ def serve(
         try:
             ended_well = runner.run(run(settings))
         except CannotListen:
-            fail(f"cannot listen on {server.host} port {server.port}")
+            port_too = "" if socket_path(server.host) else f" port {server.port}"
+            fail(f"cannot listen on {server.host}{port_too}")
         ignore_signals()
     if not ended_well:
         raise typer.Exit(1)
@@ -102,6 +105,8 @@ async def run(config: Config) -> bool:
         registry.draining = True
 
     server = Server(create_app(config, registry, metrics), config.server, drain)
+    gc.collect()
+    gc.freeze()  # all that stays; looking through it for garbage would hold the event loop for 40 ms
     await server.listen()
     with server.signals():
         async with registry:
@@ -133,7 +138,8 @@ def failures(registry: Registry) -> list[str]:
 async def announce(server: Server, registry: Registry, source: str) -> None:
     """Print the address, the models that are not ready, and a first request once a model is ready."""
     names = ", ".join(model.name for model in registry.models)
-    print_line(f"Listening on {server.url}. Loading {names}, as {source} says.")
+    place = f"unix:{server.unix_path}" if server.unix_path else server.url
+    print_line(f"Listening on {place}. Loading {names}, as {source} says.")
     await registry.first_attempt()
     if failures(registry):
         return
@@ -143,8 +149,9 @@ async def announce(server: Server, registry: Registry, source: str) -> None:
     while not (ready := [model.name for model in registry.models if model.state == "ready"]):  # noqa: ASYNC110
         await asyncio.sleep(POLL_S)
     print_line(f"Serving on {server.url}/v1 (the API is described at {server.url}/docs). Try:")
+    option = f"--unix-socket {server.unix_path} " if server.unix_path else ""
     print_line(
-        f"curl {server.url}/v1/embeddings -H 'Content-Type: application/json' "
+        f"curl {option}{server.url}/v1/embeddings -H 'Content-Type: application/json' "
         f"""-d '{{"model": "{ready[0]}", "input": "Hello, world"}}'"""
     )
 

@@ -62,7 +62,7 @@ class CallOptions(NamedTuple):
     """How the inputs of a call are treated.
 
     Attributes:
-        dimensions: columns of the dense vectors; ``None`` is all.
+        dimensions: columns of the dense vectors; ``None`` is what the model gives by default.
         truncate: what happens to an input that is too long; ``None`` is the model's setting.
         input_type: ``query`` or ``document``, for models with prompts; ``None`` is the model's default prompt.
         partial: whether an input may fail without failing the others.

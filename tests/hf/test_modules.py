@@ -143,8 +143,9 @@ def test_prompts_and_widths(own):
     info = HfBackend(HfSpec(path=str(directory), **TORCH)).info
     assert info.prompts == {"query": "query: ", "document": ""}
     assert (info.default_prompt, info.supported_dimensions) == ("query", (8, 16, 32))
+    assert (info.default_dimensions, "16 of their 32" in info.notes[0]) == (16, True)
     info = HfBackend(HfSpec(path=str(directory), **TORCH, dimensions=(4,))).info
-    assert info.supported_dimensions == (4, 32)
+    assert (info.supported_dimensions, info.default_dimensions, info.notes) == ((4, 32), None, ())
 
 
 def test_configured_prompts(own):

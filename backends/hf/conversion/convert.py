@@ -36,12 +36,14 @@ from embeddings_gateway.backends.hf.conversion.probes import (
     probe_inputs,
 )
 from embeddings_gateway.backends.hf.files.layout import Layout, read_layout, resolve
+from embeddings_gateway.backends.hf.files.tokenizer_settings import TokenizerSettings
 from embeddings_gateway.backends.hf.files.weights import Weights, verify_weights
 from embeddings_gateway.backends.hf.network.encoder import load_encoder
 from embeddings_gateway.backends.hf.network.network import Network, build_network
 from embeddings_gateway.backends.hf.runtimes.openvino_runtime import OpenvinoRuntime, openvino
 from embeddings_gateway.backends.hf.runtimes.runtime import TransformerFacts, best_batch_tokens, pad
 from embeddings_gateway.backends.hf.tokenizer import HfTokenizer, open_tokenizer, save_vocabulary
+from embeddings_gateway.backends.hf.tokenizer_check import check_tokenizer
 
 REFERENCES = 4
 """Probes whose vectors are stored, and compared each time the conversion is loaded."""
@@ -57,6 +59,8 @@ class ConvertedModel(NamedTuple):
     """A model that was written; ``expected`` are torch's vectors of the probes, in fp32."""
 
     facts: TransformerFacts
+    tokenizer: TokenizerSettings
+    notes: tuple[str, ...]
     probes: Batch
     expected: Vectors
 
@@ -85,11 +89,13 @@ def convert(order: ConversionOrder) -> ConversionOutcome:
 
 def _write(order: ConversionOrder, layout: Layout, weights: Weights) -> ConvertedModel:
     folder = Path(order.folder)
-    tokenizer = open_tokenizer(layout)
+    settings = check_tokenizer(layout)
+    tokenizer = open_tokenizer(layout, settings)
     save_vocabulary(layout.folder, folder)
     transformer = load_encoder(layout, weights, torch.float32)
     facts = transformer.facts
-    network = build_network(resolve(layout, order.spec, facts.causal), transformer.model)
+    resolved = resolve(layout, order.spec, facts.causal)
+    network = build_network(resolved, transformer.model, settings.segments)
     max_tokens = min(limit for limit in (layout.max_tokens, facts.positions, PROBE_TOKENS_MAX) if limit)
     probes = probe_inputs(tokenizer, PROBES, max_tokens, facts.vocabulary_size)
     expected = _torch_vectors(network, probes)
@@ -97,7 +103,7 @@ def _write(order: ConversionOrder, layout: Layout, weights: Weights) -> Converte
     if order.dtype == "int8":
         graph = _quantize(order, graph, tokenizer, facts, max_tokens)
     save(graph, folder / GRAPH, half=order.dtype != "fp32")
-    return ConvertedModel(facts, probes, expected)
+    return ConvertedModel(facts, settings, transformer.notes, probes, expected)
 
 
 @torch.inference_mode()
@@ -166,9 +172,10 @@ def _quantize(
 
 def _judge(order: ConversionOrder, model: ConvertedModel) -> Converted | ConversionRefused:
     """Load the files as a worker would, so that what is judged is what is served."""
-    folder, spec, (facts, probes, expected) = Path(order.folder), order.spec, model
+    folder, spec = Path(order.folder), order.spec
+    facts, probes = model.facts, model.probes
     runtime = OpenvinoRuntime(folder / GRAPH, order.dtype, spec.threads, facts)
-    agreement = measure_agreement(runtime, probes, expected)
+    agreement = measure_agreement(runtime, probes, model.expected)
     if shortfall := agreement.shortfall(order.dtype):
         return ConversionRefused(shortfall)
     references = probes.select(np.arange(min(REFERENCES, len(probes))))
@@ -176,6 +183,8 @@ def _judge(order: ConversionOrder, model: ConvertedModel) -> Converted | Convers
     names = [file.name for file in sorted(folder.iterdir())]
     return Converted(
         facts=facts,
+        tokenizer=model.tokenizer,
+        notes=model.notes,
         sums={name: checksum.sha256(folder / name) for name in names},
         threads=spec.threads,
         batch_tokens=best_batch_tokens(runtime.run, "cpu", int(probes.ids[0]), int(probes.lengths.max())),
