@@ -17,7 +17,7 @@ import pytest
 
 from embeddings_gateway.cli.serve import raise_file_limit
 from embeddings_gateway.config_file import find_config
-from tests.gateway.commands import PROGRAM, begin, environment, is_ready, run
+from tests.gateway.commands import PROGRAM, begin, environment, is_ready, refused, run
 from tests.processes import SECONDS_MAX, Watch, children_of
 from tests.server import eventually
 
@@ -188,3 +188,8 @@ def test_a_working_directory_that_may_not_be_entered(monkeypatch):
     monkeypatch.delenv("EMBEDDINGS_GATEWAY_CONFIG", raising=False)
     monkeypatch.setattr(os, "stat", denied)
     assert find_config() is None
+
+
+def test_a_host_that_is_none(tmp_path, config_file):
+    """An option ``--host`` that is empty is refused: it would be every network."""
+    assert "an address or name without a port" in refused(run("serve", "--host", "", cwd=tmp_path))
