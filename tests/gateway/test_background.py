@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -134,3 +135,39 @@ def test_an_application_whose_log_stalls():
         check=True,
     )
     assert ended.stdout == b"1\n"
+
+
+FLOODING = """
+import sys
+from embeddings_gateway import background, log
+
+background.write_standard_streams_in_background()
+log.configure("json", "info")
+logger = log.get_logger()
+for number in range(6000):
+    logger.info("flood", padding="x" * 1024)
+print("flooded")
+sys.stdin.readline()
+sys.stderr.buffer.output.flush(60)
+log.get_logger().error("after the flood")
+"""
+
+
+def test_the_log_says_how_many_lines_it_lost():
+    """When a log that nobody read is read again, all its lines are whole, and one says how many were dropped."""
+    with subprocess.Popen(
+        [sys.executable, "-c", FLOODING],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "flooded\n"
+        _, errors = process.communicate("\n", timeout=SECONDS_MAX)
+    lines = [json.loads(line) for line in errors.splitlines()]
+    events = [line["event"] for line in lines]
+    (dropped,) = [line for line in lines if line["event"] == "lines dropped"]
+    assert events[-2:] == ["lines dropped", "after the flood"]
+    assert events.count("flood") + dropped["lines"] == 6000
+    assert dropped["level"] == "warning"
