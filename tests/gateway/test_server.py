@@ -414,3 +414,24 @@ async def test_room_of_a_response_whose_client_leaves(begins):
         assert await outcomes.get()  # the task had gone on when the client was gone
         assert server._limits.bytes == 0
         out.close()
+
+
+@pytest.mark.parametrize(("host", "addresses"), [("::", ["127.0.0.1", "[::1]"]), ("[::1]", ["[::1]"])])
+async def test_hosts_of_ipv6(host, addresses):
+    """``::`` is every network, those of IPv4 too; an address may have the brackets that it has in a URL."""
+    if not has_ipv6():
+        pytest.skip("this machine has no IPv6")
+    async with running({**MODELS, "server": {"port": 0, "host": host}}) as (server, _, _):
+        assert server.url.startswith("http://[::1]:")
+        for address in addresses:
+            async with httpx.AsyncClient(base_url=f"http://{address}:{server.address[1]}") as client:
+                assert (await client.get("/livez")).status_code == 200
+
+
+def has_ipv6():
+    """Return whether this machine has a loopback interface of IPv6."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
