@@ -48,8 +48,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         max_input_chars: characters of one text, before it is tokenized.
         max_body_bytes: bytes of a request's body.
         max_connections: open connections.
-        max_buffered_bytes: bytes held for all connections together: bodies of unanswered requests, and
-            responses that clients have not read yet.
+        max_buffered_bytes: bytes held for all connections together: bodies of unanswered requests, and their
+            answers until clients have read them. An eighth is left to small requests.
         idle_timeout_s: a connection without a request is closed after this time. Common clients and proxies
             keep connections for 90 s; a shorter time here would make them use connections that are closing.
         head_timeout_s: time for a request's head to arrive.

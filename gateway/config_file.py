@@ -59,7 +59,8 @@ def find_config() -> Path | None:
     """Return the file that the environment names, else the working directory's; ``None`` is the default."""
     if path := os.environ.get(VARIABLE):
         return Path(path)
-    return IN_WORKING_DIRECTORY if IN_WORKING_DIRECTORY.is_file() else None
+    # In a working directory that may not be entered there is no file for us.
+    return IN_WORKING_DIRECTORY if os.path.isfile(IN_WORKING_DIRECTORY) else None
 
 
 def read_config(path: Path | None) -> Config:

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-from llama_cpp import llama_cpp as llama
 
 from embeddings_gateway.backends.base import LoadError
+from embeddings_gateway.backends.gguf.bindings import llama
 
 Route = Literal["encode", "decode"]
 """Which of the engine's two calls computes the model."""

@@ -12,7 +12,14 @@ import time
 from collections import deque
 from typing import cast
 
-from embeddings_gateway.errors import BodyTimeout, GatewayError, HeadTimeout, Overloaded, RetryAfter
+from embeddings_gateway.errors import (
+    BodyTimeout,
+    GatewayError,
+    HeadTimeout,
+    InvalidRequest,
+    Overloaded,
+    RetryAfter,
+)
 from embeddings_gateway.log import get_logger
 from embeddings_gateway.server.limits import Limits
 from embeddings_gateway.server.parser import RequestParser
@@ -149,7 +156,7 @@ class Connection(asyncio.Protocol):
             latest = time.monotonic() + self._config.body_timeout_s
             self.deadline = min(self.deadline + len(data) / MIN_BODY_BYTES_PER_S, latest)
         unread = request.receive(data)
-        if error := self._limits.too_many_bytes():
+        if error := self._limits.too_many_bytes(request.held):
             if request is not self.current:
                 raise error
             self._stop_receiving(request, error)
@@ -174,13 +181,28 @@ class Connection(asyncio.Protocol):
             self.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._resume_reading()
 
+    def reserve(self, request: Request, length: int) -> None:
+        """Count the bytes of a response before they exist, so that what is computed can be held.
+
+        Raises:
+            Overloaded: there is no room for them now.
+            InvalidRequest: there will never be.
+        """
+        if length > (room := self._limits.room(length)):
+            message = f"The answer would have about {length} bytes, and the gateway holds {room}: send fewer inputs."
+            raise InvalidRequest(message, "input")
+        self._hold(request, length)
+        request.reserved = length
+        if error := self._limits.too_many_bytes(request.held):
+            raise error
+
     def response_begins(self, request: Request, length: int) -> bytes:
         """Count the bytes of a response; return its date and connection header lines.
 
         The connection closes after it if the request has not arrived completely: the rest cannot be trusted.
         """
         self.writer.begin_response(length)
-        self._hold(request, length)
+        self._hold(request, length - request.reserved)
         is_last = (self._limits.draining or self._is_half_closed) and not self._waiting
         if self._is_half_closed:
             self.deadline = math.inf
@@ -282,6 +304,7 @@ class Connection(asyncio.Protocol):
         elif request.complete:  # earlier requests are answered first
             self._pause_reading()
         elif request is not self.current:  # it is invalid and has not begun
+            self._hold(request, -request.held)
             self._waiting.pop()
         else:  # it has begun: its own response, if begun, is the last
             self._end(b"" if request.started else self._refusal)

@@ -115,13 +115,14 @@ class LocalModel:
         """
         info = self.check(call)
         prompt = self._preparer.prompt(call, info)
+        call = await self._preparer.without_hopeless(call, info)
         estimate = self._estimated_tokens(call, prompt, info)
         seconds_left = None if call.deadline == math.inf else call.deadline - time.monotonic()
         began = time.monotonic()
         try:
             async with asyncio.timeout(seconds_left):
                 with self._batcher.admission.reserve(estimate, call.deadline, call.caller) as ticket:
-                    prepared = await self._preparer.prepare(call, info, prompt)
+                    prepared = await self._preparer.prepare(call, info, prompt, ticket.hold)
                     call.timings["tokenize"] = time.monotonic() - began
                     ticket.correct(prepared.batch.tokens)
                     request = _request(call, prepared)

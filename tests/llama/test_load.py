@@ -8,10 +8,9 @@ import pytest
 
 pytest.importorskip("llama_cpp", reason="the gguf extra is not installed")
 
-from llama_cpp import llama_cpp as llama
-
 from embeddings_gateway.backends.base import LoadError
 from embeddings_gateway.backends.checksum import sha256
+from embeddings_gateway.backends.gguf.bindings import llama
 
 
 @pytest.fixture

@@ -96,7 +96,7 @@ async def test_loading_and_ready(watched):
     batch = make_batch(3)
     result = await supervisor.run(batch, ("dense",), 0)
     assert np.array_equal(result.columns["dense"].values, right_vectors(batch, 4))
-    assert (await supervisor.tokenize(["a"])).lengths.tolist() == [3]
+    assert (await supervisor.tokenize(["a"])).batch.lengths.tolist() == [3]
     assert supervisor.supervised is supervisor
 
 
@@ -288,6 +288,27 @@ async def test_crash_while_loading(watched, metrics, monkeypatch, tmp_path):
     (tmp_path / "sitecustomize.py").unlink()
     await watching.until("ready")
     assert restarts(metrics) >= 1
+
+
+async def test_crash_while_loading_that_repeats(watched, metrics):
+    """A model that crashes two workers in the same way while they load it has failed, and the crash is named."""
+    watching = watched(FaultSpec(loading="abort"))
+    await watching.until("failed")
+    assert "signal SIGABRT: assertion failed" in watching.engine.reason
+    assert restarts(metrics) == 1
+
+
+async def test_worker_that_is_killed_while_it_loads(watched, metrics, monkeypatch, tmp_path):
+    """A worker that somebody kills while it loads, as for lack of memory, is restarted however often."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    (tmp_path / "sitecustomize.py").write_text("import os; os.kill(os.getpid(), 9)")
+    watching = watched()
+    await watching.engine.first_attempt()
+    assert "signal SIGKILL" in watching.engine.reason
+    while restarts(metrics) < 3:
+        await watching.states.get()
+    (tmp_path / "sitecustomize.py").unlink()
+    await watching.until("ready")
 
 
 async def test_no_process_can_be_started(watched, monkeypatch):

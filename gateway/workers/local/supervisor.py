@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager, nullcontext, suppress
 
-from embeddings_gateway.backends.base import Batch, ModelInfo, Output
+from embeddings_gateway.backends.base import Batch, ModelInfo, Output, Part
 from embeddings_gateway.backends.selftest import TOKENS_MAX as PROBE_TOKENS_MAX
 from embeddings_gateway.backends.spec import Spec
 from embeddings_gateway.log import get_logger
@@ -22,6 +22,7 @@ from embeddings_gateway.workers.engine import (
     SearchAborted,
     State,
     Supervised,
+    TokenizeResult,
     WorkerGone,
 )
 from embeddings_gateway.workers.local.breaker import Backoff, Breaker
@@ -99,6 +100,7 @@ class Supervisor:
         self._exclusive = False  # whether a step of a search has the worker, or waits until it is idle
         self._searching = False  # whether the worker's calls belong to a search
         self._crashed_at = 0.0
+        self._load_crash = ""  # how the last start failed, if the worker crashed
         self._tested_at = -math.inf
 
     def __repr__(self) -> str:
@@ -153,13 +155,15 @@ class Supervisor:
             await asyncio.wait([self._task])
         self._set_state("stopped", "the gateway is stopping")
 
-    async def tokenize(self, texts: Sequence[str], text_pairs: Sequence[str] | None = None) -> Batch:
+    async def tokenize(
+        self, texts: Sequence[str], text_pairs: Sequence[str] | None = None, part: Part | None = None
+    ) -> TokenizeResult:
         """See :class:`embeddings_gateway.workers.engine.Engine`."""
         chars = sum(map(len, texts)) + sum(map(len, text_pairs or ()))
         self._chars += chars
         try:
             timeout_s = self._timeouts.hang_s + self._chars / CHARS_PER_S_MIN
-            return await (await self._live_link()).tokenize(texts, text_pairs, timeout_s)
+            return await (await self._live_link()).tokenize(texts, text_pairs, part, timeout_s)
         finally:
             self._chars -= chars
 
@@ -304,14 +308,19 @@ class Supervisor:
         """Run one process from its start to its end.
 
         Raises:
-            LoadRefused: the model cannot be served.
+            LoadRefused: the model cannot be served, or two workers have crashed on it in the same way.
         """
         try:
             link = await self._launcher.launch()
         except LoadCrashed as error:
             self._log.error("worker crashed while loading", how=str(error))
             self._metrics.worker_deaths[error.cause].inc()
-            self._start_failed("the worker crashed while it loaded the model")
+            if error.will_repeat and error.reason == self._load_crash and self.info is None:
+                raise LoadRefused(
+                    f"its worker crashes whenever it loads the model ({error.reason})"
+                ) from None
+            self._load_crash = error.reason
+            self._start_failed(f"the worker crashed while it loaded the model ({error.reason})")
             return
         except LoadRefused as error:
             if self.info is None:
