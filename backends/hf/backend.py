@@ -93,7 +93,9 @@ class HfBackend:
         calibration = calibration_sum(spec.calibration) if runtime.dtype == "int8" else None
         return ModelInfo(
             dimensions=dimensions,
-            supported_dimensions=offered_dimensions(spec, dimensions, (*layout.dimensions, cut or dimensions)),
+            supported_dimensions=offered_dimensions(
+                spec, dimensions, (*layout.dimensions, cut or dimensions)
+            ),
             default_dimensions=cut,
             max_tokens=max_tokens,
             # An id has to be known to both.
