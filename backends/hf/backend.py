@@ -14,6 +14,8 @@ from embeddings_gateway.backends.base import (
     LoadError,
     ModelInfo,
     Output,
+    Part,
+    TokenizedPart,
     refuse_pairs,
 )
 from embeddings_gateway.backends.checksum import fingerprint
@@ -70,6 +72,10 @@ class HfBackend:
         refuse_pairs(text_pairs)
         return Batch.of(self._tokenizer.tokenize(texts))
 
+    def tokenize_part(self, text: str, part: Part) -> TokenizedPart:
+        """Turn a part of a text into its ids. Any thread may call this."""
+        return self._tokenizer.tokenize_part(text, part)
+
     def run(self, batch: Batch, outputs: Sequence[Output]) -> dict[Output, Column]:
         """Compute the vector of each input; ``dense`` is the only output."""
         # Not every runtime refuses these: some embed an unknown id as zeros.
@@ -116,6 +122,8 @@ class HfBackend:
             max_batch_inputs=BATCH_INPUTS_CPU if runtime.device == "cpu" else BATCH_INPUTS_GPU,
             created=weights.changed,
             notes=(*loaded.notes, *([TRUNCATED.format(cut, dimensions)] if cut else [])),
+            token_span=tokenizer.rules.span,
+            divides_texts=tokenizer.rules.places is not None,
         )
 
     def _try_out(self) -> int:

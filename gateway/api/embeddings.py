@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from litestar import post
 from litestar.handlers import HTTPRouteHandler
 
-from embeddings_gateway.api.encode import encode_response
+from embeddings_gateway.api.decode import Decoder
+from embeddings_gateway.api.encode import encode_response, response_bytes
 from embeddings_gateway.api.errors import error_detail
 from embeddings_gateway.api.middleware import RequestLog
 from embeddings_gateway.api.openapi import EmbeddingsOperation
@@ -16,7 +17,6 @@ from embeddings_gateway.api.paths import EMBEDDINGS
 from embeddings_gateway.api.schemas import (
     INPUT_TYPE,
     TRUNCATE,
-    Decoder,
     EmbeddingRequest,
     check_content,
     deadline_of,
@@ -40,7 +40,7 @@ class Embeddings:
     def __init__(self, registry: Registry, server: ServerConfig) -> None:
         self._registry = registry
         self._server = server
-        self._decoder = Decoder(server.strict)
+        self._decoder = Decoder(server)
         self._limits = InputLimits(server.max_input_chars, server.max_input_ids)
 
     async def __call__(self, request: Request, log: RequestLog) -> Sequence[bytes]:
@@ -53,7 +53,7 @@ class Embeddings:
         deadline = deadline_of(fields, log.arrived, self._server.request_timeout_s)
         check_content(fields)
         content = await request.read(self._server.max_body_bytes, deadline)
-        body = self._decoder.decode(content, needs_model=log.path_model is None)
+        body = await self._decoder.decode_any(content, needs_model=log.path_model is None)
         named = self._registry.find(log.path_model or body.model)
         served = named.served
         log.model = served.name
@@ -62,6 +62,10 @@ class Embeddings:
         call = self._call(body, named, fields, deadline)
         log.inputs = len(call.inputs)
         log.timings = call.timings
+        encoding_format = body.encoding_format or "float"
+        if info:
+            dimensions = body.dimensions or info.dimensions
+            request.reserve(response_bytes(log.inputs, min(dimensions, info.dimensions), encoding_format))
         result = await served.run(call)
         log.tokens = result.tokens
         log.truncated = result.truncated
@@ -74,7 +78,7 @@ class Embeddings:
             inputs=log.inputs,
             model=log.model,
             tokens=result.tokens,
-            encoding_format=body.encoding_format or "float",
+            encoding_format=encoding_format,
         )
         log.timings["encode"] = time.monotonic() - began
         return pieces

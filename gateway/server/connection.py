@@ -12,7 +12,14 @@ import time
 from collections import deque
 from typing import cast
 
-from embeddings_gateway.errors import BodyTimeout, GatewayError, HeadTimeout, Overloaded, RetryAfter
+from embeddings_gateway.errors import (
+    BodyTimeout,
+    GatewayError,
+    HeadTimeout,
+    InvalidRequest,
+    Overloaded,
+    RetryAfter,
+)
 from embeddings_gateway.log import get_logger
 from embeddings_gateway.server.limits import Limits
 from embeddings_gateway.server.parser import RequestParser
@@ -20,6 +27,7 @@ from embeddings_gateway.server.request import STATUS_LINES, Application, Head, R
 from embeddings_gateway.server.writer import Writer
 
 MAX_PIPELINED = 100  # requests that wait on one connection, in memory
+MIN_BODY_BYTES_PER_S = 32 << 10  # each byte of a body gives its client so much more time for the next ones
 MAX_UNREAD_BYTES = 64 << 10  # of a body before its handler reads it
 LINGER_S = 1.0  # a closing connection stays open until the client has been silent for this time
 MAX_LINGER_S = 5.0  # but no longer than this, if the client goes on sending, such as a body that is too large
@@ -128,8 +136,11 @@ class Connection(asyncio.Protocol):
         if request.ended or request.refusal is not None:  # the rest of the body is ignored
             return
         self._hold(request, len(data))
+        if request is self.current:  # it may stop for the timeout, or fall so far behind the rate
+            latest = time.monotonic() + self._config.body_timeout_s
+            self.deadline = min(self.deadline + len(data) / MIN_BODY_BYTES_PER_S, latest)
         unread = request.receive(data)
-        if error := self._limits.too_many_bytes():
+        if error := self._limits.too_many_bytes(request.held):
             if request is not self.current:
                 raise error
             self._stop_receiving(request, error)
@@ -153,13 +164,28 @@ class Connection(asyncio.Protocol):
             self.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._resume_reading()
 
+    def reserve(self, request: Request, length: int) -> None:
+        """Count the bytes of a response before they exist, so that what is computed can be held.
+
+        Raises:
+            Overloaded: there is no room for them now.
+            InvalidRequest: there will never be.
+        """
+        if length > (room := self._limits.room(length)):
+            message = f"The answer would have about {length} bytes, and the gateway holds {room}: send fewer inputs."
+            raise InvalidRequest(message, "input")
+        self._hold(request, length)
+        request.reserved = length
+        if error := self._limits.too_many_bytes(request.held):
+            raise error
+
     def response_begins(self, request: Request, length: int) -> bytes:
         """Count the bytes of a response; return its date and connection header lines.
 
         The connection closes after it if the request has not arrived completely: the rest cannot be trusted.
         """
         self.writer.begin_response(length)
-        self._hold(request, length)
+        self._hold(request, length - request.reserved)
         is_last = self._limits.draining and not self._waiting
         if is_last or not request.complete or request.refusal is not None:
             request.keep_alive = False
@@ -255,6 +281,7 @@ class Connection(asyncio.Protocol):
         elif request.complete:  # earlier requests are answered first
             self._pause_reading()
         elif request is not self.current:  # it is invalid and has not begun
+            self._hold(request, -request.held)
             self._waiting.pop()
         else:  # it has begun: its own response, if begun, is the last
             self._end(b"" if request.started else self._refusal)

@@ -6,6 +6,8 @@ Engines can be added and removed while it runs. All of them must have the same f
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
@@ -17,6 +19,10 @@ from embeddings_gateway.workers.engine import CallFailed, Engine, MakeEngine, St
 
 PING_S = 1.0
 STALLED_S = 60.0
+SEARCH_READY_S = 10.0
+"""For so long a model without a ready engine counts as ready while it searches for a failing input: calls wait, and
+any client could have sent that input."""
+
 BEST_FIRST: Sequence[State] = get_args(State)
 WORTH_WAITING: Collection[State] = ("ready", "searching", "restarting")
 
@@ -24,11 +30,15 @@ WORTH_WAITING: Collection[State] = ("ready", "searching", "restarting")
 class Dispatcher:
     """All engines of one model. Belongs to one event loop.
 
+    Args:
+        clock: seconds, never going back.
+
     Attributes:
         engines: those that may get a call, in the order in which they were added.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self.engines: list[Engine] = []
         self._batches: Counter[Engine] = Counter()
         self._tokenizer_calls: Counter[Engine] = Counter()
@@ -37,6 +47,7 @@ class Dispatcher:
         self._fingerprint: str | None = None
         self._listeners: list[Callable[[], None]] = []
         self._change = asyncio.Event()
+        self._unready_since = math.inf
 
     def __repr__(self) -> str:
         return f"<Dispatcher {self.engines}>"
@@ -114,11 +125,13 @@ class Dispatcher:
     async def unready(self) -> str:
         """Ping the engines that are ready; return what is wrong with the model, empty if nothing is.
 
-        An engine that is restarting is no problem as long as another one is ready.
+        An engine that is restarting is no problem as long as another one is ready, nor is a search that has not
+        taken long.
         """
         ready = [engine for engine in self.engines if engine.ready]
         if not ready:
-            return self.reason
+            searches = self.state == "searching" and self._unready_s() < SEARCH_READY_S
+            return "" if searches else self.reason
         try:
             async with asyncio.timeout(PING_S):
                 busy = max(await asyncio.gather(*(engine.ping() for engine in ready)))
@@ -159,7 +172,14 @@ class Dispatcher:
         if self._leaving:
             self._wake()
 
+    def _unready_s(self) -> float:
+        """Return for how many seconds no engine has been ready."""
+        now = self._clock()
+        self._unready_since = math.inf if self.ready else min(self._unready_since, now)
+        return max(0.0, now - self._unready_since)
+
     def _changed(self) -> None:
+        self._unready_s()
         self._wake()
         for listener in self._listeners:
             listener()

@@ -82,7 +82,7 @@ async def test_probes_without_a_body():
 
 
 BOUNDED = MODELS | {
-    "server": {"port": 0, "max_buffered_bytes": 1 << 20, "max_body_bytes": 1 << 20, "send_timeout_s": 0.5},
+    "server": {"port": 0, "max_buffered_bytes": 20 << 20, "max_body_bytes": 1 << 20, "send_timeout_s": 0.5},
     "models": {"one": {"backend": "fake", "width": 1024}},
 }
 LARGE = {"model": "one", "input": ["a"] * 1024}
@@ -109,21 +109,53 @@ async def test_an_answer_that_is_read_slowly_counts(monkeypatch):
     """An answer counts among the bytes in memory until its client has taken it, and gives its room back."""
     monkeypatch.setattr(writer, "MIN_SEND_BYTES_PER_S", 1)
     config = msgspec.structs.replace(parse(BOUNDED, Path(), "a test").server, send_timeout_s=600)
-    small = {"model": "one", "input": "a"}
     async with running(BOUNDED, config) as (server, *_), httpx.AsyncClient(base_url=server.url) as client:
         async with asked(server, LARGE) as reader:
             head = await reader.readuntil(b"\r\n\r\n")
             length = int(re.search(rb"content-length: (\d+)", head)[1])
-            refused = await client.post("/v1/embeddings", json=small)
-            assert (refused.status_code, refused.headers["connection"]) == (429, "close")
+            refused = await client.post("/v1/embeddings", json=LARGE)
+            assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
             body = await reader.readexactly(length)
             assert len(json.loads(body)["data"]) == 1024
-        while (await client.post("/v1/embeddings", json=small)).status_code == 429:
+        while (await client.post("/v1/embeddings", json=LARGE)).status_code == 429:
             await asyncio.sleep(0)
         async with asked(server, LARGE) as reader:
             await reader.readuntil(b"\r\n\r\n")
-        while (await client.post("/v1/embeddings", json=small)).status_code == 429:
+        while (await client.post("/v1/embeddings", json=LARGE)).status_code == 429:
             await asyncio.sleep(0)
+
+
+async def test_an_answer_counts_before_it_exists():
+    """The room for an answer is taken before it is computed: of two large ones at once only one has room."""
+    async with running(BOUNDED) as (server, *_), httpx.AsyncClient(base_url=server.url) as client:
+        answers = await asyncio.gather(*(client.post("/v1/embeddings", json=LARGE) for _ in range(2)))
+        assert sorted(answer.status_code for answer in answers) == [200, 429]
+        assert (await client.post("/v1/embeddings", json=LARGE)).status_code == 200
+
+
+async def test_small_answers_have_room_beside_large_ones():
+    """While large answers that nobody reads take all the room they may, small requests are served."""
+    small = {"model": "one", "input": "a"}
+    less = LARGE | {"input": ["a"] * 300}
+    async with (
+        running(BOUNDED) as (server, *_),
+        httpx.AsyncClient(base_url=server.url) as client,
+        asked(server, LARGE) as reader,
+    ):
+        await reader.readuntil(b"\r\n\r\n")
+        while (await client.post("/v1/embeddings", json=less)).status_code == 200:
+            less["input"] += less["input"]
+        for _ in range(20):
+            assert (await client.post("/v1/embeddings", json=small)).status_code == 200
+
+
+async def test_an_answer_for_which_there_is_never_room():
+    """A request whose answer is larger than all the room is invalid: it would be refused again and again."""
+    async with running(BOUNDED) as (server, *_), httpx.AsyncClient(base_url=server.url) as client:
+        refused = await client.post("/v1/embeddings", json=LARGE | {"input": ["a"] * 2048})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "input")
+        smaller = LARGE | {"input": ["a"] * 2048, "encoding_format": "base64"}
+        assert (await client.post("/v1/embeddings", json=smaller)).status_code == 200
 
 
 async def test_an_answer_that_is_taken_in_small_pieces(monkeypatch):

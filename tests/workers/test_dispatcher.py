@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from embeddings_gateway.workers.dispatcher import Dispatcher
+from embeddings_gateway.workers.dispatcher import SEARCH_READY_S, Dispatcher
 from embeddings_gateway.workers.engine import WorkerGone
 from tests.workers.fakes import ScriptedEngine, all_quiet, make_info
 
@@ -105,6 +105,25 @@ async def test_one_embedding_space(dispatcher):
     assert not second.accepts(make_info(fingerprint="b"))
     assert second.accepts(make_info(fingerprint="a"))
     assert not dispatcher.add(ScriptedEngine).accepts(make_info(fingerprint="b"))
+
+
+async def test_readiness_during_a_search():
+    """A model counts as ready while its engines search, but not for long; each time that one is ready counts anew."""
+    now = 0.0
+    dispatcher = Dispatcher(lambda: now)
+    engine = dispatcher.add(ScriptedEngine)
+    engine.to("ready")
+    for _ in range(2):
+        now += 1000
+        engine.to("searching", "it searches")
+        assert await dispatcher.unready() == ""
+        now += SEARCH_READY_S - 1
+        engine.to("searching", "it searches")
+        assert await dispatcher.unready() == ""
+        now += 1
+        assert await dispatcher.unready() == "it searches"
+        engine.to("ready")
+        assert await dispatcher.unready() == ""
 
 
 async def test_start_and_stop(dispatcher):

@@ -9,6 +9,7 @@ import pytest
 
 from embeddings_gateway.backends.base import Column
 from embeddings_gateway.backends.messages import (
+    Cancel,
     Failed,
     PackedBatch,
     PackedColumn,
@@ -128,7 +129,44 @@ async def test_pairs(process, link):
     assert process.sent == [Tokenize(0, ["a", "b"], ["c", "d"])]
     batch = make_batch(3, 4)
     process.reply(Tokens(0, PackedBatch.of(batch)))
-    assert np.array_equal((await call).ids, batch.ids)
+    assert np.array_equal((await call).batch.ids, batch.ids)
+
+
+async def test_cancelled_tokenizer_call(process, link):
+    """The worker is told of a tokenizer call that nobody waits for, which ends when the worker is done with it."""
+    call = asyncio.ensure_future(link.tokenize(["a"]))
+    await all_quiet()
+    call.cancel()
+    await all_quiet()
+    assert process.sent == [Tokenize(0, ["a"]), Cancel(0)]
+    assert not call.done()
+    process.reply(Failed(0, "cancelled"))
+    await asyncio.wait([call])
+    assert call.cancelled()
+
+
+@pytest.mark.parametrize("end", ["kill", "second cancel"])
+async def test_cancelled_tokenizer_call_of_a_worker_that_ends(process, link, end):
+    """A cancelled call waits for no worker that is gone, and for none longer than its caller wants."""
+    call = asyncio.ensure_future(link.tokenize(["a"]))
+    await all_quiet()
+    call.cancel()
+    await all_quiet()
+    if end == "kill":
+        process.kill("signal", "it was ended")
+    else:
+        call.cancel()
+    await asyncio.wait([call])
+    assert call.cancelled()
+
+
+async def test_declined_texts_that_were_not_sent(process, link):
+    """A reply that declines a text which nobody sent is a failed call."""
+    call = asyncio.ensure_future(link.tokenize(["a"]))
+    await all_quiet()
+    process.reply(Tokens(0, PackedBatch.of(make_batch(3)), {1: "no"}))
+    with pytest.raises(CallFailed):
+        await call
 
 
 async def test_reply_that_nobody_waits_for(process, link):

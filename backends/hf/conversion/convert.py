@@ -1,9 +1,6 @@
 """Converts one model: load, trace, quantise if asked, save, and judge the files that would be served.
 
-Run as a process of its own (``python -m``): torch, transformers and the weights in fp32 would otherwise
-stay in the memory of a worker that needs none of them. It reads an order from standard input and writes the
-outcome to standard output. Its argument is the process id of the worker that waits for it, and with which it
-ends.
+:mod:`.converting_process` runs it in a process of its own.
 """
 
 from __future__ import annotations
@@ -12,18 +9,15 @@ import contextlib
 import gc
 import io
 import logging
-import os
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
 import numpy as np
 import torch
 from torch import nn
 
 from embeddings_gateway.backends import checksum
-from embeddings_gateway.backends.base import BackendError, Batch, LoadError, Vectors
+from embeddings_gateway.backends.base import BackendError, Batch, Vectors
 from embeddings_gateway.backends.hf.conversion.conversion_cache import (
     GRAPH,
     ConversionFailed,
@@ -32,7 +26,6 @@ from embeddings_gateway.backends.hf.conversion.conversion_cache import (
     ConversionRefused,
     Converted,
     ReferenceVectors,
-    Unservable,
     conversion_key,
 )
 from embeddings_gateway.backends.hf.conversion.probes import (
@@ -49,10 +42,8 @@ from embeddings_gateway.backends.hf.network.encoder import load_encoder
 from embeddings_gateway.backends.hf.network.network import Network, build_network
 from embeddings_gateway.backends.hf.runtimes.openvino_runtime import OpenvinoRuntime, openvino
 from embeddings_gateway.backends.hf.runtimes.runtime import TransformerFacts, best_batch_tokens, pad
-from embeddings_gateway.backends.hf.silence_transformers import silence_transformers
 from embeddings_gateway.backends.hf.tokenizer import HfTokenizer, open_tokenizer, save_vocabulary
 from embeddings_gateway.backends.hf.tokenizer_check import check_tokenizer
-from embeddings_gateway.backends.parent import end_with_parent
 
 REFERENCES = 4
 """Probes whose vectors are stored, and compared each time the conversion is loaded."""
@@ -201,22 +192,3 @@ def _judge(order: ConversionOrder, model: ConvertedModel) -> Converted | Convers
         cosine_mean=agreement.mean,
         reference_vectors=ReferenceVectors.of(references, vectors),
     )
-
-
-def main() -> None:
-    """Carry out the order on standard input."""
-    end_with_parent(int(sys.argv[1]))
-    output = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints is not part of the outcome
-    order = msgspec.json.decode(sys.stdin.buffer.read(), type=ConversionOrder)
-    try:
-        with silence_transformers():
-            outcome: ConversionOutcome = convert(order)
-    except LoadError as error:
-        outcome = Unservable(str(error))
-    with output:
-        output.write(msgspec.json.encode(outcome))
-
-
-if __name__ == "__main__":
-    main()
