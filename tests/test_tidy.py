@@ -68,6 +68,7 @@ ROOMS = {
     },
 }
 PURE = (
+    "gateway/api/json_pieces.py",
     "gateway/batching/checks.py",
     "gateway/batching/planner.py",
     "gateway/batching/speed.py",
@@ -80,6 +81,7 @@ PURE = (
     "gateway/serving/served.py",
     "gateway/serving/prepare/policies.py",
     "backends/invariance.py",
+    "backends/redact.py",
     "backends/gguf/packing.py",
 )
 IMPURE = {"asyncio", "time", "logging", "random", "os"}

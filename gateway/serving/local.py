@@ -49,6 +49,7 @@ class LocalModel:
         self.name = name
         self.aliases = config.serving.aliases
         self.backend = config.spec.kind
+        self._missing_path = config.missing_path
         self._serving = config.serving
         self._metrics = metrics
         self._estimate = Estimate()
@@ -85,7 +86,10 @@ class LocalModel:
     @property
     def reason(self) -> str:
         """Why it is not ready; empty if it is."""
-        return self._dispatcher.reason
+        reason = self._dispatcher.reason
+        if self._missing_path is None or self.state != "failed":
+            return reason
+        return f"there is no directory {self._missing_path}, so that path is a hub id: {reason}"
 
     def start(self) -> None:
         """See :class:`~embeddings_gateway.serving.served.Served`."""

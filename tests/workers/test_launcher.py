@@ -13,6 +13,7 @@ import pytest
 
 from embeddings_gateway.backends.spec import FakeSpec
 from embeddings_gateway.workers.engine import WorkerCrashed, WorkerGone
+from embeddings_gateway.workers.local import process
 from embeddings_gateway.workers.local.launcher import LoadCrashed, LoadRefused, startup
 from tests.processes import Watch, freeze, only_child_of
 from tests.workers.fakes import all_quiet, make_batch, right_vectors
@@ -60,6 +61,18 @@ async def test_killed(link, own_child):
     failures = await asyncio.gather(*calls, return_exceptions=True)
     assert [type(failure) for failure in failures] == [WorkerCrashed, WorkerGone, WorkerCrashed]
     assert (await link.ended()).how == "signal SIGKILL"
+
+
+async def test_slow_exit(own_child, monkeypatch, tmp_path):
+    """A worker that closes its socket and does not end is killed, and that is what is said of its end."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys, time; os.close(int(sys.orig_argv[-2])); time.sleep(1000)"
+    )
+    monkeypatch.setattr(process, "EXIT_S", 0.1)
+    with pytest.raises(LoadCrashed, match="did not end"):
+        await startup(FakeSpec())
+    assert own_child() is None
 
 
 async def test_closed(link, own_child):
@@ -126,6 +139,7 @@ async def test_working_directory(monkeypatch, tmp_path):
 PARENT = """
 import asyncio
 from embeddings_gateway.backends.spec import FakeSpec
+from embeddings_gateway.workers.local import process
 from embeddings_gateway.workers.local.launcher import startup
 
 async def main():

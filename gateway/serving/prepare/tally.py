@@ -133,6 +133,6 @@ def _model_errors(batch: Batch, info: ModelInfo) -> dict[int, GatewayError]:
             errors[row] = InvalidRequest("The model has no token for this input.")
     if batch.tokens and int(batch.ids.max()) >= info.vocabulary_size:
         rows = np.repeat(np.arange(len(batch)), batch.lengths)
-        for row in np.unique(rows[batch.ids >= info.vocabulary_size]).tolist():
+        for row in sorted(set(rows[batch.ids >= info.vocabulary_size].tolist())):
             errors[row] = InvalidRequest("The model has no vector for a token of this input.")
     return errors
