@@ -17,19 +17,33 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import IO
 
-from embeddings_gateway.backends.base import Backend, BackendError, LoadError, OutOfMemory
+import numpy as np
+
+from embeddings_gateway.backends.base import (
+    Backend,
+    BackendError,
+    Batch,
+    EmbedError,
+    LoadError,
+    OutOfMemory,
+    Part,
+)
 from embeddings_gateway.backends.load import load
+from embeddings_gateway.backends.loaded_files import LoadedFiles
 from embeddings_gateway.backends.messages import (
     HEADER,
+    Cancel,
     Check,
     Checked,
     Failed,
     FromWorker,
+    Outdated,
     PackedBatch,
+    PackedColumn,
     Ping,
     Pong,
     ProtocolError,
@@ -45,11 +59,19 @@ from embeddings_gateway.backends.messages import (
     encode_frame,
     payload_length,
 )
-from embeddings_gateway.backends.own_process import confine, end_with_parent, ending_with_peer
+from embeddings_gateway.backends.own_process import (
+    confine,
+    end_with_parent,
+    ending_with_peer,
+    name_temporary_folder,
+    name_user,
+)
+from embeddings_gateway.backends.redact import without_secrets
 from embeddings_gateway.backends.selftest import SelfTest
 
 TOKENIZER_THREADS = 2
 CHARS_AT_ONCE = 1024  # to hand so few to another thread takes longer than to tokenize them
+FILES_INTERVAL_S = 1.0  # they are looked at after each batch as well
 STACK_BYTES = 16 << 20  # tokenizers that split by regular expressions recurse on long runs of characters
 
 
@@ -61,7 +83,9 @@ class WorkerMain:
         self._send_lock = threading.Lock()
         self._batches: queue.SimpleQueue[Run | Check] = queue.SimpleQueue()
         self._tokenizers = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenize")
+        self._tokenizing: dict[int, Future[None]] = {}  # of the calls that the pool has
         self._busy_since: float | None = None
+        self._files = LoadedFiles(())
 
     def run(self) -> None:
         """Load the model, then compute batches until the process ends."""
@@ -75,15 +99,18 @@ class WorkerMain:
         try:
             with ending_with_peer(self._channel):
                 backend = load(start.spec)
+                self._files = LoadedFiles(backend.files)
                 test = SelfTest(backend)
                 if problem := test.run():
                     raise LoadError(f"not to be served: {problem}")
         except LoadError as error:
-            self._send(Refused(str(error)))
+            self._send(Refused(without_secrets(str(error))))
             return
         speed = test.tokens_per_s()
         threading.Thread(target=self._read, args=(frames, backend), daemon=True, name="reader").start()
-        self._send(Ready(backend.info, time.perf_counter() - began, speed))
+        threading.Thread(target=self._watch_files, daemon=True, name="files").start()
+        reference = {output: PackedColumn.of(column) for output, column in test.reference.items()}
+        self._send(Ready(backend.info, time.perf_counter() - began, speed, reference))
         while True:
             match self._batches.get():
                 case Run() as call:
@@ -109,7 +136,14 @@ class WorkerMain:
                 if sum(map(len, texts)) + sum(map(len, pairs or ())) < CHARS_AT_ONCE:
                     self._tokenize(backend, message)
                 else:
-                    self._tokenizers.submit(self._tokenize, backend, message)
+                    future = self._tokenizing[message.id] = self._tokenizers.submit(
+                        self._tokenize, backend, message
+                    )
+                    future.add_done_callback(lambda _: self._tokenizing.pop(message.id))
+            case Cancel(id=call_id):
+                queued = self._tokenizing.get(call_id)
+                if queued is not None and queued.cancel():
+                    self._send(Failed(call_id, "cancelled"))
             case Ping():
                 since = self._busy_since
                 self._send(Pong(message.id, 0.0 if since is None else time.monotonic() - since))
@@ -118,7 +152,8 @@ class WorkerMain:
         began = self._busy_since = time.monotonic()
         with self._report_failure(call.id):
             columns = backend.run(call.batch.unpack(), call.outputs)
-            self._send(Ran.of(call.id, columns, time.monotonic() - began))
+            if not self._outdated():
+                self._send(Ran.of(call.id, columns, time.monotonic() - began))
         self._busy_since = None
 
     def _check(self, call_id: int, test: SelfTest, *, brief: bool) -> None:
@@ -127,8 +162,22 @@ class WorkerMain:
 
     def _tokenize(self, backend: Backend, call: Tokenize) -> None:
         with self._report_failure(call.id):
-            batch = PackedBatch.of(backend.tokenize(call.texts, call.text_pairs))
-            self._send(Tokens(call.id, batch))
+            if call.part is None:
+                batch, declined = tokenize(backend, call.texts, call.text_pairs)
+                self._send(Tokens(call.id, PackedBatch.of(batch), declined))
+            else:
+                self._send(tokenize_part(backend, call.id, call.texts[0], call.part))
+
+    def _watch_files(self) -> None:
+        """Look at the files now and then. On a thread of its own: a disk that hangs hangs nothing else."""
+        while not self._outdated():
+            time.sleep(FILES_INTERVAL_S)
+
+    def _outdated(self) -> bool:
+        """Return whether a file has been changed since it was loaded; if so, tell the gateway."""
+        if file := self._files.changed():
+            self._send(Outdated(file))
+        return bool(file)
 
     @contextmanager
     def _report_failure(self, call_id: int) -> Iterator[None]:
@@ -141,6 +190,38 @@ class WorkerMain:
     def _send(self, message: FromWorker) -> None:
         with self._send_lock:
             self._channel.sendall(encode_frame(message))
+
+
+def tokenize(
+    backend: Backend, texts: list[str], text_pairs: list[str] | None
+) -> tuple[Batch, dict[int, str]]:
+    """Return the ids of each text, and why the tokenizer declines some of them; these have no ids."""
+    try:
+        return backend.tokenize(texts, text_pairs), {}
+    except OutOfMemory:
+        raise
+    except EmbedError as error:
+        if len(texts) == 1:
+            return Batch.of([np.empty(0, np.int32)]), {0: str(error)}
+    batches: list[Batch] = []
+    declined: dict[int, str] = {}
+    for index, text in enumerate(texts):
+        batch, reasons = tokenize(backend, [text], None if text_pairs is None else [text_pairs[index]])
+        batches.append(batch)
+        if reasons:
+            declined[index] = reasons[0]
+    return Batch.concat(batches), declined
+
+
+def tokenize_part(backend: Backend, call_id: int, text: str, part: Part) -> Tokens:
+    """Return the ids of a part of a text, or why the tokenizer declines it."""
+    try:
+        ids, begin, end = backend.tokenize_part(text, part)
+    except OutOfMemory:
+        raise
+    except EmbedError as error:
+        return Tokens(call_id, PackedBatch.of(Batch.of([np.empty(0, np.int32)])), {0: str(error)})
+    return Tokens(call_id, PackedBatch.of(Batch.of([ids])), {}, (begin, end))
 
 
 def receive(frames: IO[bytes]) -> ToWorker | None:
@@ -170,6 +251,8 @@ def main() -> None:
     channel, parent = map(int, sys.argv[1:])
     end_with_parent(parent)
     confine()
+    name_user()
+    name_temporary_folder()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the gateway's to handle
     threading.stack_size(STACK_BYTES)
     faulthandler.enable()  # says in which function a crash was

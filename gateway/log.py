@@ -23,6 +23,7 @@ import orjson
 import structlog
 from structlog.typing import FilteringBoundLogger, Processor
 
+from embeddings_gateway.backends.redact import without_secrets
 from embeddings_gateway.background import Background, BackgroundFile
 
 Logger = FilteringBoundLogger
@@ -60,7 +61,7 @@ def configure(form: Literal["auto", "json", "console"], level: str) -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    shared = [*stamped, without_messages]
+    shared = [*stamped, without_messages, redact]
     render: Any = (
         structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
         if console
@@ -222,6 +223,14 @@ class ApplicationLogger:
                 getattr(self._logger, method)(event)
 
 
+def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Take secrets out of an event: libraries quote addresses and headers."""
+    for key, value in event.items():
+        if isinstance(value, str):
+            event[key] = without_secrets(value)
+    return event
+
+
 class _Output:
     """The output that all our loggers share.
 
@@ -243,6 +252,7 @@ _processors: list[Processor] = [  # all our loggers share this list; ``configure
     structlog.stdlib.filter_by_level,
     RateLimit(),
     without_messages,
+    redact,
     structlog.processors.KeyValueRenderer(key_order=["event"]),
 ]
 _log = get_logger()

@@ -81,6 +81,7 @@ PURE = (
     "gateway/serving/served.py",
     "gateway/serving/prepare/policies.py",
     "backends/invariance.py",
+    "backends/redact.py",
     "backends/gguf/packing.py",
 )
 IMPURE = {"asyncio", "time", "logging", "random", "os"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -14,6 +15,8 @@ from embeddings_gateway.backends.base import (
     LoadError,
     ModelInfo,
     Output,
+    Part,
+    TokenizedPart,
     refuse_pairs,
 )
 from embeddings_gateway.backends.checksum import fingerprint
@@ -59,6 +62,7 @@ class HfBackend:
         loaded = load_runtime(spec, choice, layout, weights)
         self._tokenizer = open_tokenizer(layout, loaded.tokenizer, loaded.converted)
         self._runtime = loaded.runtime
+        self.files: Sequence[Path] = loaded_files(layout, weights, loaded)
         self.info = self._describe(spec, resolve(layout, spec, loaded.facts.causal), weights, loaded)
 
     def __repr__(self) -> str:
@@ -69,6 +73,10 @@ class HfBackend:
         """Turn each text into its ids. Any thread may call this."""
         refuse_pairs(text_pairs)
         return Batch.of(self._tokenizer.tokenize(texts))
+
+    def tokenize_part(self, text: str, part: Part) -> TokenizedPart:
+        """Turn a part of a text into its ids. Any thread may call this."""
+        return self._tokenizer.tokenize_part(text, part)
 
     def run(self, batch: Batch, outputs: Sequence[Output]) -> dict[Output, Column]:
         """Compute the vector of each input; ``dense`` is the only output."""
@@ -116,6 +124,8 @@ class HfBackend:
             max_batch_inputs=BATCH_INPUTS_CPU if runtime.device == "cpu" else BATCH_INPUTS_GPU,
             created=weights.changed,
             notes=(*loaded.notes, *([TRUNCATED.format(cut, dimensions)] if cut else [])),
+            token_span=tokenizer.rules.span,
+            divides_texts=tokenizer.rules.places is not None,
         )
 
     def _try_out(self) -> int:
@@ -129,6 +139,22 @@ class HfBackend:
         if not np.isfinite(vector).all():
             raise LoadError("the model's first vector is not finite: its weights or dtype are wrong")
         return int(vector.shape[1])
+
+
+def loaded_files(layout: Layout, weights: Weights, loaded: LoadedModel) -> list[Path]:
+    """Return the files that a model was loaded from: weights, tokenizer, configuration, and conversion."""
+    root = layout.root
+    names = {*weights.sums, *vocabulary_sums(layout)}
+    folders = {root, layout.folder, *(root / module.folder for module in layout.dense)}
+    configuration = [file for folder in folders for file in folder.glob("*.json")]
+    converted = loaded.converted.iterdir() if loaded.converted else ()
+    files = [
+        *(root / name for name in names),
+        *(layout.folder / name for name in names),
+        *configuration,
+        *converted,
+    ]
+    return [file for file in files if file.is_file()]
 
 
 def space_fingerprint(

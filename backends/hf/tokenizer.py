@@ -8,17 +8,19 @@ vocabulary only where that file is missing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, normalizers
 
-from embeddings_gateway.backends.base import EmbedError, LoadError, TokenIds
+from embeddings_gateway.backends.base import EmbedError, LoadError, Part, TokenIds, TokenizedPart
 from embeddings_gateway.backends.hf.files.layout import Layout
 from embeddings_gateway.backends.hf.files.settings import read_json_if_present
 from embeddings_gateway.backends.hf.files.tokenizer_settings import Segments, TokenizerSettings
+from embeddings_gateway.backends.hf.text_rules import certain_part, read_rules
 
 FILE = "tokenizer.json"
 # Any word does: only what stands around its tokens is looked at. Several, as a vocabulary may lack some.
@@ -78,6 +80,7 @@ class HfTokenizer:
     Attributes:
         prefix, suffix: the special token ids that stand before and after every text.
         size: ids are in ``range(size)``.
+        rules: what is known of a text without tokenizing all of it.
     """
 
     def __init__(self, vocabulary: Tokenizer, ends: EndTokens) -> None:
@@ -88,6 +91,7 @@ class HfTokenizer:
         self.prefix = self._first + before
         self.suffix = after + self._last
         self.size = max(vocabulary.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        self.rules = read_rules(vocabulary)
 
     def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
         """Return the ids of each text, special tokens included, never cut. Any thread may call this.
@@ -95,13 +99,34 @@ class HfTokenizer:
         Raises:
             EmbedError: a text is not valid Unicode (it has an unpaired surrogate).
         """
-        try:
+        with _translated_errors():
             encodings = self._vocabulary.encode_batch_fast(list(texts))
-        except Exception as error:
-            # Without the cause: the library may quote the text.
-            raise EmbedError(f"the tokenizer failed: {type(error).__name__}") from None
         first, last = list(self._first), list(self._last)
         return [np.array([*first, *encoding.ids, *last], dtype=np.int32) for encoding in encodings]
+
+    def tokenize_part(self, text: str, part: Part) -> TokenizedPart:
+        """Return the ids of a part of a text, without special tokens. Any thread may call this.
+
+        Raises:
+            EmbedError: the text is not valid Unicode, or no text can be divided.
+        """
+        if self.rules.places is None:
+            raise EmbedError("this tokenizer takes whole texts only")
+        with _translated_errors():
+            (encoding,) = self._vocabulary.encode_batch([text], add_special_tokens=False)
+        return certain_part(encoding, text, part, self.rules.places)
+
+
+@contextmanager
+def _translated_errors() -> Iterator[None]:
+    """Raise EmbedError for whatever the library raises; its panics are no ``Exception``."""
+    try:
+        yield
+    except (MemoryError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        # Without the cause: the library may quote the text.
+        raise EmbedError(f"the tokenizer failed: {type(error).__name__}") from None
 
 
 def open_tokenizer(layout: Layout, settings: TokenizerSettings, converted: Path | None = None) -> HfTokenizer:

@@ -162,7 +162,7 @@ def config_of(source: Source) -> Config:
         case Config():
             return source
         case Mapping():
-            return parse(source, Path.cwd(), "the given configuration")
+            return parse(source, Path(), "the given configuration")
         case None:
             return read_config(find_config())
         case _:

@@ -6,11 +6,11 @@ this protocol, so an engine may run anywhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Literal, NamedTuple, Protocol
 
-from embeddings_gateway.backends.base import Batch, Column, ModelInfo, Output
+from embeddings_gateway.backends.base import Batch, Column, ModelInfo, Output, Part
 
 State = Literal["ready", "searching", "restarting", "loading", "broken", "failed", "stopped"]
 """Best first.
@@ -80,6 +80,32 @@ class EngineResult(NamedTuple):
 
     columns: dict[Output, Column]
     seconds: float
+
+
+class Loaded(NamedTuple):
+    """What an engine has loaded.
+
+    Attributes:
+        info: the facts.
+        reference: the outputs of the self-test's probes.
+    """
+
+    info: ModelInfo
+    reference: Mapping[Output, Column]
+
+
+class TokenizeResult(NamedTuple):
+    """The ids of texts.
+
+    Attributes:
+        batch: one input for each text.
+        declined: text -> why the tokenizer cannot take it, without the text itself. Such a text has no ids.
+        certain: begin and end of the characters that the ids are of, for a part of a longer text.
+    """
+
+    batch: Batch
+    declined: Mapping[int, str] = {}
+    certain: tuple[int, int] | None = None
 
 
 class Supervised(Protocol):
@@ -166,8 +192,12 @@ class Engine(Protocol):
             WorkerGone, CallFailed: there is no answer.
         """
 
-    async def tokenize(self, texts: Sequence[str], text_pairs: Sequence[str] | None = None) -> Batch:
-        """Return the token ids of each text, or of each pair of texts.
+    async def tokenize(
+        self, texts: Sequence[str], text_pairs: Sequence[str] | None = None, part: Part | None = None
+    ) -> TokenizeResult:
+        """Return the token ids of each text, of each pair of texts, or of one text that is a part of a longer one.
+
+        If it is cancelled, it ends only when the engine does not work on the texts any more.
 
         Raises:
             WorkerGone, CallFailed: there is no result.
@@ -184,5 +214,10 @@ class Engine(Protocol):
 class MakeEngine(Protocol):
     """Makes one engine."""
 
-    def __call__(self, *, accepts: Callable[[ModelInfo], bool], on_change: Callable[[], None]) -> Engine:
-        """Return an engine that asks ``accepts`` before it serves and calls ``on_change`` after a change."""
+    def __call__(self, *, accepts: Callable[[Loaded], str], on_change: Callable[[], None]) -> Engine:
+        """Return an engine.
+
+        Args:
+            accepts: is asked each time before the engine serves; returns why it must not, or nothing.
+            on_change: called after every change of its state.
+        """

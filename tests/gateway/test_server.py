@@ -442,3 +442,24 @@ async def test_strange_paths():
                 answer = await client.request(method, httpx.URL(f"{server.url}{path}"))
                 assert answer.status_code in (404, 405) or method == "OPTIONS", (method, path)
                 assert answer.status_code < 500
+
+
+@pytest.mark.parametrize(("host", "addresses"), [("::", ["127.0.0.1", "[::1]"]), ("[::1]", ["[::1]"])])
+async def test_hosts_of_ipv6(host, addresses):
+    """``::`` is every network, those of IPv4 too; an address may have the brackets that it has in a URL."""
+    if not has_ipv6():
+        pytest.skip("this machine has no IPv6")
+    async with running({**MODELS, "server": {"port": 0, "host": host}}) as (server, _, _):
+        assert server.url.startswith("http://[::1]:")
+        for address in addresses:
+            async with httpx.AsyncClient(base_url=f"http://{address}:{server.address[1]}") as client:
+                assert (await client.get("/livez")).status_code == 200
+
+
+def has_ipv6():
+    """Return whether this machine has a loopback interface of IPv6."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True

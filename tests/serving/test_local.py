@@ -29,6 +29,7 @@ from embeddings_gateway.serving.local import LocalModel
 from embeddings_gateway.serving.prepare.cl100k import Cl100k
 from embeddings_gateway.serving.served import Call, CallOptions
 from embeddings_gateway.workers.engine import CallFailed
+from embeddings_gateway.workers.local.local_engines import local_engines
 from tests.gateway.fakes import (
     BACKEND,
     OUTPUTS,
@@ -306,6 +307,19 @@ async def test_failed_model(start):
     assert "the model's vectors have 8" in model.reason
 
 
+async def test_a_failed_model_whose_path_may_be_mistyped(metrics):
+    """The reason names the directory that is not there, before what became of the hub id."""
+    config = ModelConfig(spec=FaultSpec(loading="refuse"), missing_path="/etc/models/m")
+    engines = local_engines("m", config, metrics.model("m"), None)
+    model = LocalModel("m", config, engines, metrics.model("m"), cl100k=Cl100k(), max_request_tokens=100)
+    assert "/etc/models/m" not in model.reason
+    model.start()
+    await model.first_attempt()
+    assert model.state == "failed"
+    assert model.reason.startswith("there is no directory /etc/models/m, so that path is a hub id: ")
+    await model.stop()
+
+
 async def test_readiness_during_a_search(metrics):
     """While an engine is there only for a search, calls wait for it, and the model counts as ready for now."""
     engine = AnsweringEngine()
@@ -328,7 +342,7 @@ async def test_room_of_a_call_that_is_too_large(metrics):
     engine = HeldEngine()
     engine.gate.clear()
     model = make_model(metrics, engine)
-    large = asyncio.ensure_future(run(model, ["too large " * 1_000_000]))
+    large = asyncio.ensure_future(run(model, ["é" * 3_000_000], truncate="mean"))
     await all_quiet()
     small = asyncio.ensure_future(run(model, ["small"]))
     await all_quiet()

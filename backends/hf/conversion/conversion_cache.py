@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import msgspec
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
 from embeddings_gateway.backends import checksum
@@ -205,15 +205,23 @@ class ConversionCache:
         """Yield an empty directory to fill, to one process at a time; it is removed when the block ends."""
         make_private(self._root)
         with FileLock(self._root / f"{key}.lock"):
-            for left in self._root.glob(
-                f"{key}.*.tmp"
-            ):  # by a process that was killed: only the lock's holder writes
-                shutil.rmtree(left, ignore_errors=True)
+            self._remove_unfinished(key)
             folder = Path(tempfile.mkdtemp(".tmp", f"{key}.", self._root))
             try:
                 yield folder
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
+
+    def _remove_unfinished(self, key: str) -> None:
+        """Remove what processes left that were killed: only the holder of a key's lock writes. ``key``'s is ours."""
+        for left in self._root.glob("*.tmp"):
+            owner = left.name.partition(".")[0]
+            with contextlib.suppress(Timeout, OSError):
+                if owner == key:
+                    shutil.rmtree(left, ignore_errors=True)
+                    continue
+                with FileLock(self._root / f"{owner}.lock", timeout=0):
+                    shutil.rmtree(left, ignore_errors=True)
 
     def store(self, key: str, folder: Path, entry: CacheEntry) -> None:
         """Move a filled directory to its place at once, with its record. For the process that is writing it."""

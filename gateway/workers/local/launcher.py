@@ -15,9 +15,14 @@ from embeddings_gateway.workers.local.environment import worker_environment
 from embeddings_gateway.workers.local.hang_detector import WorkerTimeouts
 from embeddings_gateway.workers.local.link import Link
 from embeddings_gateway.workers.local.process import Death, WorkerProcess
+from embeddings_gateway.workers.local.stderr_filter import last_words
 
 LATE_FACTOR = 20
 """A start that takes this many times as long as the fastest one is late."""
+
+
+PROGRAM_FAULTS = tuple(f"signal {name}" for name in ("SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV"))
+"""How a process ends that does something wrong. Others end it by other signals."""
 
 
 class LoadRefused(Exception):
@@ -25,11 +30,23 @@ class LoadRefused(Exception):
 
 
 class LoadCrashed(Exception):
-    """The worker ended before its model was loaded. It saw no user's text: its stderr may be logged."""
+    """The worker ended before its model was loaded. It saw no user's text: its stderr may be logged.
+
+    Attributes:
+        cause: why it ended.
+        reason: how, in a few words.
+    """
 
     def __init__(self, death: Death) -> None:
         super().__init__(f"{death.how}\n{death.stderr}".strip())
+        words = last_words(death.stderr)
         self.cause = death.cause
+        self.reason = f"{death.how}: {words}" if words else death.how
+
+    @property
+    def will_repeat(self) -> bool:
+        """Whether the program itself failed, and not for lack of memory: with the same files it does so again."""
+        return self.reason.startswith(PROGRAM_FAULTS) and "bad_alloc" not in self.reason
 
 
 class Launcher:

@@ -27,12 +27,13 @@ from embeddings_gateway.backends.messages import (
     payload_length,
 )
 from embeddings_gateway.backends.own_process import open_standard_descriptors
+from embeddings_gateway.backends.redact import without_secrets
 from embeddings_gateway.workers.engine import CallFailed, WorkerGone
 
 STDERR_BYTES_KEPT = 4096
 READ_BYTES = 1 << 18
 BUFFER_BYTES_KEPT = 1 << 22
-EXIT_S = 0.2
+EXIT_S = 2.0
 STDERR_S = 1.0
 KILL_S = 10.0
 OOM_INTERVAL_S = 5.0
@@ -160,6 +161,7 @@ class WorkerProcess:
             async with asyncio.timeout(EXIT_S):
                 await self._process.wait()
         if self._process.returncode is None:
+            self._verdict = self._verdict or self._slow_exit()
             self._process.kill()
         try:
             async with asyncio.timeout(KILL_S):
@@ -167,8 +169,17 @@ class WorkerProcess:
         except TimeoutError:  # stuck in the kernel: its resources are lost, but nobody waits for it
             code = -signal.SIGKILL
         await asyncio.wait([self._stderr_reader], timeout=STDERR_S)
-        stderr = self._stderr.decode(errors="replace").strip()
+        stderr = without_secrets(self._stderr.decode(errors="replace").strip())
         return (self._verdict or self._death(code))._replace(stderr=stderr)
+
+    def _slow_exit(self) -> Death | None:
+        """Return how a process ends that is killed because it does not end itself.
+
+        The system may have killed it before, for lack of memory, and a large process takes a while to end.
+        """
+        if self._oom_watch.recent:
+            return None
+        return Death("exit", f"it closed its socket and did not end within {EXIT_S:g} s")
 
     def _death(self, code: int) -> Death:
         """Return how a process ended that the gateway did not kill; a signal by its name, if it has one."""

@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager, nullcontext, suppress
 
-from embeddings_gateway.backends.base import Batch, ModelInfo, Output
+from embeddings_gateway.backends.base import Batch, ModelInfo, Output, Part
 from embeddings_gateway.backends.selftest import TOKENS_MAX as PROBE_TOKENS_MAX
 from embeddings_gateway.backends.spec import Spec
 from embeddings_gateway.log import get_logger
@@ -19,9 +19,11 @@ from embeddings_gateway.workers.engine import (
     FINAL,
     HANG_FACTOR,
     EngineResult,
+    Loaded,
     SearchAborted,
     State,
     Supervised,
+    TokenizeResult,
     WorkerGone,
 )
 from embeddings_gateway.workers.local.breaker import Backoff, Breaker
@@ -51,7 +53,7 @@ class Supervisor:
         model: its name, for the log.
         spec: what the worker loads.
         metrics: count restarts and crashes.
-        accepts: whether a worker with a model of these facts may serve.
+        accepts: why a worker that has loaded this must not serve; empty if it may.
         on_change: called after every change of ``state``.
         timeouts: how long the worker may take.
         cores: numbers of the cores that the worker is pinned to; empty if it is not pinned.
@@ -68,7 +70,7 @@ class Supervisor:
         spec: Spec,
         metrics: ModelMetrics,
         *,
-        accepts: Callable[[ModelInfo], bool],
+        accepts: Callable[[Loaded], str],
         on_change: Callable[[], None],
         timeouts: WorkerTimeouts = WorkerTimeouts(),  # noqa: B008 - frozen
         cores: Collection[int] = (),
@@ -99,6 +101,7 @@ class Supervisor:
         self._exclusive = False  # whether a step of a search has the worker, or waits until it is idle
         self._searching = False  # whether the worker's calls belong to a search
         self._crashed_at = 0.0
+        self._load_crash = ""  # how the last start failed, if the worker crashed
         self._tested_at = -math.inf
 
     def __repr__(self) -> str:
@@ -153,13 +156,15 @@ class Supervisor:
             await asyncio.wait([self._task])
         self._set_state("stopped", "the gateway is stopping")
 
-    async def tokenize(self, texts: Sequence[str], text_pairs: Sequence[str] | None = None) -> Batch:
+    async def tokenize(
+        self, texts: Sequence[str], text_pairs: Sequence[str] | None = None, part: Part | None = None
+    ) -> TokenizeResult:
         """See :class:`embeddings_gateway.workers.engine.Engine`."""
         chars = sum(map(len, texts)) + sum(map(len, text_pairs or ()))
         self._chars += chars
         try:
             timeout_s = self._timeouts.hang_s + self._chars / CHARS_PER_S_MIN
-            return await (await self._live_link()).tokenize(texts, text_pairs, timeout_s)
+            return await (await self._live_link()).tokenize(texts, text_pairs, part, timeout_s)
         finally:
             self._chars -= chars
 
@@ -304,14 +309,19 @@ class Supervisor:
         """Run one process from its start to its end.
 
         Raises:
-            LoadRefused: the model cannot be served.
+            LoadRefused: the model cannot be served, or two workers have crashed on it in the same way.
         """
         try:
             link = await self._launcher.launch()
         except LoadCrashed as error:
             self._log.error("worker crashed while loading", how=str(error))
             self._metrics.worker_deaths[error.cause].inc()
-            self._start_failed("the worker crashed while it loaded the model")
+            if error.will_repeat and error.reason == self._load_crash and self.info is None:
+                raise LoadRefused(
+                    f"its worker crashes whenever it loads the model ({error.reason})"
+                ) from None
+            self._load_crash = error.reason
+            self._start_failed(f"the worker crashed while it loaded the model ({error.reason})")
             return
         except LoadRefused as error:
             if self.info is None:
@@ -332,12 +342,9 @@ class Supervisor:
         Raises:
             LoadRefused: the worker does not make the same vectors as before.
         """
-        info = link.info
-        if not self._accepts(info):
-            raise LoadRefused(
-                "its embedding space has changed, so its files or its device have changed: "
-                "start the gateway again"
-            )
+        if problem := self._accepts(link.loaded):
+            raise LoadRefused(f"{problem}: start the gateway again")
+        info = link.loaded.info
         for note in info.notes:
             self._log.warning("model note", note=note)
         self._log.info("model ready", fingerprint=info.fingerprint, seconds=link.load_seconds)
@@ -352,7 +359,8 @@ class Supervisor:
 
     def _note_crash(self, link: Link, death: Death) -> None:
         stderr = without_texts(death.stderr, os.path.isfile)
-        self._log.error("worker crashed", how=death.how, stderr=stderr)
+        end = "was replaced" if death.cause == "replaced" else "crashed"
+        self._log.error(f"worker {end}", how=death.how, stderr=stderr)
         self._metrics.worker_deaths[death.cause].inc()
         self._crashed_at = time.monotonic()
         worked = link.batches > 0
@@ -362,7 +370,7 @@ class Supervisor:
             self._breaker.crash_in_search(self._crashed_at)
         else:
             self._breaker.crash(self._crashed_at, worked=worked)
-        self._set_restarting(f"the worker crashed ({death.how})")
+        self._set_restarting(f"the worker {end} ({death.how})")
 
     def _on_late(self) -> None:
         self._set_state(
