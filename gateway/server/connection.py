@@ -242,7 +242,7 @@ class Connection(asyncio.Protocol):
         if self.writer.closing:
             return
         if not request.keep_alive and self._is_half_closed:
-            self._close_idle()
+            self.close_idle()
         elif not request.keep_alive:
             self._end(b"")
         elif self._waiting:
