@@ -29,7 +29,7 @@ from embeddings_gateway.serving.local import LocalModel
 from embeddings_gateway.serving.prepare.cl100k import Cl100k
 from embeddings_gateway.serving.served import Call, CallOptions
 from embeddings_gateway.workers.engine import CallFailed
-from embeddings_gateway.workers.local.supervisor import local_engines
+from embeddings_gateway.workers.local.local_engines import local_engines
 from tests.gateway.fakes import (
     BACKEND,
     OUTPUTS,
