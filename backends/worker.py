@@ -59,7 +59,13 @@ from embeddings_gateway.backends.messages import (
     encode_frame,
     payload_length,
 )
-from embeddings_gateway.backends.own_process import confine, end_with_parent, ending_with_peer
+from embeddings_gateway.backends.own_process import (
+    confine,
+    end_with_parent,
+    ending_with_peer,
+    name_temporary_folder,
+    name_user,
+)
 from embeddings_gateway.backends.redact import without_secrets
 from embeddings_gateway.backends.selftest import SelfTest
 
@@ -245,6 +251,8 @@ def main() -> None:
     channel, parent = map(int, sys.argv[1:])
     end_with_parent(parent)
     confine()
+    name_user()
+    name_temporary_folder()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the gateway's to handle
     threading.stack_size(STACK_BYTES)
     faulthandler.enable()  # says in which function a crash was

@@ -11,7 +11,7 @@ import numpy as np
 
 from embeddings_gateway.backends.base import Batch, ModelInfo, Output
 from embeddings_gateway.batching import checks
-from embeddings_gateway.batching.fair_order import Chunk
+from embeddings_gateway.batching.chunks import Chunk
 from embeddings_gateway.batching.planner import Limits, cost
 from embeddings_gateway.batching.request import Rows
 from embeddings_gateway.batching.speed import MemoryLimit, Speed

@@ -342,7 +342,7 @@ async def test_room_of_a_call_that_is_too_large(metrics):
     engine = HeldEngine()
     engine.gate.clear()
     model = make_model(metrics, engine)
-    large = asyncio.ensure_future(run(model, ["too large " * 1_000_000]))
+    large = asyncio.ensure_future(run(model, ["é" * 3_000_000], truncate="mean"))
     await all_quiet()
     small = asyncio.ensure_future(run(model, ["small"]))
     await all_quiet()
