@@ -80,7 +80,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_input_ids: Positive = 8192
     max_request_tokens: Positive = 300_000
     max_input_chars: Positive = 1_000_000
-    max_body_bytes: Positive = 32 << 20
+    max_body_bytes: Positive = 8 << 20
     max_connections: Positive = 4096
     max_buffered_bytes: Positive = 256 << 20
     idle_timeout_s: Seconds = 120
