@@ -43,10 +43,10 @@ def serve(
     ] = None,
 ) -> None:
     """Serve the configured models over HTTP."""
+    write_standard_streams_in_background()
     settings = read_or_fail(config)
     if host is not None and (problem := explain_value(host, Host, "--host")):
         fail(problem)
-    write_standard_streams_in_background()
     log.configure(settings.server.log_format, settings.server.log_level)
     log_renamed(settings)
     forbid_core_files()

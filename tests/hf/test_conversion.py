@@ -307,6 +307,16 @@ def test_a_process_that_dies_is_told_from_one_that_refuses(settings, monkeypatch
         assert told in outcome.reason
 
 
+def test_converting_needs_no_access_to_the_hub(monkeypatch):
+    """The converting process gets neither the hub's token nor proxies: it downloads nothing."""
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HTTPS_PROXY", "https_proxy", "HF_HOME"):
+        monkeypatch.setenv(name, "S3CRET")
+    program = "import os; raise SystemExit(sum(value == 'S3CRET' for value in os.environ.values()))"
+    monkeypatch.setattr(conversion_cache, "COMMAND", (sys.executable, "-c", program))
+    order = ConversionOrder(spec=HfSpec(path="/nowhere"), dtype="fp32", key="k", folder="/nowhere")
+    assert "status 1" in conversion_cache._run(order).reason  # HF_HOME alone
+
+
 def test_converting_ends_with_the_worker():
     """A process that converts does not outlive the worker that waits for it."""
     with subprocess.Popen(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -41,6 +42,8 @@ GRAPH = "model.xml"
 RECORD = "record.json"
 RECORD_SUM = "record.sha256"
 COMMAND = (sys.executable, "-P", "-m", "embeddings_gateway.backends.hf.conversion.converting_process")
+ACCESS = re.compile(r"HF_TOKEN|HF_ENDPOINT|HUGGING|\w+_proxy$", re.IGNORECASE)
+"""Variables that a worker needs to download a model. They may hold tokens and passwords."""
 SECONDS_MAX = 3600
 CONVERTING = "Converting the model for OpenVINO, once; this takes from seconds to a few minutes.\n"
 
@@ -282,6 +285,7 @@ def _run(order: ConversionOrder) -> ConversionOutcome:
             [*COMMAND, str(os.getpid())],
             input=msgspec.json.encode(order),
             stdout=subprocess.PIPE,
+            env={name: value for name, value in os.environ.items() if not ACCESS.match(name)},
             timeout=SECONDS_MAX,
             check=False,
         )
