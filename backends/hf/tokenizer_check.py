@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from embeddings_gateway.backends.hf.files.layout import Layout
+from embeddings_gateway.backends.hf.files.settings import read_json_if_present
 from embeddings_gateway.backends.hf.files.tokenizer_settings import (
     AddedToken,
     BertNormalizer,
@@ -60,6 +61,10 @@ TOKENS_TRIED = 64
 """Added tokens that are tried in a text, at most."""
 
 
+class _InputsFile(msgspec.Struct):
+    model_input_names: tuple[str, ...] = ("token_type_ids",)
+
+
 def check_tokenizer(layout: Layout) -> TokenizerSettings:
     """Return the settings to heed, and in what transformers differs in spite of them."""
     with silence_transformers():
@@ -76,17 +81,20 @@ def check_tokenizer(layout: Layout) -> TokenizerSettings:
     reference.no_padding()
     reference.no_truncation()
     if not (layout.folder / FILE).is_file():
-        return TokenizerSettings(segments=_segments(reference, theirs))
+        return TokenizerSettings(segments=_segments(layout, reference))
     own = open_vocabulary(layout.folder, lower_case=False)
     settings = TokenizerSettings(
         normalizer=_normalizer(own, reference),
         add_prefix_space=_add_prefix_space(own, reference),
         added_tokens=_added_tokens(own, reference),
-        segments=_segments(own, theirs),
+        segments=_segments(layout, own),
     )
     settings = _without_misplaced_tokens(layout, settings)
     apply_settings(own, settings)
-    return msgspec.structs.replace(settings, notes=_differences(own, reference))
+    notes = _differences(own, reference)
+    if settings.segments is not None and "token_type_ids" not in theirs.model_input_names:
+        notes += (f"{FILE} counts: it gives texts segments, which this version of transformers leaves out",)
+    return msgspec.structs.replace(settings, notes=notes)
 
 
 def _state(part: Any) -> dict[str, Any]:
@@ -141,9 +149,10 @@ def _without_misplaced_tokens(layout: Layout, settings: TokenizerSettings) -> To
     return msgspec.structs.replace(settings, added_tokens=fit)
 
 
-def _segments(own: Tokenizer, theirs: Any) -> Segments | None:
-    """Return the segments where transformers passes them to the model at all and not all are 0."""
-    if "token_type_ids" not in theirs.model_input_names:
+def _segments(layout: Layout, own: Tokenizer) -> Segments | None:
+    """Return the segments where not all are 0 and the author does not say that the model takes none."""
+    file = read_json_if_present(layout.folder / "tokenizer_config.json", _InputsFile) or _InputsFile()
+    if "token_type_ids" not in file.model_input_names:
         return None
     segments = segments_of(own)
     return segments if any((*segments.prefix, segments.text, *segments.suffix)) else None

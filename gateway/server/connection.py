@@ -23,6 +23,7 @@ from embeddings_gateway.errors import (
 from embeddings_gateway.log import get_logger
 from embeddings_gateway.server.limits import Limits
 from embeddings_gateway.server.parser import RequestParser
+from embeddings_gateway.server.peer import peer_of
 from embeddings_gateway.server.request import STATUS_LINES, Application, Head, Request
 from embeddings_gateway.server.writer import Writer
 
@@ -78,6 +79,7 @@ class Connection(asyncio.Protocol):
         """Start the idle timeout; refuse the connection if there are too many."""
         self._transport = cast(asyncio.Transport, transport)
         self.writer = Writer(self._transport, self._config.send_timeout_s)
+        self._peer = peer_of(self._transport)
         self._limits.connections.add(self)
         self._set_deadline(self._config.idle_timeout_s)
         if error := self._limits.too_many_connections():
@@ -139,7 +141,7 @@ class Connection(asyncio.Protocol):
             raise Overloaded(
                 "A connection has too many requests waiting on it.", retry_after=RetryAfter.CONNECTIONS
             )
-        request = self._incoming = Request(self, head, head.keep_alive)
+        request = self._incoming = Request(self, head, head.keep_alive, self._peer)
         if self.current is None:
             self._start(request)
         else:

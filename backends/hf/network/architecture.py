@@ -67,10 +67,18 @@ def read_architecture(layout: Layout) -> Architecture:
     if model_class.config_class is not type(config):  # the text part of a model of several kinds of input
         config = config.get_text_config()
         values = _without_loading(_part(layout.config, "text_config"))
+    _forget_impossible_padding(config)
     own_code = _own_code(layout.config)
     _refuse_unimplemented(path, values, config, model_class, own_code)
     note = f"{path} names code of its own ({own_code}), which is never run: {model_class.__name__} is used"
     return Architecture(config, model_class, (note,) if own_code else ())
+
+
+def _forget_impossible_padding(config: PreTrainedConfig) -> None:
+    """Leave out a padding id that the table of embeddings lacks: its class would refuse to be built."""
+    padding, size = getattr(config, "pad_token_id", None), getattr(config, "vocab_size", None)
+    if isinstance(padding, int) and isinstance(size, int) and padding >= size:
+        config.pad_token_id = None
 
 
 def _without_loading(values: Mapping[str, object]) -> dict[str, object]:

@@ -140,9 +140,14 @@ def build_network(layout: Layout, transformer: nn.Module, segments: Segments | N
     ``segments``: of every text, if the transformer knows segments and they are not all 0.
     """
     dense = [load_dense(layout.root, module) for module in layout.dense]
-    takes_segments = "token_type_ids" in inspect.signature(transformer.forward).parameters
-    known = segments if takes_segments else None
-    return Network(transformer, layout.pooling, dense, layout.normalize, known).eval()
+    if "token_type_ids" not in inspect.signature(transformer.forward).parameters:
+        segments = None
+    if segments is not None:
+        known = getattr(transformer.config, "type_vocab_size", None)
+        highest = max((*segments.prefix, segments.text, *segments.suffix))
+        if isinstance(known, int) and highest >= known:
+            raise LoadError(f"{layout.folder}: the tokenizer has segment {highest}, the model only {known}")
+    return Network(transformer, layout.pooling, dense, layout.normalize, segments).eval()
 
 
 class DenseLayer(nn.Module):
