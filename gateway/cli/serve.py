@@ -60,9 +60,11 @@ def serve(
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
             ended_well = runner.run(run(settings))
-        except CannotListen:
-            port_too = "" if socket_path(server.host) else f" port {server.port}"
-            fail(f"cannot listen on {server.host}{port_too}")
+        except CannotListen as error:
+            port_too, keys = (
+                ("", "host") if socket_path(server.host) else (f" port {server.port}", "host or port")
+            )
+            fail(f"cannot listen on {server.host}{port_too}: {error}: set {keys} to another")
         ignore_signals()
     if not ended_well:
         raise typer.Exit(1)
