@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
 import msgspec
@@ -275,9 +276,14 @@ class Backend(Protocol):
 
     ``run`` and ``close`` are called by one thread only, the one that built the backend. ``tokenize`` and
     ``tokenize_part`` may be called by other threads at the same time.
+
+    Attributes:
+        info: the model's facts.
+        files: those that it was loaded from: weights, tokenizer, configuration, conversions.
     """
 
     info: ModelInfo
+    files: Sequence[Path]
 
     def tokenize(self, texts: Sequence[str], text_pairs: Sequence[str] | None = None) -> Batch:
         """Turn each text into its ids, special tokens included, never cut. A text may have none.

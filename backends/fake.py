@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +49,7 @@ class FakeBackend:
         if spec.outputs != ("dense",):
             facts |= {"outputs": spec.outputs, "labels": spec.labels}
         self._spec = spec
+        self.files: Sequence[Path] = ()
         self.info = ModelInfo(
             dimensions=spec.width,
             supported_dimensions=offered_dimensions(spec, spec.width),

@@ -139,12 +139,13 @@ class Check(Numbered, frozen=True, tag="check"):
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
     """The model is loaded, which took ``seconds``, and has passed its self-test.
 
-    ``tokens_per_s`` is the speed of a small batch.
+    ``tokens_per_s`` is the speed of a small batch. ``reference`` has the outputs of the self-test's probes.
     """
 
     info: ModelInfo
     seconds: float
     tokens_per_s: float
+    reference: dict[Output, PackedColumn]
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):
@@ -197,6 +198,12 @@ class Checked(Numbered, frozen=True, tag="checked"):
     problem: str
 
 
+class Outdated(msgspec.Struct, frozen=True, tag="outdated"):
+    """A file that the model was loaded from has been changed. The worker computes nothing more."""
+
+    file: str
+
+
 class Pong(Numbered, frozen=True, tag="pong"):
     """The worker is alive; ``busy_seconds`` is how long the batch being computed has run, 0 when idle."""
 
@@ -206,7 +213,7 @@ class Pong(Numbered, frozen=True, tag="pong"):
 Request = Tokenize | Run | Check | Ping
 ToWorker = Start | Request | Cancel
 WorkerReply = Tokens | Ran | Checked | Failed | Pong
-FromWorker = Ready | Refused | WorkerReply
+FromWorker = Ready | Refused | Outdated | WorkerReply
 
 _encoder = msgspec.msgpack.Encoder()
 _to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)

@@ -6,11 +6,13 @@ Only the standard library is imported here: a process that is about to import mu
 from __future__ import annotations
 
 import ctypes
+import getpass
 import os
 import resource
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -33,6 +35,27 @@ def open_standard_descriptors() -> None:
     for name, descriptor, mode in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):
         if getattr(sys, name) is None:  # it was closed when Python started
             setattr(sys, name, open(descriptor, mode, closefd=False))  # noqa: SIM115 - for as long as we run
+
+
+def name_user() -> None:
+    """Give a user that the system does not know a name and a home directory, as containers do; libraries ask for them.
+
+    The home is the root directory, where such a user can write nothing.
+    """
+    if os.path.expanduser("~") == "~":
+        os.environ["HOME"] = "/"
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["LOGNAME"] = f"user{os.getuid()}"
+
+
+def name_temporary_folder() -> None:
+    """Let libraries import that ask for a temporary folder where none can be written: they need it later, if at all."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        tempfile.tempdir = "/tmp"  # noqa: S108 - where nobody can write
 
 
 def forbid_core_files() -> None:

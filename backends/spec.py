@@ -139,12 +139,14 @@ class FaultSpec(FakeSpec, frozen=True, kw_only=True, tag="fault"):
         load_seconds: how long loading takes.
         seconds_per_token: how long a batch takes.
         memory_tokens: the padded cost of a batch above which memory runs out.
+        file: an absolute file that the model is made of, with any content.
     """
 
     loading: Literal["well", "abort", "hang", "refuse", "wrong"] = "well"
     load_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0
     seconds_per_token: Annotated[float, msgspec.Meta(ge=0)] = 0
     memory_tokens: Positive | None = None
+    file: str | None = None
 
 
 Spec = HfSpec | GgufSpec | FakeSpec | FaultSpec

@@ -33,6 +33,7 @@ from embeddings_gateway.backends.base import (
     Part,
 )
 from embeddings_gateway.backends.load import load
+from embeddings_gateway.backends.loaded_files import LoadedFiles
 from embeddings_gateway.backends.messages import (
     HEADER,
     Cancel,
@@ -40,7 +41,9 @@ from embeddings_gateway.backends.messages import (
     Checked,
     Failed,
     FromWorker,
+    Outdated,
     PackedBatch,
+    PackedColumn,
     Ping,
     Pong,
     ProtocolError,
@@ -56,12 +59,19 @@ from embeddings_gateway.backends.messages import (
     encode_frame,
     payload_length,
 )
-from embeddings_gateway.backends.own_process import confine, end_with_parent, ending_with_peer
+from embeddings_gateway.backends.own_process import (
+    confine,
+    end_with_parent,
+    ending_with_peer,
+    name_temporary_folder,
+    name_user,
+)
 from embeddings_gateway.backends.redact import without_secrets
 from embeddings_gateway.backends.selftest import SelfTest
 
 TOKENIZER_THREADS = 2
 CHARS_AT_ONCE = 1024  # to hand so few to another thread takes longer than to tokenize them
+FILES_INTERVAL_S = 1.0  # they are looked at after each batch as well
 STACK_BYTES = 16 << 20  # tokenizers that split by regular expressions recurse on long runs of characters
 
 
@@ -75,6 +85,7 @@ class WorkerMain:
         self._tokenizers = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenize")
         self._tokenizing: dict[int, Future[None]] = {}  # of the calls that the pool has
         self._busy_since: float | None = None
+        self._files = LoadedFiles(())
 
     def run(self) -> None:
         """Load the model, then compute batches until the process ends."""
@@ -88,6 +99,7 @@ class WorkerMain:
         try:
             with ending_with_peer(self._channel):
                 backend = load(start.spec)
+                self._files = LoadedFiles(backend.files)
                 test = SelfTest(backend)
                 if problem := test.run():
                     raise LoadError(f"not to be served: {problem}")
@@ -96,7 +108,9 @@ class WorkerMain:
             return
         speed = test.tokens_per_s()
         threading.Thread(target=self._read, args=(frames, backend), daemon=True, name="reader").start()
-        self._send(Ready(backend.info, time.perf_counter() - began, speed))
+        threading.Thread(target=self._watch_files, daemon=True, name="files").start()
+        reference = {output: PackedColumn.of(column) for output, column in test.reference.items()}
+        self._send(Ready(backend.info, time.perf_counter() - began, speed, reference))
         while True:
             match self._batches.get():
                 case Run() as call:
@@ -138,7 +152,8 @@ class WorkerMain:
         began = self._busy_since = time.monotonic()
         with self._report_failure(call.id):
             columns = backend.run(call.batch.unpack(), call.outputs)
-            self._send(Ran.of(call.id, columns, time.monotonic() - began))
+            if not self._outdated():
+                self._send(Ran.of(call.id, columns, time.monotonic() - began))
         self._busy_since = None
 
     def _check(self, call_id: int, test: SelfTest, *, brief: bool) -> None:
@@ -152,6 +167,17 @@ class WorkerMain:
                 self._send(Tokens(call.id, PackedBatch.of(batch), declined))
             else:
                 self._send(tokenize_part(backend, call.id, call.texts[0], call.part))
+
+    def _watch_files(self) -> None:
+        """Look at the files now and then. On a thread of its own: a disk that hangs hangs nothing else."""
+        while not self._outdated():
+            time.sleep(FILES_INTERVAL_S)
+
+    def _outdated(self) -> bool:
+        """Return whether a file has been changed since it was loaded; if so, tell the gateway."""
+        if file := self._files.changed():
+            self._send(Outdated(file))
+        return bool(file)
 
     @contextmanager
     def _report_failure(self, call_id: int) -> Iterator[None]:
@@ -225,6 +251,8 @@ def main() -> None:
     channel, parent = map(int, sys.argv[1:])
     end_with_parent(parent)
     confine()
+    name_user()
+    name_temporary_folder()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the gateway's to handle
     threading.stack_size(STACK_BYTES)
     faulthandler.enable()  # says in which function a crash was

@@ -12,6 +12,14 @@ Truncate = Literal["error", "right", "left", "mean"]
 InputType = Literal["query", "document"]
 TokenIdPolicy = Literal["auto", "native", "cl100k", "reject"]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
+Host = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^(unix:.+|\[[^][/\s]+\]|[^][/:\s]+|[^][/:\s]*:[^][/\s]*:[^][/\s]*)$",
+        description="an address or name without a port (127.0.0.1, ::1, localhost; 0.0.0.0 is every network) "
+        "or unix:PATH",
+    ),
+]
 SocketMode = Annotated[
     str, msgspec.Meta(pattern="^0?[0-7]{3}$", description='permissions in octal digits, such as "0660"')
 ]
@@ -60,7 +68,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         shutdown_timeout_s: time to finish accepted requests when the gateway stops.
     """
 
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8000
     socket_mode: SocketMode = "0660"
     root_path: RootPath = ""
@@ -72,7 +80,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_input_ids: Positive = 8192
     max_request_tokens: Positive = 300_000
     max_input_chars: Positive = 1_000_000
-    max_body_bytes: Positive = 32 << 20
+    max_body_bytes: Positive = 8 << 20
     max_connections: Positive = 4096
     max_buffered_bytes: Positive = 256 << 20
     idle_timeout_s: Seconds = 120

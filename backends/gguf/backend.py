@@ -37,6 +37,7 @@ class GgufBackend:
     def __init__(self, spec: GgufSpec) -> None:
         path = Path(spec.path)
         check_file(path)
+        self.files: Sequence[Path] = (path,)
         weights = checksum.verify(path.parent, [path.name], spec.sha256)
         self._model = LlamaModel(path, spec.n_gpu_layers)
         try:

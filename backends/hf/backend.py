@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -61,6 +62,7 @@ class HfBackend:
         loaded = load_runtime(spec, choice, layout, weights)
         self._tokenizer = open_tokenizer(layout, loaded.tokenizer, loaded.converted)
         self._runtime = loaded.runtime
+        self.files: Sequence[Path] = loaded_files(layout, weights, loaded)
         self.info = self._describe(spec, resolve(layout, spec, loaded.facts.causal), weights, loaded)
 
     def __repr__(self) -> str:
@@ -137,6 +139,22 @@ class HfBackend:
         if not np.isfinite(vector).all():
             raise LoadError("the model's first vector is not finite: its weights or dtype are wrong")
         return int(vector.shape[1])
+
+
+def loaded_files(layout: Layout, weights: Weights, loaded: LoadedModel) -> list[Path]:
+    """Return the files that a model was loaded from: weights, tokenizer, configuration, and conversion."""
+    root = layout.root
+    names = {*weights.sums, *vocabulary_sums(layout)}
+    folders = {root, layout.folder, *(root / module.folder for module in layout.dense)}
+    configuration = [file for folder in folders for file in folder.glob("*.json")]
+    converted = loaded.converted.iterdir() if loaded.converted else ()
+    files = [
+        *(root / name for name in names),
+        *(layout.folder / name for name in names),
+        *configuration,
+        *converted,
+    ]
+    return [file for file in files if file.is_file()]
 
 
 def space_fingerprint(

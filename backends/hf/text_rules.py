@@ -151,7 +151,12 @@ class _Parts:
         normalizer = self._tokenizer.normalizer
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=False)
         normal = (normalizer.normalize_str(char).strip(SPACES + " ") if normalizer else char for char in SEEN)
-        return all(char in vocabulary for char in normal)
+        falls_back = self._name == "BPE" and self._model.byte_fallback
+        return all(
+            char in vocabulary
+            or (falls_back and all(f"<0x{byte:02X}>" in vocabulary for byte in char.encode()))
+            for char in normal
+        )
 
     def _longest_piece(self) -> int:
         """Return how many visible characters of ASCII one token can stand for."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from litestar import post
 from litestar.handlers import HTTPRouteHandler
@@ -26,7 +26,7 @@ from embeddings_gateway.config import ServerConfig
 from embeddings_gateway.errors import InternalError
 from embeddings_gateway.server.request import Request
 from embeddings_gateway.serving.registry import Named, Registry
-from embeddings_gateway.serving.served import Call, CallOptions, InputLimits
+from embeddings_gateway.serving.served import Call, Caller, CallOptions, InputLimits
 
 
 class Embeddings:
@@ -59,7 +59,7 @@ class Embeddings:
         log.model = served.name
         info = served.info
         log.fingerprint = info.fingerprint if info else ""
-        call = self._call(body, named, fields, deadline)
+        call = self._call(body, named, request, deadline)
         log.inputs = len(call.inputs)
         log.timings = call.timings
         encoding_format = body.encoding_format or "float"
@@ -83,10 +83,8 @@ class Embeddings:
         log.timings["encode"] = time.monotonic() - began
         return pieces
 
-    def _call(
-        self, body: EmbeddingRequest, named: Named, fields: Mapping[bytes, bytes], deadline: float
-    ) -> Call:
-        expected_space = fields.get(b"x-expected-space")
+    def _call(self, body: EmbeddingRequest, named: Named, request: Request, deadline: float) -> Call:
+        expected_space = request.head.fields.get(b"x-expected-space")
         options = CallOptions(
             dimensions=body.dimensions,
             truncate=TRUNCATE[body.truncate],
@@ -95,7 +93,13 @@ class Embeddings:
             expected_fingerprint=expected_space.decode("latin-1") if expected_space else None,
         )
         inputs = inputs_of(body, self._server.max_inputs, self._limits)
-        return Call(inputs.inputs, options=options, refused=inputs.errors, deadline=deadline)
+        return Call(
+            inputs.inputs,
+            options=options,
+            refused=inputs.errors,
+            caller=Caller(request.peer),  # until clients have keys
+            deadline=deadline,
+        )
 
 
 def embeddings_route() -> HTTPRouteHandler:

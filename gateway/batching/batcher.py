@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 
-from embeddings_gateway.batching.fair_order import Chunk
+from embeddings_gateway.batching.chunks import Chunk
 from embeddings_gateway.batching.queue import Admission, Queue, TakenBatch
 from embeddings_gateway.batching.request import Request
 from embeddings_gateway.batching.runner import Runner

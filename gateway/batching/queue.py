@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from embeddings_gateway.batching.fair_order import Chunk, FairOrder
+from embeddings_gateway.batching.chunks import Chunk
+from embeddings_gateway.batching.fair_order import FairOrder
 from embeddings_gateway.batching.planner import Limits, plan
 from embeddings_gateway.batching.request import Caller, Request, Traffic
 from embeddings_gateway.batching.speed import Speed

@@ -11,7 +11,7 @@ import numpy as np
 
 from embeddings_gateway.backends.base import Batch, ModelInfo, Output
 from embeddings_gateway.batching import checks
-from embeddings_gateway.batching.fair_order import Chunk
+from embeddings_gateway.batching.chunks import Chunk
 from embeddings_gateway.batching.planner import Limits, cost
 from embeddings_gateway.batching.request import Rows
 from embeddings_gateway.batching.speed import MemoryLimit, Speed
@@ -24,6 +24,7 @@ from embeddings_gateway.workers.engine import (
     EngineOutOfMemory,
     EngineResult,
     SearchAborted,
+    Supervised,
     WorkerGone,
 )
 from embeddings_gateway.workers.isolation import FaultIsolation, Quarantine
@@ -115,7 +116,8 @@ class Runner:
         self._quarantine = quarantine
         self._memory = MemoryLimit()
         self._audit_every = audit_every
-        self._unaudited = 0
+        self._untested = 0  # batches
+        self._unaudited = 0  # batches of several inputs
 
     def limits(self, info: ModelInfo) -> Limits:
         """Return the limits of a batch now."""
@@ -193,16 +195,32 @@ class Runner:
     async def _audit(
         self, engine: Engine, info: ModelInfo, batch: Batch, result: EngineResult, is_usable: checks.Mask
     ) -> None:
-        """Compute an input of every ``audit_every``-th batch again, alone.
+        """Test the engine at every ``audit_every``-th batch, and compute an input of the batch again, alone.
 
         Raises:
-            BatchMismatch: its result is another one alone.
+            WorkerGone: the engine no longer gives what it gave when it was started, and is replaced.
+            BatchMismatch: the result of the input is another one alone.
         """
-        if not self._audit_every or len(batch) < 2 or not is_usable.any():
+        if not self._audit_every:
+            return
+        self._untested = (self._untested + 1) % self._audit_every
+        if not self._untested and engine.supervised is not None:
+            await self._test(engine.supervised)
+        if len(batch) < 2 or not is_usable.any():
             return
         self._unaudited = (self._unaudited + 1) % self._audit_every
-        if self._unaudited:
-            return
+        if not self._unaudited:
+            await self._compare_alone(engine, info, batch, result, is_usable)
+
+    async def _test(self, supervised: Supervised) -> None:
+        if problem := await supervised.check():
+            await supervised.replace(problem)
+            raise WorkerGone(problem)
+
+    async def _compare_alone(
+        self, engine: Engine, info: ModelInfo, batch: Batch, result: EngineResult, is_usable: checks.Mask
+    ) -> None:
+        """Compute an input of a batch again, alone; raise BatchMismatch if its result is another one."""
         chosen = np.array([random.choice(np.flatnonzero(is_usable).tolist())])  # noqa: S311 - a sample, no secret
         single = batch.select(chosen)
         outputs: tuple[Output, ...] = tuple(result.columns)

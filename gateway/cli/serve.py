@@ -17,11 +17,12 @@ import typer
 import uvloop
 
 from embeddings_gateway import log
+from embeddings_gateway.allowed_values import explain_value
 from embeddings_gateway.app import create_app, openapi_document
 from embeddings_gateway.backends.own_process import forbid_core_files
 from embeddings_gateway.background import write_standard_streams_in_background
 from embeddings_gateway.cli.options import ConfigPath, fail, forward_stderr, out, read_or_fail
-from embeddings_gateway.config import Config
+from embeddings_gateway.config import Config, Host
 from embeddings_gateway.config_file import log_renamed
 from embeddings_gateway.metrics import Metrics
 from embeddings_gateway.server.server import STOP_SIGNALS, CannotListen, Server
@@ -42,6 +43,8 @@ def serve(
 ) -> None:
     """Serve the configured models over HTTP."""
     settings = read_or_fail(config)
+    if host is not None and (problem := explain_value(host, Host, "--host")):
+        fail(problem)
     write_standard_streams_in_background()
     log.configure(settings.server.log_format, settings.server.log_level)
     log_renamed(settings)
@@ -77,11 +80,12 @@ def raise_file_limit() -> int:
     """Raise the limit of open files, often 1024, to the system's maximum or what it lets us have; return it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     for limit in (hard, *MANY_FILES):
-        if soft == resource.RLIM_INFINITY or soft >= limit != resource.RLIM_INFINITY:
+        if limit != resource.RLIM_INFINITY and limit <= soft:
             break
         with contextlib.suppress(ValueError, OSError):  # macOS does not take unlimited, though it names it
             resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
             soft = limit
+            break
     return soft if soft != resource.RLIM_INFINITY else sys.maxsize
 
 

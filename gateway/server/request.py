@@ -65,6 +65,7 @@ class Request:
 
     Attributes:
         keep_alive: whether the connection stays open after the response.
+        peer: the client, as far as its address says.
         task: answers the request; ``None`` while the request waits for earlier ones.
         complete: whether the body has arrived completely.
         reading: whether :meth:`read` was called.
@@ -78,6 +79,7 @@ class Request:
     _channel: Channel
     head: Head
     keep_alive: bool
+    peer: str = ""
     task: asyncio.Task[None] | None = None
     complete: bool = False
     reading: bool = False

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from embeddings_gateway.config import ServerConfig
 from embeddings_gateway.log import get_logger
+from embeddings_gateway.server.address import EVERY_NETWORK, socket_of_every_network, without_brackets
 from embeddings_gateway.server.connection import Connection
 from embeddings_gateway.server.limits import Limits
 from embeddings_gateway.server.request import Application
@@ -92,9 +93,13 @@ class Server:
         self.url = "http://localhost"
 
     async def _listen_on_port(self) -> None:
-        self._server = await asyncio.get_running_loop().create_server(
-            self._connection, self._config.host, self._config.port, backlog=BACKLOG
-        )
+        host, port = without_brackets(self._config.host), self._config.port
+        create_server = asyncio.get_running_loop().create_server
+        if host == EVERY_NETWORK:  # asyncio would listen for IPv6 alone
+            sock = socket_of_every_network(port, BACKLOG)
+            self._server = await create_server(self._connection, sock=sock, backlog=BACKLOG)
+        else:
+            self._server = await create_server(self._connection, host, port, backlog=BACKLOG)
         host, port = self.address
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

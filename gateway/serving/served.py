@@ -14,7 +14,8 @@ from typing import NamedTuple, Protocol, Self
 from typing_extensions import TypeIs
 
 from embeddings_gateway.backends.base import Batch, Column, ModelInfo, Output, Vectors
-from embeddings_gateway.batching.request import ANONYMOUS, Caller
+from embeddings_gateway.batching.request import ANONYMOUS
+from embeddings_gateway.batching.request import Caller as Caller  # noqa: PLC0414 - for those that make calls
 from embeddings_gateway.config import InputType, Truncate
 from embeddings_gateway.errors import GatewayError, InvalidRequest, SpaceMismatch, TooManyTokens
 from embeddings_gateway.workers.engine import State

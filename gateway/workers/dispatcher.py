@@ -1,6 +1,7 @@
 """The engines of one model: chooses the engine of a call, and counts the calls of each.
 
-Engines can be added and removed while it runs. All of them must have the same fingerprint.
+Engines can be added and removed while it runs. All of them must agree with the first one, and with it as it was when it
+was started: in their facts, and in the outputs of the self-test's probes.
 """
 
 from __future__ import annotations
@@ -15,13 +16,17 @@ from types import TracebackType
 from typing import get_args
 
 from embeddings_gateway.backends.base import ModelInfo
-from embeddings_gateway.workers.engine import CallFailed, Engine, MakeEngine, State, WorkerGone
+from embeddings_gateway.backends.selftest import other_results
+from embeddings_gateway.workers.engine import CallFailed, Engine, Loaded, MakeEngine, State, WorkerGone
 
 PING_S = 1.0
 STALLED_S = 60.0
 SEARCH_READY_S = 10.0
 """For so long a model without a ready engine counts as ready while it searches for a failing input: calls wait, and
 any client could have sent that input."""
+
+MAY_DIFFER = {"device", "cost", "max_batch_tokens", "max_batch_inputs", "created", "notes"}
+"""Facts of an engine in which those of one model need not agree."""
 
 BEST_FIRST: Sequence[State] = get_args(State)
 WORTH_WAITING: Collection[State] = ("ready", "searching", "restarting")
@@ -44,7 +49,7 @@ class Dispatcher:
         self._tokenizer_calls: Counter[Engine] = Counter()
         self._leaving: list[Engine] = []  # removed, but not stopped yet
         self._started = False
-        self._fingerprint: str | None = None
+        self._first: Loaded | None = None
         self._listeners: list[Callable[[], None]] = []
         self._change = asyncio.Event()
         self._unready_since = math.inf
@@ -188,10 +193,28 @@ class Dispatcher:
         self._change.set()
         self._change = asyncio.Event()
 
-    def _accepts(self, info: ModelInfo) -> bool:
-        """Return whether an engine has the same fingerprint as the first one."""
-        self._fingerprint = self._fingerprint or info.fingerprint
-        return info.fingerprint == self._fingerprint
+    def _accepts(self, loaded: Loaded) -> str:
+        """Return how an engine differs from the first one, for an operator; empty if they may serve together."""
+        if self._first is None:
+            self._first = loaded
+            return ""
+        first = self._first.info
+        if loaded.info.fingerprint != first.fingerprint:
+            return "its embedding space has changed, so its files or its device have changed"
+        if facts := changed_facts(first, loaded.info):
+            return f"its files have changed ({', '.join(facts)})"
+        return other_results(loaded.reference, self._first.reference, first)
+
+
+def changed_facts(before: ModelInfo, now: ModelInfo) -> list[str]:
+    """Return the facts by which inputs are prepared and results are read, if they have changed: ``a is 1, was 2``."""
+    names = (name for name in ModelInfo.__struct_fields__ if name not in MAY_DIFFER)
+    facts = ((name, getattr(before, name), getattr(now, name)) for name in names)
+    return [
+        f"{name} is {new}, was {old}" if isinstance(new, int | str) else name
+        for name, old, new in facts
+        if new != old
+    ]
 
 
 class _Counted(AbstractContextManager[None]):

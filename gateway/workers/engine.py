@@ -82,6 +82,18 @@ class EngineResult(NamedTuple):
     seconds: float
 
 
+class Loaded(NamedTuple):
+    """What an engine has loaded.
+
+    Attributes:
+        info: the facts.
+        reference: the outputs of the self-test's probes.
+    """
+
+    info: ModelInfo
+    reference: Mapping[Output, Column]
+
+
 class TokenizeResult(NamedTuple):
     """The ids of texts.
 
@@ -202,5 +214,10 @@ class Engine(Protocol):
 class MakeEngine(Protocol):
     """Makes one engine."""
 
-    def __call__(self, *, accepts: Callable[[ModelInfo], bool], on_change: Callable[[], None]) -> Engine:
-        """Return an engine that asks ``accepts`` before it serves and calls ``on_change`` after a change."""
+    def __call__(self, *, accepts: Callable[[Loaded], str], on_change: Callable[[], None]) -> Engine:
+        """Return an engine.
+
+        Args:
+            accepts: is asked each time before the engine serves; returns why it must not, or nothing.
+            on_change: called after every change of its state.
+        """

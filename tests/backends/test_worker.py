@@ -249,6 +249,14 @@ def test_gateway_gone_before_the_start():
     assert peer.ended()[0] == 0
 
 
+def test_gateway_gone_while_it_loads():
+    """A worker that loads a model ends when its gateway is gone, and does not wait for the model."""
+    peer = Peer()
+    peer.socket.sendall(encode_frame(Start(FaultSpec(load_seconds=10 * SECONDS_MAX))))
+    peer.socket.close()
+    assert peer.ended()[0] == 0
+
+
 def test_interrupt(start):
     """Ctrl-C is the gateway's to handle: the worker goes on."""
     peer = start()

@@ -317,6 +317,18 @@ async def test_audit_of_right_results(metrics):
     assert [len(batch) for batch in engine.batches] == [3, 1, 1]
 
 
+async def test_audit_of_an_engine_that_has_changed(metrics):
+    """An engine that no longer passes its self-test is replaced, and its results are computed again."""
+    engine, request = AnsweringEngine(), make_request(3)
+    batcher = make_batcher(metrics, engine, audit_every=1)
+    engine.problem = "probe texts do not give what they gave before"
+    batcher.enqueue(request)
+    await all_quiet()
+    assert engine.replaced == ["probe texts do not give what they gave before"]
+    assert len(engine.batches) == 2
+    assert is_right(request)
+
+
 async def test_bug(metrics):
     """An unexpected error fails its batch with a fixed sentence, and the batcher goes on."""
     broken, fine = make_request(3, partial=True), make_request(4)

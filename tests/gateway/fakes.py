@@ -16,7 +16,7 @@ from embeddings_gateway.backends.fake import BEGIN, END, FakeBackend, fake_colum
 from embeddings_gateway.backends.spec import FakeSpec
 from embeddings_gateway.batching.request import ANONYMOUS, Caller, Request
 from embeddings_gateway.workers.dispatcher import Dispatcher
-from embeddings_gateway.workers.engine import EngineResult, State, TokenizeResult
+from embeddings_gateway.workers.engine import EngineResult, Loaded, State, TokenizeResult
 
 WIDTH = 8
 OUTPUTS: tuple[Output, ...] = get_args(Output)
@@ -136,7 +136,7 @@ class HeldEngine:
         self.gate = asyncio.Event()
         self.gate.set()
 
-    def make(self, *, accepts: Callable[[ModelInfo], bool], on_change: Callable[[], None]) -> HeldEngine:
+    def make(self, *, accepts: Callable[[Loaded], str], on_change: Callable[[], None]) -> HeldEngine:
         """See :class:`embeddings_gateway.workers.engine.MakeEngine`."""
         self.on_change = on_change
         return self

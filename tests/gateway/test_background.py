@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -10,11 +11,9 @@ import subprocess
 import sys
 import threading
 
-import httpx
-
 from embeddings_gateway import log
 from embeddings_gateway.background import Background
-from tests.gateway.commands import PROGRAM, environment
+from tests.gateway.commands import PROGRAM, environment, is_ready
 from tests.processes import SECONDS_MAX
 from tests.server import eventually
 
@@ -112,13 +111,6 @@ def test_a_gateway_whose_output_nobody_reads(tmp_path):
         os.close(reading)
 
 
-def is_ready(port):
-    """Return whether a gateway is ready."""
-    with contextlib.suppress(httpx.TransportError):
-        return httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200
-    return False
-
-
 STALLED_APPLICATION = """
 import logging, sys, threading
 from embeddings_gateway import Embedder
@@ -143,3 +135,39 @@ def test_an_application_whose_log_stalls():
         check=True,
     )
     assert ended.stdout == b"1\n"
+
+
+FLOODING = """
+import sys
+from embeddings_gateway import background, log
+
+background.write_standard_streams_in_background()
+log.configure("json", "info")
+logger = log.get_logger()
+for number in range(6000):
+    logger.info("flood", padding="x" * 1024)
+print("flooded")
+sys.stdin.readline()
+sys.stderr.buffer.output.flush(60)
+log.get_logger().error("after the flood")
+"""
+
+
+def test_the_log_says_how_many_lines_it_lost():
+    """When a log that nobody read is read again, all its lines are whole, and one says how many were dropped."""
+    with subprocess.Popen(
+        [sys.executable, "-c", FLOODING],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "flooded\n"
+        _, errors = process.communicate("\n", timeout=SECONDS_MAX)
+    lines = [json.loads(line) for line in errors.splitlines()]
+    events = [line["event"] for line in lines]
+    (dropped,) = [line for line in lines if line["event"] == "lines dropped"]
+    assert events[-2:] == ["lines dropped", "after the flood"]
+    assert events.count("flood") + dropped["lines"] == 6000
+    assert dropped["level"] == "warning"

@@ -191,7 +191,8 @@ VALUES = {
     ),
     "[server]\nbody_timeout_s = 0": "server: body_timeout_s is 0: set it to a number above 0",
     "[server]\nbody_timeout_s = nan": "server: body_timeout_s is nan: set it to a number above 0",
-    "[server]\nhost = 2026-01-01": "server: host is a date or time: set it to a string",
+    "[server]\nhost = 2026-01-01": "server: host is a date or time: set it to an address or name without a port "
+    "(127.0.0.1, ::1, localhost; 0.0.0.0 is every network) or unix:PATH",
     FAKE + "width = 1.5": "model 'm': width is 1.5: set it to an integer of at least 1",
     FAKE + "max_queue_tokens = 0": "model 'm': max_queue_tokens is 0: set it to an integer of at least 1",
     FAKE + "min_bulk_share = 0.6": (
@@ -303,3 +304,19 @@ def test_built_in():
     config = read_config(None)
     assert [type(model.spec) for model in config.models.values()] == [HfSpec]
     assert config.source == "the built-in default"
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "::1", "[::1]", "::", "localhost", "gateway-1.example.org", "fe80::1%eth0"]
+)
+def test_hosts(read, host):
+    """A host is an address or a name."""
+    assert read(f'[server]\nhost = "{host}"\n{FAKE}').server.host == host
+
+
+@pytest.mark.parametrize(
+    "host", ["", " ", "http://127.0.0.1", "127.0.0.1:8000", "[::1]:8000", "localhost/", "[::1"]
+)
+def test_what_is_no_host(refusal, host):
+    """Anything else is refused: an empty host would be every network, and most others an obscure error."""
+    assert "an address or name without a port" in refusal(f'[server]\nhost = "{host}"\n{FAKE}')

@@ -21,7 +21,9 @@ from embeddings_gateway.errors import ClientGone
 from embeddings_gateway.metrics import Metrics
 from embeddings_gateway.server import writer
 from embeddings_gateway.server.connection import Connection
+from embeddings_gateway.server.peer import client_of
 from embeddings_gateway.server.server import Server, sweep
+from embeddings_gateway.serving.local import LocalModel
 from embeddings_gateway.serving.registry import Registry
 
 pytestmark = pytest.mark.anyio
@@ -131,6 +133,39 @@ async def test_an_answer_counts_before_it_exists():
         answers = await asyncio.gather(*(client.post("/v1/embeddings", json=LARGE) for _ in range(2)))
         assert sorted(answer.status_code for answer in answers) == [200, 429]
         assert (await client.post("/v1/embeddings", json=LARGE)).status_code == 200
+
+
+async def test_connections_of_one_address_are_one_caller(monkeypatch):
+    """The queue is fair between addresses, not between connections."""
+    callers = []
+    original = LocalModel.run
+
+    async def run(model, call):
+        callers.append(call.caller)
+        return await original(model, call)
+
+    monkeypatch.setattr(LocalModel, "run", run)
+    async with running() as (server, *_):
+        for address in ("127.0.0.2", "127.0.0.2", "127.0.0.3"):
+            transport = httpx.AsyncHTTPTransport(local_address=address)
+            async with httpx.AsyncClient(base_url=server.url, transport=transport) as client:
+                assert (await client.post("/v1/embeddings", json={"model": "one", "input": "a"})).is_success
+    assert callers[0] == callers[1] != callers[2]
+
+
+@pytest.mark.parametrize(
+    ("host", "client"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::9", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+    ],
+)
+def test_client_of_an_address(host, client):
+    """Addresses that one client can choose among are one client's."""
+    assert client_of(host) == client
 
 
 async def test_small_answers_have_room_beside_large_ones():
@@ -379,3 +414,24 @@ async def test_room_of_a_response_whose_client_leaves(begins):
         assert await outcomes.get()  # the task had gone on when the client was gone
         assert server._limits.bytes == 0
         out.close()
+
+
+@pytest.mark.parametrize(("host", "addresses"), [("::", ["127.0.0.1", "[::1]"]), ("[::1]", ["[::1]"])])
+async def test_hosts_of_ipv6(host, addresses):
+    """``::`` is every network, those of IPv4 too; an address may have the brackets that it has in a URL."""
+    if not has_ipv6():
+        pytest.skip("this machine has no IPv6")
+    async with running({**MODELS, "server": {"port": 0, "host": host}}) as (server, _, _):
+        assert server.url.startswith("http://[::1]:")
+        for address in addresses:
+            async with httpx.AsyncClient(base_url=f"http://{address}:{server.address[1]}") as client:
+                assert (await client.get("/livez")).status_code == 200
+
+
+def has_ipv6():
+    """Return whether this machine has a loopback interface of IPv6."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from embeddings_gateway.errors import InvalidTokenIds, ModelUnavailable
+from embeddings_gateway.errors import InvalidTokenIds, ModelUnavailable, TooManyTokens
 from embeddings_gateway.serving.prepare import cl100k
 from embeddings_gateway.serving.prepare.cl100k import Cl100k
 from tests.processes import children_of
@@ -63,6 +63,14 @@ async def test_half_a_character():
         "\ufffd",
         "a\ufffd",
     ]
+
+
+async def test_ids_that_stand_for_too_much(monkeypatch):
+    """Ids that stand for more characters than a body may have are refused, before the rest of them is decoded."""
+    monkeypatch.setattr("embeddings_gateway.serving.prepare.cl100k.MAX_CHARS", 5)
+    assert await Cl100k(encoding).texts([[256, 256], [97]]) == ["abab", "a"]
+    with pytest.raises(TooManyTokens):
+        await Cl100k(encoding).texts([[256, 256], [256], [258]])
 
 
 @pytest.mark.parametrize("bad", [258, -1, 2**31, 2**32, 2**64, 10**30])

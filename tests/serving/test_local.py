@@ -29,7 +29,7 @@ from embeddings_gateway.serving.local import LocalModel
 from embeddings_gateway.serving.prepare.cl100k import Cl100k
 from embeddings_gateway.serving.served import Call, CallOptions
 from embeddings_gateway.workers.engine import CallFailed
-from embeddings_gateway.workers.local.supervisor import local_engines
+from embeddings_gateway.workers.local.local_engines import local_engines
 from tests.gateway.fakes import (
     BACKEND,
     OUTPUTS,
@@ -342,7 +342,7 @@ async def test_room_of_a_call_that_is_too_large(metrics):
     engine = HeldEngine()
     engine.gate.clear()
     model = make_model(metrics, engine)
-    large = asyncio.ensure_future(run(model, ["too large " * 1_000_000]))
+    large = asyncio.ensure_future(run(model, ["é" * 3_000_000], truncate="mean"))
     await all_quiet()
     small = asyncio.ensure_future(run(model, ["small"]))
     await all_quiet()

@@ -11,6 +11,7 @@ from embeddings_gateway.backends.base import Column
 from embeddings_gateway.backends.messages import (
     Cancel,
     Failed,
+    Outdated,
     PackedBatch,
     PackedColumn,
     Ping,
@@ -92,7 +93,7 @@ async def process():
 @pytest.fixture
 async def link(process):
     """Return the link to it."""
-    link = Link(process, Ready(make_info(), 0.1, 1e4), WorkerTimeouts())
+    link = Link(process, Ready(make_info(), 0.1, 1e4, {}), WorkerTimeouts())
     yield link
     await link.close()
 
@@ -100,6 +101,17 @@ async def link(process):
 def run(link, *lengths):
     """Start running a batch of inputs of these lengths."""
     return asyncio.ensure_future(link.run(make_batch(*lengths), ("dense",)))
+
+
+async def test_file_that_has_changed(process, link):
+    """A worker whose file has been changed is killed, and none of its calls is at fault."""
+    calls = [run(link, 3), run(link, 4)]
+    await all_quiet()
+    process.reply(Outdated("/models/a.gguf"))
+    failures = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(failure) for failure in failures] == [WorkerGone, WorkerGone]
+    death = await link.ended()
+    assert (death.cause, death.how) == ("replaced", "/models/a.gguf was changed while it was served")
 
 
 async def test_replies_in_any_order(process, link):
@@ -208,7 +220,7 @@ async def test_failed_call(process, link):
     [
         (lambda process: process.close(), "exit"),
         (lambda process: process.close(ProtocolError("a frame")), "protocol"),
-        (lambda process: process.reply(Ready(make_info(), 0.1, 1e4)), "protocol"),
+        (lambda process: process.reply(Ready(make_info(), 0.1, 1e4, {})), "protocol"),
     ],
     ids=["gone", "hostile", "no reply"],
 )

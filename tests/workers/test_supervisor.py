@@ -43,7 +43,7 @@ class Watched:
             "m",
             spec,
             metrics.model("m"),
-            accepts=lambda info: bool(self.accepting),
+            accepts=lambda loaded: "" if self.accepting else "it has changed",
             on_change=self._on_change,
             backoff=Backoff(0.01),
         )
@@ -266,7 +266,7 @@ async def test_refused_model(watched, metrics, own_child):
 
 async def test_refused_at_a_restart(watched, own_child, monkeypatch, tmp_path):
     """A model that was served, and is refused at a restart, is tried until it loads."""
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     watching = watched()
     await watching.until("ready")
     (tmp_path / "sitecustomize.py").write_text(REFUSING)
@@ -279,7 +279,7 @@ async def test_refused_at_a_restart(watched, own_child, monkeypatch, tmp_path):
 
 async def test_crash_while_loading(watched, metrics, monkeypatch, tmp_path):
     """A worker that crashes while it loads is restarted; the first attempt ends with the crash."""
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     (tmp_path / "sitecustomize.py").write_text("import os; os._exit(3)")
     watching = watched()
     await watching.engine.first_attempt()
@@ -331,6 +331,40 @@ async def test_model_that_is_not_accepted(watched, own_child):
     assert "changed" in watching.engine.reason
     assert not watching.engine.ready
     assert own_child() is None
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Return a file that a model is made of."""
+    path = tmp_path / "model"
+    path.write_bytes(b"weights")
+    return path
+
+
+async def test_file_written_in_place(watched, file):
+    """A worker is replaced at once when its file is written to, and its calls are not at fault."""
+    watching = watched(FaultSpec(file=str(file)))
+    await watching.until("ready")
+    with file.open("r+b") as opened:
+        opened.write(b"WEIGHTS")
+    with pytest.raises(WorkerGone):
+        await watching.engine.run(make_batch(3), ("dense",), 0)
+    watching.forget()
+    await watching.until("ready")  # this supervisor accepts every model
+    assert len((await watching.engine.run(make_batch(3), ("dense",), 0)).columns) == 1
+
+
+async def test_idle_worker_whose_file_is_written(watched, file, own_child):
+    """A file that is written to is noticed without any call, and the same content is served again."""
+    watching = watched(FaultSpec(file=str(file)))
+    await watching.until("ready")
+    before, pid = watching.engine.info, own_child()
+    file.write_bytes(file.read_bytes())
+    await watching.until("restarting")
+    assert "was changed while it was served" in watching.engine.reason
+    await watching.until("ready")
+    assert watching.engine.info.fingerprint == before.fingerprint
+    assert own_child() != pid
 
 
 async def test_stop(watched, own_child):

@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 import sys
 
-from embeddings_gateway.backends.own_process import confine, end_with_parent
+from embeddings_gateway.backends.own_process import confine, end_with_parent, name_temporary_folder
 
 
 def main() -> None:
     """Carry out the order on standard input."""
     end_with_parent(int(sys.argv[1]))
     confine()
+    name_temporary_folder()
     output = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is not part of the outcome
     outcome = carry_out(sys.stdin.buffer.read())

@@ -19,8 +19,9 @@ from typing import Protocol
 import msgspec
 
 from embeddings_gateway.backends.redact import without_secrets
-from embeddings_gateway.errors import InvalidTokenIds, ModelUnavailable, RetryAfter
+from embeddings_gateway.errors import InvalidTokenIds, ModelUnavailable, RetryAfter, TooManyTokens
 from embeddings_gateway.log import get_logger
+from embeddings_gateway.serving.yield_to_loop import ONE_INPUT, LoopYielder
 
 RETRY_S = 60.0
 MAX_WAIT_S = 30.0
@@ -34,6 +35,9 @@ import msgspec
 from tiktoken_ext.openai_public import cl100k_base
 sys.stdout.buffer.write(msgspec.msgpack.encode(cl100k_base()))
 """
+
+MAX_CHARS = 8 << 20
+"""The most characters that the ids of a request stand for: as many as a body has, if texts are sent."""
 
 REMEDY = (
     "This model does not take token ids. Send texts (in LangChain: check_embedding_ctx_length=False), or "
@@ -100,10 +104,23 @@ class Cl100k:
 
         Raises:
             InvalidTokenIds: the vocabulary cannot be loaded.
+            TooManyTokens: the texts are too long together: a single id may stand for a hundred characters.
             ModelUnavailable: it is still being loaded.
         """
         encoding = await self._get()
-        return await asyncio.to_thread(_decode, encoding, inputs)
+        texts: list[str | InvalidTokenIds] = []
+        chars = 0
+        yielder = LoopYielder()  # a thread would go on when the request ends
+        for ids in inputs:
+            text = _decode(encoding, ids)
+            texts.append(text)
+            chars += len(text) if isinstance(text, str) else 0
+            if chars > MAX_CHARS:
+                raise TooManyTokens(
+                    f"The token ids of a request stand for {MAX_CHARS} characters at most.", "input"
+                )
+            await yielder.yield_to_loop(ONE_INPUT + len(ids))
+        return texts
 
     async def _get(self) -> Encoding:
         if self._encoding is None and time.monotonic() - self._failed_at >= RETRY_S:
@@ -145,11 +162,8 @@ class Cl100k:
             self._loading = None
 
 
-def _decode(encoding: Encoding, inputs: Sequence[Sequence[int]]) -> list[str | InvalidTokenIds]:
-    texts: list[str | InvalidTokenIds] = []
-    for ids in inputs:
-        try:
-            texts.append(encoding.decode_bytes(ids).decode(errors="replace"))
-        except (KeyError, OverflowError):
-            texts.append(InvalidTokenIds("A token id is not in cl100k_base."))
-    return texts
+def _decode(encoding: Encoding, ids: Sequence[int]) -> str | InvalidTokenIds:
+    try:
+        return encoding.decode_bytes(ids).decode(errors="replace")
+    except (KeyError, OverflowError):
+        return InvalidTokenIds("A token id is not in cl100k_base.")

@@ -11,13 +11,14 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from embeddings_gateway.backends.base import Batch, ModelInfo, Output, Part
+from embeddings_gateway.backends.base import Batch, Output, Part
 from embeddings_gateway.backends.messages import (
     Cancel,
     Check,
     Checked,
     Failed,
     FromWorker,
+    Outdated,
     PackedBatch,
     Ping,
     Pong,
@@ -35,6 +36,7 @@ from embeddings_gateway.workers.engine import (
     CrashedOutOfMemory,
     EngineOutOfMemory,
     EngineResult,
+    Loaded,
     TokenizeResult,
     WorkerCrashed,
     WorkerGone,
@@ -49,7 +51,7 @@ class Link:
     """A worker process with a loaded model. Made by ``launcher.startup``; belongs to one event loop.
 
     Attributes:
-        info: the model's facts.
+        loaded: the model's facts, and its outputs for the self-test's probes.
         load_seconds: how long the model took to load.
         tokens_per_s: the speed in the self-test.
         batches: how many the worker has computed.
@@ -57,7 +59,9 @@ class Link:
     """
 
     def __init__(self, process: WorkerProcess, ready: Ready, timeouts: WorkerTimeouts) -> None:
-        self.info: ModelInfo = ready.info
+        self.loaded = Loaded(
+            ready.info, {output: column.unpack() for output, column in ready.reference.items()}
+        )
         self.load_seconds = ready.seconds
         self.tokens_per_s = ready.tokens_per_s
         self.batches = 0
@@ -167,6 +171,9 @@ class Link:
 
     def _receive(self, message: FromWorker) -> None:
         """Give a reply to its call. A reply to a call that was cancelled is dropped."""
+        if isinstance(message, Outdated):
+            self.kill("replaced", f"{message.file} was changed while it was served")
+            return
         if not isinstance(message, WorkerReply):
             raise ProtocolError(f"a {type(message).__name__}, which is no reply")
         self._hang_detector.end(message.id)
@@ -183,7 +190,7 @@ class Link:
             self.lost = True
             self._watch.cancel()
             death = await self._process.end()
-            suspects = self._hang_detector.suspects()
+            suspects = set() if death.cause == "replaced" else self._hang_detector.suspects()
             crash = CrashedOutOfMemory if death.cause == "memory" else WorkerCrashed
             for call_id, reply in self._replies.items():
                 if not reply.done():

@@ -19,6 +19,7 @@ from embeddings_gateway.workers.engine import (
     FINAL,
     HANG_FACTOR,
     EngineResult,
+    Loaded,
     SearchAborted,
     State,
     Supervised,
@@ -52,7 +53,7 @@ class Supervisor:
         model: its name, for the log.
         spec: what the worker loads.
         metrics: count restarts and crashes.
-        accepts: whether a worker with a model of these facts may serve.
+        accepts: why a worker that has loaded this must not serve; empty if it may.
         on_change: called after every change of ``state``.
         timeouts: how long the worker may take.
         cores: numbers of the cores that the worker is pinned to; empty if it is not pinned.
@@ -69,7 +70,7 @@ class Supervisor:
         spec: Spec,
         metrics: ModelMetrics,
         *,
-        accepts: Callable[[ModelInfo], bool],
+        accepts: Callable[[Loaded], str],
         on_change: Callable[[], None],
         timeouts: WorkerTimeouts = WorkerTimeouts(),  # noqa: B008 - frozen
         cores: Collection[int] = (),
@@ -341,12 +342,9 @@ class Supervisor:
         Raises:
             LoadRefused: the worker does not make the same vectors as before.
         """
-        info = link.info
-        if not self._accepts(info):
-            raise LoadRefused(
-                "its embedding space has changed, so its files or its device have changed: "
-                "start the gateway again"
-            )
+        if problem := self._accepts(link.loaded):
+            raise LoadRefused(f"{problem}: start the gateway again")
+        info = link.loaded.info
         for note in info.notes:
             self._log.warning("model note", note=note)
         self._log.info("model ready", fingerprint=info.fingerprint, seconds=link.load_seconds)
@@ -361,7 +359,8 @@ class Supervisor:
 
     def _note_crash(self, link: Link, death: Death) -> None:
         stderr = without_texts(death.stderr, os.path.isfile)
-        self._log.error("worker crashed", how=death.how, stderr=stderr)
+        end = "was replaced" if death.cause == "replaced" else "crashed"
+        self._log.error(f"worker {end}", how=death.how, stderr=stderr)
         self._metrics.worker_deaths[death.cause].inc()
         self._crashed_at = time.monotonic()
         worked = link.batches > 0
@@ -371,7 +370,7 @@ class Supervisor:
             self._breaker.crash_in_search(self._crashed_at)
         else:
             self._breaker.crash(self._crashed_at, worked=worked)
-        self._set_restarting(f"the worker crashed ({death.how})")
+        self._set_restarting(f"the worker {end} ({death.how})")
 
     def _on_late(self) -> None:
         self._set_state(
