@@ -18,6 +18,7 @@ from embeddings_gateway.backends.hf.files.layout import Dense, Layout
 from embeddings_gateway.backends.hf.files.weights import SINGLE
 from embeddings_gateway.backends.hf.network.encoder import position_offset
 from embeddings_gateway.backends.hf.network.packed_batch import PackedTensors, packed_pooling, position_ids
+from embeddings_gateway.backends.hf.network.rotary import own_positions, split_by_length
 from embeddings_gateway.backends.spec import Pooling
 
 
@@ -33,6 +34,7 @@ class Network(nn.Module):
         self.dense = nn.Sequential(*dense)
         self.normalize = normalize
         self.offset = position_offset(transformer)
+        self.by_length = split_by_length(transformer)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Compute one vector per row.
@@ -44,7 +46,8 @@ class Network(nn.Module):
         Returns:
             fp32 ``[inputs, dimensions]``.
         """
-        output = self.transformer(input_ids=input_ids, attention_mask=attention_mask)
+        positions = {"position_ids": own_positions(attention_mask)} if self.by_length else {}
+        output = self.transformer(input_ids=input_ids, attention_mask=attention_mask, **positions)
         return self._finished(pool(output.last_hidden_state, attention_mask, self.modes))
 
     def forward_packed(self, batch: PackedTensors) -> Tensor:
