@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -163,12 +164,61 @@ class Column:
         )
 
 
+PART_CONTEXT = 128
+"""How many characters before and after a part of a text a tokenizer sees with it."""
+
+
+class Part(NamedTuple):
+    """Which part of a longer text a text is.
+
+    Attributes:
+        begin: where ids are wanted from, in characters. 0: the whole text begins here. Otherwise what stands before
+            is only there for its context.
+        closes: whether the whole text ends where this part ends.
+    """
+
+    begin: int
+    closes: bool
+
+
+class TokenizedPart(NamedTuple):
+    """The ids that a part certainly has in its whole text, without special tokens.
+
+    Attributes:
+        ids: int32 ``[tokens]``, of the characters from ``begin`` to ``end``.
+        begin: the first place, not before the wanted one, where a token of the whole text certainly begins.
+        end: the end of a part that closes the text; otherwise the last such place that has enough context behind
+            it. If it is not after ``begin``, nothing is certain.
+    """
+
+    ids: TokenIds
+    begin: int
+    end: int
+
+
+class TokenSpan(msgspec.Struct, frozen=True):
+    """How much of a text one token can stand for. Only characters of ASCII that can be seen (``!`` to ``~``) count.
+
+    So many tokens at least has a text that has more of them, whatever else is in it. 0: there is no limit.
+
+    Attributes:
+        words: runs of such characters between blanks.
+        signs: such characters that are no letters and no digits.
+        chars: such characters.
+    """
+
+    words: int = 0
+    signs: int = 0
+    chars: int = 0
+
+
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The facts of a loaded model. Made by its backend, sent once to the gateway.
 
     Attributes:
         dimensions: width of a full dense vector.
         supported_dimensions: widths a client may ask for, ascending, the full width last.
+        default_dimensions: the width for clients that ask for none; ``None``: the full one.
         max_tokens: the longest input the model takes, in tokens, special tokens included.
         vocabulary_size: token ids are in ``range(vocabulary_size)``.
         prefix, suffix: the special token ids that stand before and after every text.
@@ -189,6 +239,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
         takes_pairs: whether an input may be a pair of texts.
         labels: width of a score column; 0 without that output.
         token_dimensions: width of a multi_vector column; 0 without that output.
+        token_span: how much of a text one token can stand for at most.
+        divides_texts: whether long texts can be tokenized in parts.
     """
 
     dimensions: int
@@ -209,21 +261,29 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     max_batch_tokens: int
     max_batch_inputs: int
     created: int
+    default_dimensions: int | None = None
     notes: tuple[str, ...] = ()
     outputs: tuple[Output, ...] = ("dense",)
     takes_pairs: bool = False
     labels: int = 0
     token_dimensions: int = 0
+    token_span: TokenSpan = TokenSpan()
+    divides_texts: bool = False
 
 
 class Backend(Protocol):
     """One loaded model, living in a worker process.
 
-    ``run`` and ``close`` are called by one thread only, the one that built the backend. ``tokenize``
-    may be called by other threads at the same time.
+    ``run`` and ``close`` are called by one thread only, the one that built the backend. ``tokenize`` and
+    ``tokenize_part`` may be called by other threads at the same time.
+
+    Attributes:
+        info: the model's facts.
+        files: those that it was loaded from: weights, tokenizer, configuration, conversions.
     """
 
     info: ModelInfo
+    files: Sequence[Path]
 
     def tokenize(self, texts: Sequence[str], text_pairs: Sequence[str] | None = None) -> Batch:
         """Turn each text into its ids, special tokens included, never cut. A text may have none.
@@ -234,6 +294,13 @@ class Backend(Protocol):
 
         Raises:
             EmbedError: the tokenizer cannot take a text, or the model takes no pairs.
+        """
+
+    def tokenize_part(self, text: str, part: Part) -> TokenizedPart:
+        """Turn a part of a longer text into the ids that it has there. Called only if ``info.divides_texts``.
+
+        Raises:
+            EmbedError: the tokenizer cannot take the text.
         """
 
     def run(self, batch: Batch, outputs: Sequence[Output]) -> dict[Output, Column]:

@@ -33,7 +33,9 @@ def verify(root: Path, weights: Sequence[str], pinned: str | Mapping[str, str] |
             raise LoadError(f"sha256 names {name!r}, but {root} has no such file")
         actual = sums[name] if name in sums else sha256(file)
         if actual != expected:
-            raise LoadError(f"{file}: sha256 is {actual}, the configuration pins {expected}")
+            raise LoadError(
+                f"{file}: sha256 is {actual}, the configuration pins {expected}: take the right file or change sha256"
+            )
     return sums
 
 

@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embeddings_gateway.backends.base import (
+    PART_CONTEXT,
     Batch,
     Column,
     LoadError,
     ModelInfo,
     Output,
+    Part,
     TokenIds,
+    TokenizedPart,
+    TokenSpan,
     Vectors,
     refuse_pairs,
 )
@@ -44,6 +49,7 @@ class FakeBackend:
         if spec.outputs != ("dense",):
             facts |= {"outputs": spec.outputs, "labels": spec.labels}
         self._spec = spec
+        self.files: Sequence[Path] = ()
         self.info = ModelInfo(
             dimensions=spec.width,
             supported_dimensions=offered_dimensions(spec, spec.width),
@@ -65,6 +71,8 @@ class FakeBackend:
             created=0,
             outputs=spec.outputs,
             takes_pairs="score" in spec.outputs,
+            token_span=TokenSpan(words=1, signs=1, chars=1),
+            divides_texts=True,
             labels=spec.labels if "score" in spec.outputs else 0,
             token_dimensions=spec.width if "multi_vector" in spec.outputs else 0,
         )
@@ -81,6 +89,12 @@ class FakeBackend:
         segments = np.repeat(np.arange(len(halves), dtype=np.int32) % 2, [len(half) for half in halves])
         pairs = Batch.of([np.concatenate(pair) for pair in zip(firsts, seconds, strict=True)])
         return Batch(pairs.ids, pairs.lengths, segments)
+
+    def tokenize_part(self, text: str, part: Part) -> TokenizedPart:
+        """Turn a part of a text into its bytes: every character is certain."""
+        end = len(text) if part.closes else len(text) - PART_CONTEXT
+        ids = self.tokenize([text[part.begin : end]]).ids[1:-1]
+        return TokenizedPart(ids, part.begin, end)
 
     def run(self, batch: Batch, outputs: Sequence[Output]) -> dict[Output, Column]:
         """Compute each output with :func:`fake_column`."""

@@ -16,9 +16,12 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
+import msgspec
 import numpy as np
 
+from embeddings_gateway.backends import checksum
 from embeddings_gateway.backends.base import Batch, Column, EmbedError, LoadError, Output
 from embeddings_gateway.backends.fake import BEGIN, FakeBackend
 from embeddings_gateway.backends.spec import FaultSpec
@@ -39,6 +42,9 @@ class FaultBackend(FakeBackend):
             raise LoadError("the fault backend is configured to refuse its model")
         if spec.loading in ("abort", "hang"):
             fail(spec.loading, "")
+        if spec.file is not None:
+            self.files = (Path(spec.file),)
+            self.info = msgspec.structs.replace(self.info, fingerprint=checksum.sha256(Path(spec.file))[:16])
         time.sleep(spec.load_seconds)
 
     def tokenize(self, texts: Sequence[str], text_pairs: Sequence[str] | None = None) -> Batch:

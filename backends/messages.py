@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from embeddings_gateway.backends.base import Batch, Column, ModelInfo, Output
+from embeddings_gateway.backends.base import Batch, Column, ModelInfo, Output, Part
 from embeddings_gateway.backends.spec import Spec
 
 FRAME_BYTES_MAX = 1 << 30
@@ -105,10 +105,18 @@ class Numbered(msgspec.Struct, frozen=True):
 
 
 class Tokenize(Numbered, frozen=True, tag="tokenize"):
-    """Answered by ``Tokens`` or ``Failed``."""
+    """Answered by ``Tokens`` or ``Failed``. ``part``: the only text is a part of a longer one."""
 
     texts: list[str]
     text_pairs: list[str] | None = None
+    part: Part | None = None
+
+
+class Cancel(Numbered, frozen=True, tag="cancel"):
+    """Nobody waits any more for the ``Tokenize`` of this id.
+
+    If the worker has not begun it, it never does, and replies ``Failed``. Otherwise it ignores this.
+    """
 
 
 class Run(Numbered, frozen=True, tag="run"):
@@ -123,18 +131,21 @@ class Ping(Numbered, frozen=True, tag="ping"):
 
 
 class Check(Numbered, frozen=True, tag="check"):
-    """Run the self-test again; answered by ``Checked`` or ``Failed``."""
+    """Run the self-test again, or one probe of it if ``brief``; answered by ``Checked`` or ``Failed``."""
+
+    brief: bool = False
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
     """The model is loaded, which took ``seconds``, and has passed its self-test.
 
-    ``tokens_per_s`` is the speed of a small batch.
+    ``tokens_per_s`` is the speed of a small batch. ``reference`` has the outputs of the self-test's probes.
     """
 
     info: ModelInfo
     seconds: float
     tokens_per_s: float
+    reference: dict[Output, PackedColumn]
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):
@@ -144,9 +155,15 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
 
 
 class Tokens(Numbered, frozen=True, tag="tokens"):
-    """The ids of each text of a ``Tokenize``, in order."""
+    """The ids of each text of a ``Tokenize``, in order.
+
+    ``declined``: text -> why the tokenizer cannot take it, without the text itself. Such a text has no ids.
+    ``certain``: begin and end of the characters that the ids are of, for a part of a longer text.
+    """
 
     batch: PackedBatch
+    declined: dict[int, str] = {}
+    certain: tuple[int, int] | None = None
 
 
 class Ran(Numbered, frozen=True, tag="ran"):
@@ -181,6 +198,12 @@ class Checked(Numbered, frozen=True, tag="checked"):
     problem: str
 
 
+class Outdated(msgspec.Struct, frozen=True, tag="outdated"):
+    """A file that the model was loaded from has been changed. The worker computes nothing more."""
+
+    file: str
+
+
 class Pong(Numbered, frozen=True, tag="pong"):
     """The worker is alive; ``busy_seconds`` is how long the batch being computed has run, 0 when idle."""
 
@@ -188,9 +211,9 @@ class Pong(Numbered, frozen=True, tag="pong"):
 
 
 Request = Tokenize | Run | Check | Ping
-ToWorker = Start | Request
+ToWorker = Start | Request | Cancel
 WorkerReply = Tokens | Ran | Checked | Failed | Pong
-FromWorker = Ready | Refused | WorkerReply
+FromWorker = Ready | Refused | Outdated | WorkerReply
 
 _encoder = msgspec.msgpack.Encoder()
 _to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)

@@ -1,11 +1,13 @@
 """The self-test: computes probe texts alone and in a batch, checks the outputs, and compares them.
 
-It runs before a model serves, and again when its results are in doubt.
+It runs before a model serves, and again when its results are in doubt. Then they must also be those of the first
+time: an engine whose weights have changed under it agrees with itself.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +24,7 @@ from embeddings_gateway.backends.base import (
     TokenIds,
     misshapen,
 )
-from embeddings_gateway.backends.invariance import NORM_TOLERANCE, difference
+from embeddings_gateway.backends.invariance import AUDIT_SLACK, NORM_TOLERANCE, difference
 
 PROBES = (
     "A probe.",
@@ -35,11 +37,16 @@ TOKENS_MAX = 2 * sum(len(probe.encode()) + 8 for probe in PROBES)
 
 
 class SelfTest:
-    """The probes of one backend. Called by the thread that computes."""
+    """The probes of one backend. Called by the thread that computes.
+
+    Attributes:
+        reference: the outputs of the probes alone, of the first run that found nothing wrong; empty before.
+    """
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._info = backend.info
+        self.reference: dict[Output, Column] = {}
 
     def run(self) -> str:
         """Return what is wrong with the model, for an operator; empty if nothing is.
@@ -59,7 +66,36 @@ class SelfTest:
             raise
         except BackendError as error:
             return f"the model fails on probe texts: {error}"
+        if problem := self._compare(batch, alone, together):
+            return problem
+        joined = {output: Column.concat([columns[output] for columns in alone]) for output in info.outputs}
+        self.reference = self.reference or joined
+        return other_results(joined, self.reference, info)
+
+    def run_first(self) -> str:
+        """Compute one probe alone; return what is wrong with the model, empty if nothing is.
+
+        Raises:
+            OutOfMemory: another attempt may succeed.
+        """
+        try:
+            first = self._probes().part(0, 1)
+            columns = self._run(first)
+        except OutOfMemory:
+            raise
+        except BackendError as error:
+            return f"the model fails on a probe text: {error}"
         for output in self._info.outputs:
+            if problem := malformed(output, columns.get(output), first.lengths, self._info):
+                return problem
+        return other_results(columns, self.reference, self._info)
+
+    def _compare(
+        self, batch: Batch, alone: list[dict[Output, Column]], together: dict[Output, Column]
+    ) -> str:
+        """Return what is wrong with the probes' outputs, alone and in a batch; empty if nothing is."""
+        info = self._info
+        for output in info.outputs:
             for i, columns in enumerate(alone):
                 if problem := malformed(output, columns.get(output), batch.lengths[i : i + 1], info):
                     return problem
@@ -94,6 +130,21 @@ class SelfTest:
         if not inputs:
             raise EmbedError("its vocabulary has no token for any of them")
         return Batch.of(inputs)
+
+
+def other_results(
+    columns: Mapping[Output, Column], reference: Mapping[Output, Column], info: ModelInfo
+) -> str:
+    """Return how outputs of the first probes differ from a model's outputs of before; empty if they do not.
+
+    The number of probes depends on the size of a batch, which need not be the same in every worker.
+    """
+    for output in info.outputs:
+        probes = min(len(columns[output]), len(reference[output]))
+        first, second = columns[output].part(0, probes), reference[output].part(0, probes)
+        if problem := difference(output, first, second, info, slack=AUDIT_SLACK):
+            return f"probe texts do not give what they gave before: {problem} ({output})"
+    return ""
 
 
 def malformed(output: Output, column: Column | None, lengths: NDArray[np.int32], info: ModelInfo) -> str:

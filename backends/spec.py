@@ -15,6 +15,11 @@ import msgspec
 from embeddings_gateway.backends.base import Output
 
 Pooling = Literal["cls", "mean", "max", "mean_sqrt_len", "last", "weighted_mean"]
+Directory = Annotated[
+    str,
+    msgspec.Meta(description="a model's directory, package:MODULE/DIRECTORY or a hub id such as org/name"),
+]
+File = Annotated[str, msgspec.Meta(description="a GGUF file")]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Device = Annotated[
     str, msgspec.Meta(pattern=r"^(auto|cpu|cuda|cuda:\d+)$", description="auto, cpu, cuda or cuda:N")
@@ -37,6 +42,7 @@ class BackendSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         prompts: prompt name -> prompt, instead of the model's own.
         default_prompt: the name of the prompt for requests that name none; ``""``: no prompt, whatever the
             model's files say.
+        environment: names of environment variables that the worker gets beside those that it always gets.
     """
 
     max_tokens: Positive | None = None
@@ -45,6 +51,7 @@ class BackendSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     threads: Positive | None = None
     prompts: dict[str, str] | None = None
     default_prompt: str | None = None
+    environment: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -73,7 +80,7 @@ class HfSpec(BackendSpec, frozen=True, kw_only=True, tag="hf"):
             compared by dot product.
     """
 
-    path: str
+    path: Directory
     revision: str | None = None
     sha256: str | dict[str, str] | None = None
     runtime: Literal["auto", "torch", "openvino"] = "auto"
@@ -83,6 +90,11 @@ class HfSpec(BackendSpec, frozen=True, kw_only=True, tag="hf"):
     cache_dir: str | None = None
     pooling: Pooling | None = None
     normalize: bool | None = None
+
+    @property
+    def is_downloaded(self) -> bool:
+        """Whether the path is a hub id."""
+        return not self.path.startswith(("/", "package:"))
 
 
 class GgufSpec(BackendSpec, frozen=True, kw_only=True, tag="gguf"):
@@ -96,7 +108,7 @@ class GgufSpec(BackendSpec, frozen=True, kw_only=True, tag="gguf"):
         n_gpu_layers: layers to put on the GPU; -1: all of them.
     """
 
-    path: str
+    path: File
     sha256: str | dict[str, str] | None = None
     pooling: Literal["cls", "mean", "last"] | None = None
     normalize: bool | None = None
@@ -127,12 +139,14 @@ class FaultSpec(FakeSpec, frozen=True, kw_only=True, tag="fault"):
         load_seconds: how long loading takes.
         seconds_per_token: how long a batch takes.
         memory_tokens: the padded cost of a batch above which memory runs out.
+        file: an absolute file that the model is made of, with any content.
     """
 
     loading: Literal["well", "abort", "hang", "refuse", "wrong"] = "well"
     load_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0
     seconds_per_token: Annotated[float, msgspec.Meta(ge=0)] = 0
     memory_tokens: Positive | None = None
+    file: str | None = None
 
 
 Spec = HfSpec | GgufSpec | FakeSpec | FaultSpec

@@ -17,7 +17,7 @@ from bench.results import Figures
 from bench.run_spec import RunError, Vectors
 from embeddings_gateway.backends.spec import HfSpec
 from embeddings_gateway.workers.local.cores import usable
-from embeddings_gateway.workers.local.process import ENGINE_SETTINGS
+from embeddings_gateway.workers.local.environment import ENGINE_SETTINGS
 
 SHAPES = {
     "[1024, 768] x [768, 768]": (1024, 768, 768),

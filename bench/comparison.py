@@ -32,7 +32,7 @@ from bench.texts import make_texts
 from embeddings_gateway.backends.spec import GgufSpec, Spec
 from embeddings_gateway.config_file import read_config
 from embeddings_gateway.workers.local.cores import usable
-from embeddings_gateway.workers.local.process import ENGINE_SETTINGS
+from embeddings_gateway.workers.local.environment import ENGINE_SETTINGS
 
 SAMPLE_REQUESTS, SAMPLE_VECTORS = 2, 10
 LIBRARY = "`SentenceTransformer(path).encode(texts)` in process, its defaults: fp32, batches of 32"

@@ -12,6 +12,17 @@ Truncate = Literal["error", "right", "left", "mean"]
 InputType = Literal["query", "document"]
 TokenIdPolicy = Literal["auto", "native", "cl100k", "reject"]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
+Host = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^(unix:.+|\[[^][/\s]+\]|[^][/:\s]+|[^][/:\s]*:[^][/\s]*:[^][/\s]*)$",
+        description="an address or name without a port (127.0.0.1, ::1, localhost; 0.0.0.0 is every network) "
+        "or unix:PATH",
+    ),
+]
+SocketMode = Annotated[
+    str, msgspec.Meta(pattern="^0?[0-7]{3}$", description='permissions in octal digits, such as "0660"')
+]
 RootPath = Annotated[
     str,
     msgspec.Meta(
@@ -32,7 +43,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """How the gateway listens, and limits that hold for every model.
 
     Attributes:
-        host, port: the address to listen on; port 0 picks a free port.
+        host, port: the address to listen on; port 0 picks a free port. The host ``unix:PATH`` is a Unix socket.
+        socket_mode: the permissions of a Unix socket, in octal digits.
         root_path: what a proxy leaves in front of each path, such as ``/embeddings-gateway``.
         cors_origins: origins whose pages may call from a browser; ``*`` is every origin.
         strict: refuse unknown fields of a request instead of ignoring them.
@@ -44,20 +56,21 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         max_input_chars: characters of one text, before it is tokenized.
         max_body_bytes: bytes of a request's body.
         max_connections: open connections.
-        max_buffered_bytes: bytes held for all connections together: bodies of unanswered requests, and
-            responses that clients have not read yet.
+        max_buffered_bytes: bytes held for all connections together: bodies of unanswered requests, and their
+            answers until clients have read them. An eighth is left to small requests.
         idle_timeout_s: a connection without a request is closed after this time. Common clients and proxies
             keep connections for 90 s; a shorter time here would make them use connections that are closing.
         head_timeout_s: time for a request's head to arrive.
-        body_timeout_s: time for a request's body to arrive.
+        body_timeout_s: how long a request's body may stop, or fall behind 32 KiB/s.
         send_timeout_s: time in which a client has to read some of its response. The whole response has this
             time and what its length takes at 256 KiB/s.
         request_timeout_s: time for a request to be answered.
         shutdown_timeout_s: time to finish accepted requests when the gateway stops.
     """
 
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8000
+    socket_mode: SocketMode = "0660"
     root_path: RootPath = ""
     cors_origins: tuple[Origin, ...] = ()
     strict: bool = False
@@ -67,7 +80,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_input_ids: Positive = 8192
     max_request_tokens: Positive = 300_000
     max_input_chars: Positive = 1_000_000
-    max_body_bytes: Positive = 32 << 20
+    max_body_bytes: Positive = 8 << 20
     max_connections: Positive = 4096
     max_buffered_bytes: Positive = 256 << 20
     idle_timeout_s: Seconds = 120
@@ -106,10 +119,15 @@ class ServingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """One model: the spec of its backend, and how it is served."""
+    """One model: the spec of its backend, and how it is served.
+
+    Attributes:
+        missing_path: if the path of the spec is taken for a hub id, the directory that it would be otherwise.
+    """
 
     spec: Spec
     serving: ServingConfig = ServingConfig()
+    missing_path: str | None = None
 
 
 class RenamedSetting(NamedTuple):

@@ -23,6 +23,7 @@ from embeddings_gateway.config import (
     ServingConfig,
 )
 from embeddings_gateway.log import get_logger
+from embeddings_gateway.toml_hints import hint
 
 DEFAULT = Path(__file__).with_name("default.toml")
 VARIABLE = "EMBEDDINGS_GATEWAY_CONFIG"
@@ -42,6 +43,7 @@ RENAMED = {
 }
 """Old name of a setting -> new name. The old names are accepted for one release."""
 
+SPEC_TABLES = ("prompts", "sha256")
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 INPUT_TYPE_SUFFIXES = tuple(f"@{input_type}" for input_type in get_args(InputType))
 SHA256 = re.compile(r"^[0-9a-f]{64}$")
@@ -57,7 +59,8 @@ def find_config() -> Path | None:
     """Return the file that the environment names, else the working directory's; ``None`` is the default."""
     if path := os.environ.get(VARIABLE):
         return Path(path)
-    return IN_WORKING_DIRECTORY if IN_WORKING_DIRECTORY.is_file() else None
+    # In a working directory that may not be entered there is no file for us.
+    return IN_WORKING_DIRECTORY if os.path.isfile(IN_WORKING_DIRECTORY) else None
 
 
 def read_config(path: Path | None) -> Config:
@@ -69,13 +72,28 @@ def read_config(path: Path | None) -> Config:
     file = path or DEFAULT
     source = str(path) if path else "the built-in default"
     try:
-        return parse(tomllib.loads(file.read_text("utf-8-sig")), file.resolve().parent, source)
+        return parse(_document(file), file.resolve().parent, source)
     except OSError as error:
         raise ConfigError(f"{source}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{source}: not TOML: {error}") from None
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from None
+
+
+def _document(file: Path) -> Mapping[str, Any]:
+    """Return the decoded file.
+
+    Raises:
+        OSError: it cannot be read.
+        ConfigError: it is no TOML.
+    """
+    try:
+        text = file.read_text("utf-8-sig")
+        return tomllib.loads(text)
+    except UnicodeDecodeError:
+        raise ConfigError("not TOML: it is not in UTF-8: save it as UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        how = hint(text, str(error))
+        raise ConfigError(f"not TOML: {error}{how and f': {how}'}") from None
 
 
 def log_renamed(config: Config) -> None:
@@ -93,7 +111,7 @@ def parse(document: Mapping[str, Any], directory: Path, source: str) -> Config:
     """
     _refuse_unknown(document, {"server", "models"}, "the top level")
     renamed: list[RenamedSetting] = []
-    server = _server(_table(document, "server"), renamed)
+    server = _server(_table(document, "server"), directory, renamed)
     models = {
         name: _model(name, _table(_table(document, "models"), name, f"models.{name}"), directory, renamed)
         for name in _table(document, "models")
@@ -107,11 +125,12 @@ def parse(document: Mapping[str, Any], directory: Path, source: str) -> Config:
 def _table(parent: Mapping[str, Any], key: str, path: str = "") -> Mapping[str, Any]:
     value = parent.get(key, {})
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{path or key} is not a table: write [{path or key}]")
+        name = "models.NAME" if key == "models" else path or key
+        raise ConfigError(f"{path or key} is not a table: write [{name}]")
     return value
 
 
-def _server(table: Mapping[str, Any], renamed: list[RenamedSetting]) -> ServerConfig:
+def _server(table: Mapping[str, Any], directory: Path, renamed: list[RenamedSetting]) -> ServerConfig:
     known = set(ServerConfig.__struct_fields__)
     table = _with_new_names(table, known, "server", renamed)
     _refuse_unknown(table, known, "server")
@@ -121,6 +140,9 @@ def _server(table: Mapping[str, Any], renamed: list[RenamedSetting]) -> ServerCo
             f"server: max_buffered_bytes is {server.max_buffered_bytes}: "
             f"set it to max_body_bytes ({server.max_body_bytes}) or more"
         )
+    if server.host.startswith("unix:"):
+        path = _absolute(directory, server.host.removeprefix("unix:"))
+        server = msgspec.structs.replace(server, host=f"unix:{path}")
     return server
 
 
@@ -132,6 +154,7 @@ def _model(
         raise ConfigError(f"{where}: a model's name is a string")
     if not name or len(name) > 256:
         raise ConfigError(f"{where}: a model's name has 1 to 256 characters")
+    _refuse_split_name(name, table)
     if problem := explain(table, BackendKey):
         raise ConfigError(f"{where}: {problem}")
     spec_type = BACKENDS[table["backend"]]
@@ -142,7 +165,25 @@ def _model(
     spec = _convert({k: v for k, v in table.items() if k not in serving_keys}, spec_type, where)
     serving = _convert({k: v for k, v in table.items() if k in serving_keys}, ServingConfig, where)
     _refuse_bad_checksums(getattr(spec, "sha256", None), where)
-    return ModelConfig(spec=_with_absolute_paths(spec, directory, where), serving=serving)
+    spec = _with_absolute_paths(spec, directory, where)
+    return ModelConfig(spec=spec, serving=serving, missing_path=_missing_path(spec, directory))
+
+
+def _refuse_split_name(name: str, table: Mapping[str, Any]) -> None:
+    """Refuse the tables that a name with a dot and without quotes makes, such as ``[models.bge-small-en-v1.5]``."""
+    for key, value in table.items():
+        if not isinstance(value, Mapping) or key in SPEC_TABLES:
+            continue
+        if key in ("server", "models"):
+            raise ConfigError(f"model {name!r}: {key} is no part of a model: write [{key}]")
+        if "backend" not in table or "backend" in value:
+            whole = ".".join([name, key, *_rest_of_name(value)])
+            raise ConfigError(f'model {name!r}: a name with a dot stands in quotes: write [models."{whole}"]')
+
+
+def _rest_of_name(table: Mapping[str, Any]) -> list[str]:
+    tables = [key for key, value in table.items() if isinstance(value, Mapping)]
+    return [] if "backend" in table or not tables else [tables[0], *_rest_of_name(table[tables[0]])]
 
 
 def _with_new_names(
@@ -192,10 +233,23 @@ def _with_absolute_paths(spec: Spec, directory: Path, where: str) -> Spec:
             return spec
     path = _absolute(directory, spec.path)
     if isinstance(spec, HfSpec) and not os.path.isdir(path):
+        if os.path.exists(path):
+            raise ConfigError(f"{where}: path: {path} is a file: {_fix_for_file(path)}")
         if HUB_ID.match(spec.path) and not spec.path.startswith("."):
             return spec
         raise ConfigError(f"{where}: path: there is no directory {path}, and it is no hub id like org/name")
     return msgspec.structs.replace(spec, path=path)
+
+
+def _fix_for_file(path: str) -> str:
+    return 'set backend = "gguf"' if path.endswith(".gguf") else "set it to the model's directory"
+
+
+def _missing_path(spec: Spec, directory: Path) -> str | None:
+    """Return the directory that a hub id would be, if it were a path."""
+    if isinstance(spec, HfSpec) and HUB_ID.match(spec.path):
+        return _absolute(directory, spec.path)
+    return None
 
 
 def _absolute(directory: Path, path: str) -> str:
@@ -218,5 +272,7 @@ def _refuse_duplicate_names(models: Mapping[str, ModelConfig]) -> None:
                     f"model {model!r}: {name!r} may not end like this: {endings} say a request's input_type"
                 )
             if name in owners:
-                raise ConfigError(f"model {model!r}: {name!r} is already a name of model {owners[name]!r}")
+                raise ConfigError(
+                    f"model {model!r}: {name!r} is already a name of model {owners[name]!r}: remove one"
+                )
             owners[name] = model

@@ -2,7 +2,8 @@
 
 A process that serves writes both to standard error, as JSON or for a terminal; :func:`configure` sets that up. Before,
 our events go to the standard library's logging, and the application decides. They never pass an application's own
-structlog processors: those may print tracebacks with texts in them.
+structlog processors: those may print tracebacks with texts in them. A handler that waits holds up no caller: a thread
+of ours calls it.
 """
 
 from __future__ import annotations
@@ -10,20 +11,30 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 import traceback
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Literal, TextIO
 
 import orjson
 import structlog
 from structlog.typing import FilteringBoundLogger, Processor
 
+from embeddings_gateway.backends.redact import without_secrets
+from embeddings_gateway.background import Background, BackgroundFile
+
 Logger = FilteringBoundLogger
 
 NAME = "embeddings_gateway"
 """The logger of the standard library that receives our events."""
+
+MAX_REPEATED = 20
+"""Warnings and errors of one kind that are logged in an interval; clients can cause any number."""
+INTERVAL_S = 10.0
+MAX_KINDS = 1000
 
 
 def get_logger() -> Logger:
@@ -46,18 +57,20 @@ def configure(form: Literal["auto", "json", "console"], level: str) -> None:
         level: the least severe event that is logged.
     """
     console = form == "console" or (form == "auto" and sys.stderr.isatty())
-    shared: list[Any] = [
+    stamped: list[Any] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        without_messages,
     ]
+    shared = [*stamped, without_messages, redact]
     render: Any = (
         structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
         if console
         else structlog.processors.JSONRenderer(serializer=as_json)
     )
-    _processors[:] = [at_least(level), *shared, render]
+    _processors[:] = [at_least(level), RateLimit(), *shared, render]
     _output.logger = LineWriter(sys.stderr)
+    if isinstance(file := sys.stderr.buffer, BackgroundFile):
+        file.output.describe = partial(describe_dropped, [*stamped, render])
     _output.json_level = None if console else logging.getLevelNamesMapping()[level.upper()]
     logging.raiseExceptions = False  # a line of a library that cannot be written is lost, as one of ours
     handler = logging.StreamHandler(sys.stderr)
@@ -67,7 +80,13 @@ def configure(form: Literal["auto", "json", "console"], level: str) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render],
         )
     )
+    handler.addFilter(RateLimit().admits_record)
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+
+
+def flush(timeout_s: float) -> bool:
+    """Wait until the application's logging has all our events, or the time is over; return whether it has them."""
+    return bool(_output.logger.flush(timeout_s))
 
 
 def log_request(level: Literal["debug", "info"], event: dict[str, Any]) -> None:
@@ -77,6 +96,43 @@ def log_request(level: Literal["debug", "info"], event: dict[str, Any]) -> None:
     elif _output.json_level <= (logging.INFO if level == "info" else logging.DEBUG):
         event |= {"event": "request", "level": level, "timestamp": datetime.now(UTC)}
         _output.logger.write_json(event)
+
+
+class RateLimit:
+    """A structlog processor that drops warnings and errors of a kind that are too many. The next one says how many."""
+
+    def __init__(self) -> None:
+        self._began: dict[object, float] = {}  # kind -> when its interval began
+        self._seen: dict[object, int] = {}  # kind -> events since then
+
+    def __call__(
+        self, _logger: Any, method: str, event: MutableMapping[str, Any]
+    ) -> MutableMapping[str, Any]:
+        """Let an event pass, with ``suppressed`` if others did not."""
+        if method in ("debug", "info"):
+            return event
+        suppressed = self.count((event["event"], event.get("model")), time.monotonic())
+        if suppressed is None:
+            raise structlog.DropEvent
+        if suppressed:
+            event["suppressed"] = suppressed
+        return event
+
+    def admits_record(self, record: logging.LogRecord) -> bool:
+        """Return whether a library's record may be logged: each place in its code is a kind."""
+        return self.count((record.name, record.pathname, record.lineno), time.monotonic()) is not None
+
+    def count(self, kind: object, now: float) -> int | None:
+        """Count an event; return how many before it were suppressed, or ``None`` if it is to be."""
+        if now - self._began.get(kind, -INTERVAL_S) < INTERVAL_S:
+            self._seen[kind] += 1
+            return 0 if self._seen[kind] <= MAX_REPEATED else None
+        suppressed = max(0, self._seen.get(kind, 0) - MAX_REPEATED)
+        if len(self._began) >= MAX_KINDS:
+            self._began.clear()
+            self._seen.clear()
+        self._began[kind], self._seen[kind] = now, 1
+        return suppressed
 
 
 class LineWriter:
@@ -135,6 +191,46 @@ def without_messages(_logger: Any, _method: str, event: MutableMapping[str, Any]
     return event
 
 
+def describe_dropped(processors: Sequence[Any], lines: int) -> bytes:
+    """Return the line of the log that says how many were dropped."""
+    event: Any = {"event": "lines dropped", "lines": lines}
+    for processor in processors:
+        event = processor(None, "warning", event)
+    return f"{event}\n".encode()
+
+
+class ApplicationLogger:
+    """Hands our events to the application's logging, in the background."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+        self._events = Background[tuple[str, str]](
+            self._log_all, lambda event: len(event[1]), lambda lines: ("warning", f"({lines} events dropped)")
+        )
+        self.flush = self._events.flush
+        for method in ("debug", "info", "warning", "error", "critical"):
+            setattr(self, method, partial(self._put, method))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._logger, name)  # what structlog asks, such as its level
+
+    def _put(self, method: str, event: str) -> None:
+        self._events.put((method, event))
+
+    def _log_all(self, events: Sequence[tuple[str, str]]) -> None:
+        for method, event in events:
+            with suppress(Exception):
+                getattr(self._logger, method)(event)
+
+
+def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Take secrets out of an event: libraries quote addresses and headers."""
+    for key, value in event.items():
+        if isinstance(value, str):
+            event[key] = without_secrets(value)
+    return event
+
+
 class _Output:
     """The output that all our loggers share.
 
@@ -144,7 +240,7 @@ class _Output:
     """
 
     def __init__(self) -> None:
-        self.logger: Any = logging.getLogger(NAME)
+        self.logger: Any = ApplicationLogger(logging.getLogger(NAME))
         self.json_level: int | None = None
 
     def __getattr__(self, method: str) -> Any:
@@ -154,7 +250,9 @@ class _Output:
 _output = _Output()
 _processors: list[Processor] = [  # all our loggers share this list; ``configure`` replaces its items
     structlog.stdlib.filter_by_level,
+    RateLimit(),
     without_messages,
+    redact,
     structlog.processors.KeyValueRenderer(key_order=["event"]),
 ]
 _log = get_logger()

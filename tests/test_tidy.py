@@ -68,16 +68,20 @@ ROOMS = {
     },
 }
 PURE = (
+    "gateway/api/json_pieces.py",
     "gateway/batching/checks.py",
     "gateway/batching/planner.py",
     "gateway/batching/speed.py",
     "gateway/workers/local/breaker.py",
+    "gateway/workers/local/search_share.py",
+    "gateway/workers/local/environment.py",
     "gateway/workers/local/stderr_filter.py",
     "gateway/workers/local/hang_detector.py",
     "gateway/library/embeddings.py",
     "gateway/serving/served.py",
     "gateway/serving/prepare/policies.py",
     "backends/invariance.py",
+    "backends/redact.py",
     "backends/gguf/packing.py",
 )
 IMPURE = {"asyncio", "time", "logging", "random", "os"}
@@ -91,6 +95,7 @@ LAZY = (
     "backends/hf/runtimes/load_runtime.py",
     "backends/hf/tokenizer.py",
     "backends/hf/conversion/convert.py",
+    "backends/hf/conversion/converting_process.py",
     "gateway/serving/prepare/cl100k.py",
     "bench/engines.py",
     "bench/ceiling.py",

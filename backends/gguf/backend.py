@@ -16,6 +16,8 @@ from embeddings_gateway.backends.base import (
     LoadError,
     ModelInfo,
     Output,
+    Part,
+    TokenizedPart,
     Vectors,
     refuse_pairs,
 )
@@ -35,6 +37,7 @@ class GgufBackend:
     def __init__(self, spec: GgufSpec) -> None:
         path = Path(spec.path)
         check_file(path)
+        self.files: Sequence[Path] = (path,)
         weights = checksum.verify(path.parent, [path.name], spec.sha256)
         self._model = LlamaModel(path, spec.n_gpu_layers)
         try:
@@ -65,13 +68,11 @@ class GgufBackend:
     def tokenize(self, texts: Sequence[str], text_pairs: Sequence[str] | None = None) -> Batch:
         """Turn each text into its ids. Any thread may call this."""
         refuse_pairs(text_pairs)
-        inputs = []
-        for i, text in enumerate(texts):
-            try:
-                inputs.append(self._tokenizer.encode(text))
-            except EmbedError as error:
-                raise EmbedError(f"text {i} of {len(texts)}: {error}") from None
-        return Batch.of(inputs)
+        return Batch.of([self._tokenizer.encode(text) for text in texts])
+
+    def tokenize_part(self, text: str, part: Part) -> TokenizedPart:
+        """Refuse: llama.cpp does not say which characters a token stands for."""
+        raise EmbedError("this tokenizer takes whole texts only")
 
     def run(self, batch: Batch, outputs: Sequence[Output]) -> dict[Output, Column]:
         """Compute the vector of each input; ``dense`` is the only output."""

@@ -10,9 +10,9 @@ import ctypes
 from typing import Any
 
 import numpy as np
-from llama_cpp import llama_cpp as llama
 
 from embeddings_gateway.backends.base import Batch, EmbedError, LoadError, OutOfMemory, Vectors
+from embeddings_gateway.backends.gguf.bindings import llama
 from embeddings_gateway.backends.gguf.model import POOLINGS, LlamaModel, start_llama
 from embeddings_gateway.backends.gguf.packing import (
     SEQUENCES_MAX,

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-from llama_cpp import llama_cpp as llama
 
 from embeddings_gateway.backends.base import LoadError
+from embeddings_gateway.backends.gguf.bindings import llama
 
 Route = Literal["encode", "decode"]
 """Which of the engine's two calls computes the model."""
@@ -51,7 +51,7 @@ def check_file(path: Path) -> None:
     if not path.is_absolute():
         raise LoadError(f"{path}: give the absolute path of a GGUF file")
     if not path.is_file():
-        raise LoadError(f"{path}: there is no such file")
+        raise LoadError(f"path: there is no file {path}")
     # llama.cpp would find the other parts by name, and no checksum would cover them.
     shard = SHARD.search(path.name)
     if shard and int(shard[1]) > 1:
@@ -59,7 +59,7 @@ def check_file(path: Path) -> None:
     with path.open("rb") as file:
         start = file.read(FILE_HEADER.size)
     if start[:4] != MAGIC:
-        raise LoadError(f"{path}: not a GGUF file")
+        raise LoadError(f"path: {path} is not a GGUF file")
     if len(start) < FILE_HEADER.size:
         raise LoadError(f"{path}: cut short after {len(start)} bytes")
     _magic, version, tensors, entries = FILE_HEADER.unpack(start)

@@ -18,9 +18,9 @@ import unicodedata
 from typing import Any
 
 import numpy as np
-from llama_cpp import llama_cpp as llama
 
 from embeddings_gateway.backends.base import EmbedError, LoadError, TokenIds
+from embeddings_gateway.backends.gguf.bindings import llama
 from embeddings_gateway.backends.gguf.model import GgufFacts, LlamaModel, metadata
 
 TEXT_BYTES_MAX = 2**30  # the engine counts bytes and tokens in 32 bits

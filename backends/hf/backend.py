@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -14,6 +15,8 @@ from embeddings_gateway.backends.base import (
     LoadError,
     ModelInfo,
     Output,
+    Part,
+    TokenizedPart,
     refuse_pairs,
 )
 from embeddings_gateway.backends.checksum import fingerprint
@@ -22,7 +25,7 @@ from embeddings_gateway.backends.hf.conversion.probes import calibration_sum
 from embeddings_gateway.backends.hf.files.layout import Layout, read_layout, resolve, with_prompts
 from embeddings_gateway.backends.hf.files.weights import Weights, locate, verify_weights, vocabulary_sums
 from embeddings_gateway.backends.hf.runtimes.load_runtime import load_runtime, select_runtime
-from embeddings_gateway.backends.hf.runtimes.runtime import LoadedModel, Runtime, best_batch_tokens
+from embeddings_gateway.backends.hf.runtimes.runtime import LoadedModel, best_batch_tokens
 from embeddings_gateway.backends.hf.tokenizer import HfTokenizer, open_tokenizer
 from embeddings_gateway.backends.model_options import offered_dimensions
 from embeddings_gateway.backends.spec import HfSpec
@@ -42,6 +45,12 @@ VOLATILE = {
 }
 
 
+TRUNCATED = (
+    "vectors have {} of their {} dimensions by default, as the model's files say (truncate_dim); "
+    "requests may ask for all, and the setting dimensions replaces the files'"
+)
+
+
 class HfBackend:
     """One loaded model. ``base.Backend`` says who may call what, and when."""
 
@@ -51,8 +60,9 @@ class HfBackend:
         # Before any library parses a file: a file that is not the pinned one may be hostile.
         weights = verify_weights(layout, spec.sha256)
         loaded = load_runtime(spec, choice, layout, weights)
-        self._tokenizer = open_tokenizer(layout, loaded.converted)
+        self._tokenizer = open_tokenizer(layout, loaded.tokenizer, loaded.converted)
         self._runtime = loaded.runtime
+        self.files: Sequence[Path] = loaded_files(layout, weights, loaded)
         self.info = self._describe(spec, resolve(layout, spec, loaded.facts.causal), weights, loaded)
 
     def __repr__(self) -> str:
@@ -63,6 +73,10 @@ class HfBackend:
         """Turn each text into its ids. Any thread may call this."""
         refuse_pairs(text_pairs)
         return Batch.of(self._tokenizer.tokenize(texts))
+
+    def tokenize_part(self, text: str, part: Part) -> TokenizedPart:
+        """Turn a part of a text into its ids. Any thread may call this."""
+        return self._tokenizer.tokenize_part(text, part)
 
     def run(self, batch: Batch, outputs: Sequence[Output]) -> dict[Output, Column]:
         """Compute the vector of each input; ``dense`` is the only output."""
@@ -80,11 +94,17 @@ class HfBackend:
         special = len(tokenizer.prefix) + len(tokenizer.suffix)
         max_tokens = longest_input(spec.max_tokens, layout.max_tokens, facts.positions, special)
         dimensions = self._try_out()
+        # The author's choice of a width, as sentence-transformers has it; the configuration's are beside it.
+        cut = layout.truncate_dim if spec.dimensions is None else None
+        cut = cut if cut is not None and 0 < cut < dimensions else None
         batch_tokens = spec.max_batch_tokens or loaded.batch_tokens
         calibration = calibration_sum(spec.calibration) if runtime.dtype == "int8" else None
         return ModelInfo(
             dimensions=dimensions,
-            supported_dimensions=offered_dimensions(spec, dimensions, layout.dimensions),
+            supported_dimensions=offered_dimensions(
+                spec, dimensions, (*layout.dimensions, cut or dimensions)
+            ),
+            default_dimensions=cut,
             max_tokens=max_tokens,
             # An id has to be known to both.
             vocabulary_size=min(tokenizer.size, facts.vocabulary_size),
@@ -97,13 +117,15 @@ class HfBackend:
             dtype=runtime.dtype,
             device=runtime.device,
             runtime=runtime.name,
-            fingerprint=space_fingerprint(layout, weights, tokenizer, runtime, calibration),
+            fingerprint=space_fingerprint(layout, weights, loaded, tokenizer, calibration),
             cost=runtime.cost,
             max_batch_tokens=batch_tokens
             or best_batch_tokens(runtime.run, runtime.device, facts.pad_id, max_tokens),
             max_batch_inputs=BATCH_INPUTS_CPU if runtime.device == "cpu" else BATCH_INPUTS_GPU,
             created=weights.changed,
-            notes=loaded.notes,
+            notes=(*loaded.notes, *([TRUNCATED.format(cut, dimensions)] if cut else [])),
+            token_span=tokenizer.rules.span,
+            divides_texts=tokenizer.rules.places is not None,
         )
 
     def _try_out(self) -> int:
@@ -119,18 +141,37 @@ class HfBackend:
         return int(vector.shape[1])
 
 
+def loaded_files(layout: Layout, weights: Weights, loaded: LoadedModel) -> list[Path]:
+    """Return the files that a model was loaded from: weights, tokenizer, configuration, and conversion."""
+    root = layout.root
+    names = {*weights.sums, *vocabulary_sums(layout)}
+    folders = {root, layout.folder, *(root / module.folder for module in layout.dense)}
+    configuration = [file for folder in folders for file in folder.glob("*.json")]
+    converted = loaded.converted.iterdir() if loaded.converted else ()
+    files = [
+        *(root / name for name in names),
+        *(layout.folder / name for name in names),
+        *configuration,
+        *converted,
+    ]
+    return [file for file in files if file.is_file()]
+
+
 def space_fingerprint(
-    layout: Layout, weights: Weights, tokenizer: HfTokenizer, runtime: Runtime, calibration: str | None
+    layout: Layout, weights: Weights, loaded: LoadedModel, tokenizer: HfTokenizer, calibration: str | None
 ) -> str:
     """Return the fingerprint of everything that the vectors depend on, which no limit is.
 
     ``layout`` is resolved. ``calibration`` is the sum of the texts that int8 was calibrated with.
     """
+    runtime = loaded.runtime
     # What is not in int8 is in bf16 where the processor has it.
     int8 = {} if calibration is None else {"calibration": calibration, "has_bf16": hardware.has_bf16()}
+    heeded = msgspec.to_builtins(msgspec.structs.replace(loaded.tokenizer, notes=()))
     return fingerprint(
         {
             **int8,
+            **({"tokenizer_settings": heeded} if heeded else {}),
             "weights": weights.sums,
             "vocabulary": vocabulary_sums(layout),
             "special_tokens": [tokenizer.prefix, tokenizer.suffix],

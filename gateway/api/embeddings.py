@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from litestar import post
 from litestar.handlers import HTTPRouteHandler
 
-from embeddings_gateway.api.encode import encode_response
+from embeddings_gateway.api.decode import Decoder
+from embeddings_gateway.api.encode import encode_response, response_bytes
 from embeddings_gateway.api.errors import error_detail
 from embeddings_gateway.api.middleware import RequestLog
 from embeddings_gateway.api.openapi import EmbeddingsOperation
@@ -16,7 +17,6 @@ from embeddings_gateway.api.paths import EMBEDDINGS
 from embeddings_gateway.api.schemas import (
     INPUT_TYPE,
     TRUNCATE,
-    Decoder,
     EmbeddingRequest,
     check_content,
     deadline_of,
@@ -26,7 +26,7 @@ from embeddings_gateway.config import ServerConfig
 from embeddings_gateway.errors import InternalError
 from embeddings_gateway.server.request import Request
 from embeddings_gateway.serving.registry import Named, Registry
-from embeddings_gateway.serving.served import Call, CallOptions, InputLimits
+from embeddings_gateway.serving.served import Call, Caller, CallOptions, InputLimits
 
 
 class Embeddings:
@@ -40,7 +40,7 @@ class Embeddings:
     def __init__(self, registry: Registry, server: ServerConfig) -> None:
         self._registry = registry
         self._server = server
-        self._decoder = Decoder(server.strict)
+        self._decoder = Decoder(server)
         self._limits = InputLimits(server.max_input_chars, server.max_input_ids)
 
     async def __call__(self, request: Request, log: RequestLog) -> Sequence[bytes]:
@@ -53,15 +53,19 @@ class Embeddings:
         deadline = deadline_of(fields, log.arrived, self._server.request_timeout_s)
         check_content(fields)
         content = await request.read(self._server.max_body_bytes, deadline)
-        body = self._decoder.decode(content, needs_model=log.path_model is None)
+        body = await self._decoder.decode_any(content, needs_model=log.path_model is None)
         named = self._registry.find(log.path_model or body.model)
         served = named.served
         log.model = served.name
         info = served.info
         log.fingerprint = info.fingerprint if info else ""
-        call = self._call(body, named, fields, deadline)
+        call = self._call(body, named, request, deadline)
         log.inputs = len(call.inputs)
         log.timings = call.timings
+        encoding_format = body.encoding_format or "float"
+        if info:
+            dimensions = body.dimensions or info.dimensions
+            request.reserve(response_bytes(log.inputs, min(dimensions, info.dimensions), encoding_format))
         result = await served.run(call)
         log.tokens = result.tokens
         log.truncated = result.truncated
@@ -74,15 +78,13 @@ class Embeddings:
             inputs=log.inputs,
             model=log.model,
             tokens=result.tokens,
-            encoding_format=body.encoding_format or "float",
+            encoding_format=encoding_format,
         )
         log.timings["encode"] = time.monotonic() - began
         return pieces
 
-    def _call(
-        self, body: EmbeddingRequest, named: Named, fields: Mapping[bytes, bytes], deadline: float
-    ) -> Call:
-        expected_space = fields.get(b"x-expected-space")
+    def _call(self, body: EmbeddingRequest, named: Named, request: Request, deadline: float) -> Call:
+        expected_space = request.head.fields.get(b"x-expected-space")
         options = CallOptions(
             dimensions=body.dimensions,
             truncate=TRUNCATE[body.truncate],
@@ -91,7 +93,13 @@ class Embeddings:
             expected_fingerprint=expected_space.decode("latin-1") if expected_space else None,
         )
         inputs = inputs_of(body, self._server.max_inputs, self._limits)
-        return Call(inputs.inputs, options=options, refused=inputs.errors, deadline=deadline)
+        return Call(
+            inputs.inputs,
+            options=options,
+            refused=inputs.errors,
+            caller=Caller(request.peer),  # until clients have keys
+            deadline=deadline,
+        )
 
 
 def embeddings_route() -> HTTPRouteHandler:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping
 from typing import Annotated, Literal
 
@@ -25,6 +26,14 @@ VECTOR_SCHEMA = {
 
 BLOCK_NUMBERS: dict[EncodingFormat, int] = {"float": 32_768, "base64": 262_144}
 """Numbers in one block. Encoding it takes about half a millisecond; then the event loop runs other tasks."""
+
+NUMBER_BYTES: dict[EncodingFormat, float] = {"float": 13.0, "base64": 16 / 3}
+ENTRY_BYTES = 64
+
+
+def response_bytes(inputs: int, dimensions: int, encoding_format: EncodingFormat) -> int:
+    """Return about how many bytes a response will have."""
+    return inputs * math.ceil(ENTRY_BYTES + dimensions * NUMBER_BYTES[encoding_format])
 
 
 class Usage(msgspec.Struct, frozen=True):

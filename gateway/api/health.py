@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
@@ -13,6 +14,17 @@ from litestar.openapi import ResponseSpec
 from embeddings_gateway.metrics import Metrics
 from embeddings_gateway.serving.registry import Registry
 from embeddings_gateway.serving.served import Served
+
+REASONS: Mapping[str, str] = {
+    "searching": "its workers are looking for the input that makes them fail",
+    "restarting": "its workers are restarting",
+    "loading": "it is being loaded",
+    "broken": "its workers fail again and again; the log says how",
+    "failed": "it cannot be served; the log says why",
+    "stopped": "it was stopped",
+}
+"""What anybody may know. The reasons in the log name files and quote libraries."""
+NO_ANSWER = "its workers do not answer in time"
 
 
 class ModelHealth(msgspec.Struct, frozen=True):
@@ -68,5 +80,7 @@ def health_routes(registry: Registry, metrics: Metrics) -> list[HTTPRouteHandler
 
 async def health(model: Served, draining: bool) -> ModelHealth:
     """Ask the workers of a model whether they can take a request now."""
-    problem = "the gateway is stopping" if draining else await model.unready()
-    return ModelHealth(not problem, model.state, problem)
+    if draining:
+        return ModelHealth(False, model.state, "the gateway is stopping")
+    is_ready = not await model.unready()
+    return ModelHealth(is_ready, model.state, "" if is_ready else REASONS.get(model.state, NO_ANSWER))

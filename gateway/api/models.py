@@ -23,6 +23,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True, tag_field="object", t
     backend: str
     dimensions: int | None = None
     supported_dimensions: tuple[int, ...] | None = None
+    default_dimensions: int | None = None
     max_tokens: int | None = None
     pooling: str | None = None
     normalized: bool | None = None

@@ -1,19 +1,17 @@
-"""The headers and bodies that clients send: decoded, and checked as far as possible without a model.
+"""The headers and bodies that clients send, checked as far as possible without a model.
 
-An error names the field, as ``input[17]``. Responses are in ``encode`` and ``errors``.
+``decode`` decodes. An error names the field, as ``input[17]``. Responses are in ``encode`` and ``errors``.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal, NamedTuple, NoReturn, cast, get_args
+from typing import Annotated, Literal, NamedTuple, cast, get_args
 
 import msgspec
 
-from embeddings_gateway.allowed_values import describe
 from embeddings_gateway.config import InputType, Truncate
-from embeddings_gateway.errors import GatewayError, InvalidJson, InvalidRequest, WrongContentType
+from embeddings_gateway.errors import GatewayError, InvalidRequest, WrongContentType
 from embeddings_gateway.serving.served import IdLists, InputLimits, Texts
 
 TIMEOUT_HEADER = "x-request-timeout-ms"
@@ -113,60 +111,6 @@ class Inputs(NamedTuple):
 
     inputs: Texts | IdLists
     errors: dict[int, GatewayError]
-
-
-class Decoder:
-    """Decodes and checks bodies. Built once."""
-
-    def __init__(self, strict: bool) -> None:
-        struct = StrictEmbeddingRequest if strict else EmbeddingRequest
-        without_model = msgspec.defstruct(
-            struct.__name__, [("model", str | None, None)], bases=(struct,), frozen=True, kw_only=True
-        )
-        self._decoder: msgspec.json.Decoder[EmbeddingRequest] = msgspec.json.Decoder(struct)
-        self._decoder_without_model: msgspec.json.Decoder[EmbeddingRequest] = msgspec.json.Decoder(
-            without_model
-        )
-
-    def decode(self, body: bytes | bytearray, *, needs_model: bool = True) -> EmbeddingRequest:
-        """Return the request in ``body``.
-
-        Args:
-            body: the whole body.
-            needs_model: whether ``model`` has to be there: not if the path says it.
-
-        Raises:
-            InvalidJson: the body is not one JSON document in UTF-8, or nested too deep.
-            InvalidRequest: a field is missing, of the wrong type or out of range.
-        """
-        try:
-            decoder = self._decoder if needs_model else self._decoder_without_model
-            return decoder.decode(body.decode())  # msgspec does not check UTF-8 in unknown fields
-        except msgspec.ValidationError as error:
-            _refuse(str(error))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise InvalidJson("The body is not one valid JSON document in UTF-8.") from None
-
-
-_AT_PATH = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
-_MISSING = re.compile(r"^Object missing required field `(?P<name>\w+)`$")
-_EXPECTED = re.compile(r"^Expected [^'\"]*$")
-
-
-def _refuse(message: str) -> NoReturn:
-    """Raise InvalidRequest for an error of msgspec, with the field as ``param`` but never with a value."""
-    path = _AT_PATH.search(message)
-    problem = _AT_PATH.sub("", message)
-    if missing := _MISSING.match(problem):
-        raise InvalidRequest("The field is missing.", missing["name"])
-    if problem.startswith("Object contains unknown field"):
-        raise InvalidRequest("There is a field that is not known, and the gateway is strict.")
-    field = path["path"] if path else None
-    if field in FIELDS and field != "input":
-        problem = f"The value is none that the field takes: {describe(FIELDS[field])}"
-    elif not _EXPECTED.match(problem):
-        problem = "The value is none that this field takes; /docs lists them"
-    raise InvalidRequest(f"{problem}.", field)
 
 
 def inputs_of(request: EmbeddingRequest, max_inputs: int, limits: InputLimits) -> Inputs:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 
-from embeddings_gateway.batching.fair_order import Chunk
+from embeddings_gateway.batching.chunks import Chunk
 from embeddings_gateway.batching.queue import Admission, Queue, TakenBatch
 from embeddings_gateway.batching.request import Request
 from embeddings_gateway.batching.runner import Runner
@@ -33,7 +34,7 @@ class Batcher:
         dispatcher: its engines.
         serving: the size of the queue, the share of bulk requests, and how often a batch is audited.
         metrics: of the model.
-        quarantine: where inputs that crash a worker are remembered.
+        quarantine: where inputs that fail are remembered.
         unavailable: returns the error of rows if no engine will be ready soon.
 
     Attributes:
@@ -139,14 +140,20 @@ class Batcher:
 
     async def _run(self, engine: Engine, batch: TakenBatch, counted: AbstractContextManager[None]) -> None:
         """Run and settle a batch. Rows that were lost with the worker wait again."""
-        with counted:
-            lost = await self._runner.run(engine, batch.chunks)
-        if batch.traffic == "bulk":
-            self._computes_bulk.discard(engine)
+        with ExitStack() as place:
+            place.push(counted)
+            if batch.traffic == "bulk":
+                place.callback(self._computes_bulk.discard, engine)
+            lost = await self._runner.run(engine, batch.chunks, partial(self._leave, place))
         if self._dispatcher.worth_waiting:
             self._queue.put_back(lost)
         else:
             self._refuse(lost)
+        self.step()
+
+    def _leave(self, place: ExitStack) -> None:
+        """Give a batch's place on its engine to another, since the search for its failing inputs begins."""
+        place.close()
         self.step()
 
     def _engines_changed(self) -> None:

@@ -1,83 +1,24 @@
-"""Orders waiting rows fairly between callers, and between the requests of one caller.
-
-Rows wait in chunks: a request of 2000 inputs takes about twenty objects instead of 2000.
-"""
+"""Orders waiting rows fairly between callers, and between the requests of one caller."""
 
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
-from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator, Sequence
 from itertools import chain, pairwise
-from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
 
+from embeddings_gateway.batching.chunks import Chunk, ChunkOrder
 from embeddings_gateway.batching.request import Caller, Request, Rows
 
 CHUNK_TOKENS = 4096
 """The tokens of a chunk: a few batches on a processor. Smaller chunks cost the queue more for each input."""
 
-_finish = attrgetter("virtual_finish")
-
-
-class Chunk:
-    """Some rows of one request that wait, or are computed, together.
-
-    Attributes:
-        request: to which they belong.
-        rows: int64 ``[n]``.
-        lengths: int32 ``[n]``, the tokens of each row.
-        tokens: of all rows.
-        virtual_finish: the key of the fair order between the requests of a caller; lower leaves earlier.
-        is_overdue: whether it goes before all chunks that are not overdue.
-    """
-
-    __slots__ = ("is_overdue", "lengths", "request", "rows", "tokens", "virtual_finish")
-
-    def __init__(
-        self,
-        request: Request,
-        rows: Rows,
-        lengths: NDArray[np.int32],
-        virtual_finish: float,
-        is_overdue: bool,
-    ) -> None:
-        self.request = request
-        self.rows = rows
-        self.lengths = lengths
-        self.tokens = int(lengths.sum())
-        self.virtual_finish = virtual_finish
-        self.is_overdue = is_overdue
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @classmethod
-    def joined(cls, parts: Sequence[Chunk]) -> Chunk:
-        """Return the rows of several chunks of one request as one, at the place of the first."""
-        first = parts[0]
-        if len(parts) == 1:
-            return first
-        rows = np.concatenate([part.rows for part in parts])
-        lengths = np.concatenate([part.lengths for part in parts])
-        return cls(first.request, rows, lengths, first.virtual_finish, first.is_overdue)
-
-    def part(self, positions: NDArray[np.int64]) -> Chunk:
-        """Return the rows at some positions as a chunk with the same place in the order."""
-        rows, lengths = self.rows[positions], self.lengths[positions]
-        return Chunk(self.request, rows, lengths, self.virtual_finish, self.is_overdue)
-
-    def split_off(self, positions: NDArray[np.int64]) -> Chunk:
-        """Return the rows at some positions, and keep the others."""
-        taken = self.part(positions)
-        stays = np.ones(len(self.rows), np.bool_)
-        stays[positions] = False
-        self.rows, self.lengths = self.rows[stays], self.lengths[stays]
-        self.tokens -= taken.tokens
-        return taken
+MAX_FLOWS = 256
+"""Callers that have a share of their own at a time; those that come beside them share one more."""
 
 
 class Flow:
@@ -88,73 +29,130 @@ class Flow:
     requests were served at once in equal shares. A small request is a single chunk. So requests of similar size
     finish one after the other, instead of all together at the end.
 
+    Such shares alone would let a stream of small requests hold up a large one for as long as the stream lasts. So a
+    request becomes overdue once the caller has been served as many tokens since it came as the queue can hold besides
+    it, at least half the queue. Overdue requests go first, so a request waits little longer than a full queue takes.
+
+    Args:
+        key: of the caller.
+        weight: of the caller.
+        start: see below.
+        max_tokens: the most that may wait.
+
     Attributes:
-        chunks: those that are not overdue, ascending by ``virtual_finish``.
+        key: of the caller.
         start: the key of the fair order between callers; lower leaves earlier.
         weight: of the caller.
-        waiting: request -> its waiting tokens, overdue ones included.
+        waiting: request -> its waiting chunks, in order.
     """
 
-    def __init__(self, weight: float, start: float) -> None:
-        self.chunks: list[Chunk] = []
+    def __init__(self, key: str | None, weight: float, start: float, max_tokens: float) -> None:
+        self.key = key
         self.start = start
         self.weight = weight
-        self.waiting: dict[Request, int] = {}
+        self.waiting: dict[Request, dict[Chunk, None]] = {}
+        self._max_tokens = max_tokens
+        self._chunks = ChunkOrder()  # those that are not overdue
+        self._overdue: dict[Chunk, None] = {}  # in order
+        self._overdue_tokens = 0
+        self._overdue_at: dict[Request, float] = {}  # request -> the served tokens from which it is overdue
+        self._served = 0
         self._virtual_time = 0.0
-        self._spans: dict[Request, tuple[float, float]] = {}  # virtual times of its arrival and its finish
+        self._numbers = itertools.count()
+
+    def __iter__(self) -> Iterator[Chunk]:
+        return chain(self._overdue, self._chunks)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all that waits."""
+        return self._chunks.tokens + self._overdue_tokens
 
     def add(self, request: Request, rows: Rows) -> None:
         """Add the rows of a request, in chunks."""
-        lengths, time = request.batch.lengths[rows], self._virtual_time
-        self._spans[request] = (time, time + request.tokens)
-        self.count(request, request.tokens)
+        lengths = request.batch.lengths[rows]
+        patience = max(self._max_tokens / 2, self._max_tokens - request.tokens)
+        self._overdue_at[request] = self._served + patience
         if request.tokens <= CHUNK_TOKENS:
-            insort(self.chunks, Chunk(request, rows, lengths, time + request.tokens, False), key=_finish)
+            self._add_chunk(request, rows, lengths, request.tokens)
             return
         pieces = (np.cumsum(lengths, dtype=np.int64) - 1) // CHUNK_TOKENS
         bounds = [0, *(np.flatnonzero(np.diff(pieces)) + 1).tolist(), len(rows)]
-        chunks = []
         for begin, end in pairwise(bounds):
-            finish = time + min((int(pieces[end - 1]) + 1) * CHUNK_TOKENS, request.tokens)
-            chunks.append(Chunk(request, rows[begin:end], lengths[begin:end], finish, False))
-        self.chunks += chunks
-        self.chunks.sort(key=_finish)  # two sorted runs: merged in one pass
+            tokens_before_end = min((int(pieces[end - 1]) + 1) * CHUNK_TOKENS, request.tokens)
+            self._add_chunk(request, rows[begin:end], lengths[begin:end], tokens_before_end)
 
-    def count(self, request: Request, tokens: int) -> None:
-        """Count so many more waiting tokens of a request."""
-        self.waiting[request] = self.waiting.get(request, 0) + tokens
+    def put_back(self, chunks: Sequence[Chunk]) -> None:
+        """Add chunks again that left before, as overdue ones and first of these. They were served in vain."""
+        for chunk in chunks:
+            chunk.is_overdue = True
+            self._count(chunk)
+            self._overdue_tokens += chunk.tokens
+            self.start -= chunk.tokens / self.weight
+        self._overdue = dict.fromkeys([*chunks, *self._overdue])
 
-    def serve(self, chunk: Chunk, among: int) -> None:
-        """Count a chunk that leaves for a worker, while so many requests of the caller wait."""
-        self._virtual_time += chunk.tokens / among
-        self.start += chunk.tokens / self.weight
-        self.forget(chunk)
-
-    def forget(self, chunk: Chunk) -> None:
-        """Stop counting a chunk, or a part of one."""
-        self.waiting[chunk.request] -= chunk.tokens
-        if not self.waiting[chunk.request]:
-            del self.waiting[chunk.request]
-            self._spans.pop(chunk.request, None)
+    def take(self, chunk: Chunk, positions: NDArray[np.int64]) -> Chunk:
+        """Remove the rows at some positions of a chunk, or the whole chunk if these are all. They still count."""
+        if len(positions) == len(chunk):
+            self.remove(chunk)
+            return chunk
+        if not chunk.is_overdue:
+            return self._chunks.split_off(chunk, positions)
+        taken = chunk.split_off(positions)
+        self._overdue_tokens -= taken.tokens
+        return taken
 
     def remove(self, chunk: Chunk) -> None:
-        """Remove a chunk from the order."""
-        position = bisect_left(self.chunks, chunk.virtual_finish, key=_finish)
-        while self.chunks[position] is not chunk:
-            position += 1
-        del self.chunks[position]
+        """Remove a chunk from the order. It still counts."""
+        if chunk.is_overdue:
+            del self._overdue[chunk]
+            self._overdue_tokens -= chunk.tokens
+        else:
+            self._chunks.remove(chunk)
 
-    def chunks_of(self, request: Request) -> list[Chunk]:
-        """Return the chunks of a request that are not overdue."""
-        first, last = self._spans.get(request, (math.inf, -math.inf))
-        begin = bisect_left(self.chunks, first, key=_finish)
-        end = bisect_right(self.chunks, last, key=_finish)
-        return [chunk for chunk in self.chunks[begin:end] if chunk.request is request]
+    def forget(self, request: Request, chunks: Sequence[Chunk]) -> None:
+        """Stop counting chunks of a request, or parts of some, which were not counted."""
+        waiting = self.waiting[request]
+        for chunk in chunks:
+            waiting.pop(chunk, None)
+        if not waiting:
+            del self.waiting[request]
+            self._overdue_at.pop(request, None)
+
+    def serve(self, tokens: int, among: int) -> None:
+        """Count tokens that left for a worker, while so many requests of the caller waited."""
+        self._virtual_time += tokens / among
+        self.start += tokens / self.weight
+        self._served += tokens
+
+    def find_overdue(self) -> None:
+        """Move chunks that have become overdue before all others. Requests become overdue in the order of arrival."""
+        while self._overdue_at:
+            request = next(iter(self._overdue_at))
+            if self._overdue_at[request] > self._served:
+                return
+            del self._overdue_at[request]
+            for chunk in self.waiting[request]:
+                if not chunk.is_overdue:
+                    self._chunks.remove(chunk)
+                    chunk.is_overdue = True
+                    self._overdue[chunk] = None
+                    self._overdue_tokens += chunk.tokens
 
     def ahead_of(self, tokens: int) -> int:
         """Return how many tokens would leave before the end of a request of ``tokens`` that came now."""
-        end = bisect_right(self.chunks, self._virtual_time + tokens, key=_finish)
-        return sum(chunk.tokens for chunk in self.chunks[:end])
+        return self._overdue_tokens + self._chunks.tokens_until(self._virtual_time + tokens)
+
+    def _count(self, chunk: Chunk) -> None:
+        self.waiting.setdefault(chunk.request, {})[chunk] = None
+
+    def _add_chunk(
+        self, request: Request, rows: Rows, lengths: NDArray[np.int32], tokens_before_end: int
+    ) -> None:
+        place = (self._virtual_time + tokens_before_end, next(self._numbers))
+        chunk = Chunk(request, rows, lengths, place, False)
+        self._chunks.add(chunk)
+        self._count(chunk)
 
 
 class FairOrder:
@@ -163,11 +161,6 @@ class FairOrder:
     Start-time fair queueing (Goyal, Vin, Cheng 1996): each caller has a start, which grows by the tokens that it
     is served, divided by its weight. The lowest start goes first. A caller that had nothing waiting begins at the
     lowest start of the others.
-
-    Fair shares alone would let a stream of small requests hold up a large one for as long as the stream lasts.
-    So a request becomes overdue once the class has been served as many tokens since it came as the queue can hold
-    besides it, at least half the queue. Overdue requests go first, so a request waits little longer than a full
-    queue takes.
 
     Args:
         max_tokens: the most that may wait.
@@ -181,10 +174,8 @@ class FairOrder:
         self.max_tokens = max_tokens
         self.tokens = 0
         self._rows = 0
-        self._flows: dict[str, Flow] = {}
-        self._overdue_at: dict[Request, float] = {}  # request -> the served tokens from which it is overdue
-        self._overdue: list[Chunk] = []
-        self._served = 0
+        self._flows: dict[str | None, Flow] = {}  # by caller; ``None`` for all beside ``MAX_FLOWS``
+        self._flow_of: dict[Request, Flow] = {}
 
     def __len__(self) -> int:
         return self._rows
@@ -197,19 +188,16 @@ class FairOrder:
         rows = request.rows
         if not len(rows):
             return
-        self._flow(request.caller).add(request, rows)
-        self._overdue_at[request] = self._served + max(self.max_tokens / 2, self.max_tokens - request.tokens)
+        self._flow(request).add(request, rows)
         self.tokens += request.tokens
         self._rows += len(rows)
 
     def put_back(self, chunks: Sequence[Chunk]) -> None:
-        """Add chunks again that left before, as overdue ones and first of these."""
-        for chunk in chunks:
-            chunk.is_overdue = True
-            self._flow(chunk.request.caller).count(chunk.request, chunk.tokens)
-            self.tokens += chunk.tokens
-            self._rows += len(chunk)
-        self._overdue[:0] = chunks
+        """Add chunks again that left before. They go before all others of their callers."""
+        for flow, lost in itertools.groupby(chunks, key=lambda chunk: self._flow(chunk.request)):
+            flow.put_back(list(lost))
+        self.tokens += sum([chunk.tokens for chunk in chunks])
+        self._rows += sum(map(len, chunks))
 
     def window(self, max_tokens: int, max_rows: int) -> list[Chunk]:
         """Return the chunks at the head of the fair order that have the outputs of the first one.
@@ -239,38 +227,34 @@ class FairOrder:
         at = begin = 0
         for chunk, end, count in zip(window, ends.tolist(), counts, strict=True):
             if count > at:
-                taken.setdefault(chunk.request, []).append(self._take(chunk, picked[at:count] - begin))
+                part = self._flow_of[chunk.request].take(chunk, picked[at:count] - begin)
+                taken.setdefault(chunk.request, []).append(part)
             begin, at = end, count
-        chunks = [Chunk.joined(parts) for parts in taken.values()]
-        waiting = {key: len(flow.waiting) for key, flow in self._flows.items()}  # before any of them leaves
-        for chunk in chunks:
-            key = chunk.request.caller.key
-            flow = self._flows[key]
-            flow.serve(chunk, waiting[key])
-            self._served += chunk.tokens
-            self._count_out(flow, chunk)
-        self._find_overdue()
-        return chunks
+        flows = {request: self._flow_of[request] for request in taken}
+        among = {flow: len(flow.waiting) for flow in flows.values()}  # before any of them leaves
+        for request, parts in taken.items():
+            flow = flows[request]
+            tokens = sum([part.tokens for part in parts])
+            flow.serve(tokens, among[flow])
+            self._count_out(flow, request, parts)
+        for flow in among:
+            flow.find_overdue()
+        return [Chunk.joined(parts) for parts in taken.values()]
 
     def discard(self, request: Request) -> list[Chunk]:
         """Remove and return the chunks of a request."""
-        flow = self._flows.get(request.caller.key)
-        if flow is None or request not in flow.waiting:
+        flow = self._flow_of.get(request)
+        if flow is None:
             return []
-        chunks = flow.chunks_of(request)
+        chunks = list(flow.waiting[request])
         for chunk in chunks:
             flow.remove(chunk)
-        chunks += [chunk for chunk in self._overdue if chunk.request is request]
-        self._overdue = [chunk for chunk in self._overdue if chunk.request is not request]
-        for chunk in chunks:
-            flow.forget(chunk)
-            self._count_out(flow, chunk)
+        self._count_out(flow, request, chunks)
         return chunks
 
     def clear(self) -> list[Chunk]:
         """Remove and return all chunks."""
-        requests = [request for flow in self._flows.values() for request in flow.waiting]
-        return [chunk for request in requests for chunk in self.discard(request)]
+        return [chunk for request in list(self._flow_of) for chunk in self.discard(request)]
 
     def ahead_of(self, tokens: int, caller: Caller) -> int:
         """Return about how many tokens would leave before the end of a request of ``tokens`` that came now."""
@@ -278,62 +262,48 @@ class FairOrder:
         ahead = own.ahead_of(tokens) if own else 0
         for flow in self._flows.values():
             if flow is not own:
-                not_overdue = sum(chunk.tokens for chunk in flow.chunks)
-                ahead += min(not_overdue, int((ahead + tokens) * flow.weight / caller.weight))
-        return ahead + sum(chunk.tokens for chunk in self._overdue)
+                ahead += min(flow.tokens, int((ahead + tokens) * flow.weight / caller.weight))
+        return ahead
 
     def _in_order(self) -> Iterator[Chunk]:
         if len(self._flows) == 1:
             (flow,) = self._flows.values()
-            return chain(self._overdue, flow.chunks)
-        return chain(self._overdue, self._merged())
+            return iter(flow)
+        return self._merged()
 
     def _merged(self) -> Iterator[Chunk]:
         """Yield the chunks of all callers in the order of their shares."""
-        flows = [flow for flow in self._flows.values() if flow.chunks]
-        heads = [(flow.start, number, 0) for number, flow in enumerate(flows)]
+        flows = list(self._flows.values())
+        chunks = [iter(flow) for flow in flows]
+        heads = [(flow.start, number, next(chunks[number])) for number, flow in enumerate(flows)]
         heapq.heapify(heads)
         while heads:
-            start, number, position = heapq.heappop(heads)
-            flow = flows[number]
-            chunk = flow.chunks[position]
+            start, number, chunk = heads[0]
             yield chunk
-            if position + 1 < len(flow.chunks):
-                heapq.heappush(heads, (start + chunk.tokens / flow.weight, number, position + 1))
+            if (following := next(chunks[number], None)) is None:
+                heapq.heappop(heads)
+            else:
+                start += chunk.tokens / flows[number].weight
+                heapq.heapreplace(heads, (start, number, following))
 
-    def _flow(self, caller: Caller) -> Flow:
-        if caller.key not in self._flows:
+    def _flow(self, request: Request) -> Flow:
+        """Return the flow of a request: that of its caller, or the one that further callers share."""
+        if (flow := self._flow_of.get(request)) is not None:
+            return flow
+        caller = request.caller
+        key = caller.key if caller.key in self._flows or len(self._flows) < MAX_FLOWS else None
+        if (flow := self._flows.get(key)) is None:
             start = min((flow.start for flow in self._flows.values()), default=0.0)
-            self._flows[caller.key] = Flow(caller.weight, start)
-        return self._flows[caller.key]
+            flow = self._flows[key] = Flow(key, caller.weight, start, self.max_tokens)
+        self._flow_of[request] = flow
+        return flow
 
-    def _take(self, chunk: Chunk, positions: NDArray[np.int64]) -> Chunk:
-        """Remove the rows at some positions of a chunk, or the whole chunk if these are all."""
-        if len(positions) < len(chunk):
-            return chunk.split_off(positions)
-        if chunk.is_overdue:
-            self._overdue.remove(chunk)
-        else:
-            self._flows[chunk.request.caller.key].remove(chunk)
-        return chunk
-
-    def _count_out(self, flow: Flow, chunk: Chunk) -> None:
-        self.tokens -= chunk.tokens
-        self._rows -= len(chunk)
-        if chunk.request not in flow.waiting:
-            self._overdue_at.pop(chunk.request, None)
+    def _count_out(self, flow: Flow, request: Request, chunks: Sequence[Chunk]) -> None:
+        """Stop counting chunks of a request, or parts of some."""
+        self.tokens -= sum([chunk.tokens for chunk in chunks])
+        self._rows -= sum(map(len, chunks))
+        flow.forget(request, chunks)
+        if request not in flow.waiting:
+            del self._flow_of[request]
         if not flow.waiting:
-            self._flows.pop(chunk.request.caller.key, None)
-
-    def _find_overdue(self) -> None:
-        """Move chunks that have become overdue before all others. Requests become overdue in the order of arrival."""
-        while self._overdue_at:
-            request = next(iter(self._overdue_at))
-            if self._overdue_at[request] > self._served:
-                return
-            del self._overdue_at[request]
-            flow = self._flows[request.caller.key]
-            for chunk in flow.chunks_of(request):
-                flow.remove(chunk)
-                chunk.is_overdue = True
-                self._overdue.append(chunk)
+            del self._flows[flow.key]

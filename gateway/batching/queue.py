@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from embeddings_gateway.batching.fair_order import Chunk, FairOrder
+from embeddings_gateway.batching.chunks import Chunk
+from embeddings_gateway.batching.fair_order import FairOrder
 from embeddings_gateway.batching.planner import Limits, plan
 from embeddings_gateway.batching.request import Caller, Request, Traffic
 from embeddings_gateway.batching.speed import Speed
@@ -147,13 +149,23 @@ class Queue:
 
 
 class Ticket:
-    """The reservation of one call while it is prepared."""
+    """The reservation of one call while it is prepared.
+
+    Attributes:
+        tokens: what is reserved.
+        caller: who asks.
+    """
 
     def __init__(self, admission: Admission, estimate: int, deadline: float, caller: Caller) -> None:
-        self.estimate = estimate
+        self.tokens = estimate
         self.caller = caller
         self._admission = admission
         self._deadline = deadline
+        self._work: dict[asyncio.Future[Any], int] = {}
+
+    def hold(self, work: asyncio.Future[Any], tokens: int) -> None:
+        """Keep so many tokens, but no more than are reserved, until the work is done, even if the call ends before."""
+        self._work[work] = tokens
 
     def correct(self, tokens: int) -> None:
         """Replace the estimate by the real number of tokens, which the caller queues at once.
@@ -161,8 +173,16 @@ class Ticket:
         Raises:
             Overloaded, DeadlinePassed: see :meth:`Admission.reserve`.
         """
-        self._admission.release(self)
+        self._admission.release(self, self.tokens)
         self._admission.check(tokens, self._deadline, self.caller)
+
+    def end(self, _: object = None) -> None:
+        """End the reservation, but for what is still worked on."""
+        self._work = {work: tokens for work, tokens in self._work.items() if not work.done()}
+        self._admission.release(self, self.tokens - min(self.tokens, sum(self._work.values())))
+        for work in self._work:
+            work.remove_done_callback(self.end)
+            work.add_done_callback(self.end)
 
 
 class Admission:
@@ -189,6 +209,8 @@ class Admission:
     def reserve(self, estimate: int, deadline: float, caller: Caller) -> Iterator[Ticket]:
         """Count the estimate as if the tokens waited already, until the block ends or the ticket is corrected.
 
+        What was begun for the call inside the block, and the ticket holds, counts until it is done.
+
         Args:
             estimate: about how many tokens the call has.
             deadline: when it has to be done, in monotonic seconds.
@@ -204,12 +226,12 @@ class Admission:
         try:
             yield ticket
         finally:
-            self.release(ticket)
+            ticket.end()
 
-    def release(self, ticket: Ticket) -> None:
-        """End a reservation. A second call does nothing."""
-        self._reserved[ticket.caller.traffic] -= ticket.estimate
-        ticket.estimate = 0
+    def release(self, ticket: Ticket, tokens: int) -> None:
+        """Make a reservation so many tokens smaller."""
+        self._reserved[ticket.caller.traffic] -= tokens
+        ticket.tokens -= tokens
 
     def check(self, tokens: int, deadline: float, caller: Caller) -> None:
         """Raise as :meth:`reserve` does, unless there is room and time for the tokens of a call."""

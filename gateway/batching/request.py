@@ -150,6 +150,8 @@ class Request:
                 columns[output] = self._joined(self._pieces[output])
             elif output in self._fixed:
                 columns[output] = self._fixed[output]
+                if self.errors:  # then not all rows came in one column, which could not be written
+                    columns[output].values[list(self.errors)] = np.nan
         return columns
 
     def seconds(self) -> tuple[float, float]:
@@ -170,8 +172,8 @@ class Request:
             self.done.set_result(None)
 
     def _values(self, output: Output, width: int) -> NDArray[np.float32]:
-        if output not in self._fixed:  # NaN cannot be mistaken for a result
-            self._fixed[output] = Column(np.full((len(self.batch), width), np.nan, np.float32))
+        if output not in self._fixed:  # not filled: that takes 6 ms for 2048 rows of 4096 numbers
+            self._fixed[output] = Column(np.empty((len(self.batch), width), np.float32))
         return self._fixed[output].values
 
     def _joined(self, pieces: list[tuple[Rows, Column]]) -> Column:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
 
 from embeddings_gateway.backends.base import Batch, ModelInfo, Output
 from embeddings_gateway.batching import checks
-from embeddings_gateway.batching.fair_order import Chunk
+from embeddings_gateway.batching.chunks import Chunk
 from embeddings_gateway.batching.planner import Limits, cost
 from embeddings_gateway.batching.request import Rows
 from embeddings_gateway.batching.speed import MemoryLimit, Speed
@@ -23,10 +23,11 @@ from embeddings_gateway.workers.engine import (
     Engine,
     EngineOutOfMemory,
     EngineResult,
-    WorkerCrashed,
+    SearchAborted,
+    Supervised,
     WorkerGone,
 )
-from embeddings_gateway.workers.isolation import FaultIsolation, Quarantine, SearchAborted
+from embeddings_gateway.workers.isolation import FaultIsolation, Quarantine
 
 
 class RunningBatch:
@@ -69,6 +70,15 @@ class RunningBatch:
         param = f"input[{chunk.request.input_of(row)}]" if error.of_the_input else error.param
         chunk.request.fail(row, error if param is None else error.about(param))
 
+    def pending(self, items: Sequence[int]) -> Sequence[int]:
+        """Return which of some items are open, of requests that are not over."""
+        is_over = [chunk.request.done.done() for chunk in self.chunks]
+        if self.open.all() and len(items) == len(self) and not any(is_over):
+            return items
+        sizes = np.diff(self._ends, prepend=0)
+        pending = self.open & ~np.repeat(is_over, sizes)
+        return [item for item in items if pending[item]]
+
     def still_open(self) -> list[Chunk]:
         """Return the rows without a result or an error whose requests are not over."""
         chunks = []
@@ -91,7 +101,7 @@ class Runner:
 
     Args:
         model: its name, for the log.
-        quarantine: where inputs that crash a worker are remembered.
+        quarantine: where inputs that fail are remembered.
         audit_every: an input of one in so many batches is computed again, alone; 0: of none.
 
     Attributes:
@@ -106,14 +116,22 @@ class Runner:
         self._quarantine = quarantine
         self._memory = MemoryLimit()
         self._audit_every = audit_every
-        self._unaudited = 0
+        self._untested = 0  # batches
+        self._unaudited = 0  # batches of several inputs
 
     def limits(self, info: ModelInfo) -> Limits:
         """Return the limits of a batch now."""
         return Limits(info.cost, self._memory.cap(info.max_batch_tokens), info.max_batch_inputs)
 
-    async def run(self, engine: Engine, chunks: Sequence[Chunk]) -> list[Chunk]:
+    async def run(
+        self, engine: Engine, chunks: Sequence[Chunk], on_search: Callable[[], None] = lambda: None
+    ) -> list[Chunk]:
         """Run a batch and settle its rows; after a failure, search for the inputs at fault.
+
+        Args:
+            engine: it is ready.
+            chunks: the rows.
+            on_search: called when the batch leaves the engine to others, and a search for inputs begins.
 
         Returns:
             Rows that were lost with the worker and are not at fault, of requests that are not over.
@@ -126,6 +144,7 @@ class Runner:
                 partial(self._fail, running),
                 partial(self._pending, running),
                 self._log,
+                on_search=on_search,
             )
             if not engine.ready:  # since the batch was taken
                 return running.still_open()
@@ -176,16 +195,32 @@ class Runner:
     async def _audit(
         self, engine: Engine, info: ModelInfo, batch: Batch, result: EngineResult, is_usable: checks.Mask
     ) -> None:
-        """Compute an input of every ``audit_every``-th batch again, alone.
+        """Test the engine at every ``audit_every``-th batch, and compute an input of the batch again, alone.
 
         Raises:
-            BatchMismatch: its result is another one alone.
+            WorkerGone: the engine no longer gives what it gave when it was started, and is replaced.
+            BatchMismatch: the result of the input is another one alone.
         """
-        if not self._audit_every or len(batch) < 2 or not is_usable.any():
+        if not self._audit_every:
+            return
+        self._untested = (self._untested + 1) % self._audit_every
+        if not self._untested and engine.supervised is not None:
+            await self._test(engine.supervised)
+        if len(batch) < 2 or not is_usable.any():
             return
         self._unaudited = (self._unaudited + 1) % self._audit_every
-        if self._unaudited:
-            return
+        if not self._unaudited:
+            await self._compare_alone(engine, info, batch, result, is_usable)
+
+    async def _test(self, supervised: Supervised) -> None:
+        if problem := await supervised.check():
+            await supervised.replace(problem)
+            raise WorkerGone(problem)
+
+    async def _compare_alone(
+        self, engine: Engine, info: ModelInfo, batch: Batch, result: EngineResult, is_usable: checks.Mask
+    ) -> None:
+        """Compute an input of a batch again, alone; raise BatchMismatch if its result is another one."""
         chosen = np.array([random.choice(np.flatnonzero(is_usable).tolist())])  # noqa: S311 - a sample, no secret
         single = batch.select(chosen)
         outputs: tuple[Output, ...] = tuple(result.columns)
@@ -197,24 +232,20 @@ class Runner:
             raise BatchMismatch("an input has another result alone")
 
     def _pending(self, running: RunningBatch, items: Sequence[int]) -> Sequence[int]:
-        """Return the items that are open, after failing those that are known to crash a worker."""
+        """Return the items that somebody waits for, after failing those that are known to fail."""
         if len(self._quarantine):
             contents = running.batch.split()
             for item in items:
                 if running.open[item] and contents[item].tobytes() in self._quarantine:
                     running.fail(item, InputFailed("The model fails on this input."))
-        if running.open.all() and len(items) == len(running):
-            return items
-        return [item for item in items if running.open[item]]
+        return running.pending(items)
 
     def _fail(self, running: RunningBatch, item: int, failure: CallFailed | SearchAborted) -> None:
-        """Give an item its error; quarantine an input that crashed a worker."""
+        """Give an item its error; remember an input that failed alone."""
         if isinstance(failure, SearchAborted):
             running.fail(item, search_aborted())
             return
-        # Something else may have used up the memory.
-        if isinstance(failure, WorkerCrashed) and not isinstance(failure, EngineOutOfMemory):
-            self._quarantine.add(running.batch.split()[item].tobytes())
+        self._quarantine.add(running.batch.split()[item].tobytes(), failure)
         running.fail(item, InputFailed("The model fails on this input."))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from embeddings_gateway.backends.own_process import name_user, open_standard_descriptors
 from embeddings_gateway.cli.embed import embed
 from embeddings_gateway.cli.models import check, models
 from embeddings_gateway.cli.serve import openapi, serve
@@ -21,4 +22,6 @@ for command in (serve, check, models, openapi, embed):
 
 def main() -> None:
     """Run the command line."""
+    open_standard_descriptors()
+    name_user()
     app()

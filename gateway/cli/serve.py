@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import resource
 import signal
@@ -16,15 +17,20 @@ import typer
 import uvloop
 
 from embeddings_gateway import log
+from embeddings_gateway.allowed_values import explain_value
 from embeddings_gateway.app import create_app, openapi_document
+from embeddings_gateway.backends.own_process import forbid_core_files
+from embeddings_gateway.background import write_standard_streams_in_background
 from embeddings_gateway.cli.options import ConfigPath, fail, forward_stderr, out, read_or_fail
-from embeddings_gateway.config import Config
+from embeddings_gateway.config import Config, Host
 from embeddings_gateway.config_file import log_renamed
 from embeddings_gateway.metrics import Metrics
 from embeddings_gateway.server.server import STOP_SIGNALS, CannotListen, Server
+from embeddings_gateway.server.unix_socket import socket_path
 from embeddings_gateway.serving.registry import Registry
 
 OWN_FILES = 128  # open files that the gateway needs itself; each connection takes one more
+MANY_FILES = (65536, 10240)  # limits to try where the maximum is refused; the last is macOS's own
 POLL_S = 0.05
 
 
@@ -37,6 +43,9 @@ def serve(
 ) -> None:
     """Serve the configured models over HTTP."""
     settings = read_or_fail(config)
+    if host is not None and (problem := explain_value(host, Host, "--host")):
+        fail(problem)
+    write_standard_streams_in_background()
     log.configure(settings.server.log_format, settings.server.log_level)
     log_renamed(settings)
     forbid_core_files()
@@ -51,7 +60,8 @@ def serve(
         try:
             ended_well = runner.run(run(settings))
         except CannotListen:
-            fail(f"cannot listen on {server.host} port {server.port}")
+            port_too = "" if socket_path(server.host) else f" port {server.port}"
+            fail(f"cannot listen on {server.host}{port_too}")
         ignore_signals()
     if not ended_well:
         raise typer.Exit(1)
@@ -67,19 +77,16 @@ def openapi(
 
 
 def raise_file_limit() -> int:
-    """Raise the limit of open files, often 1024, to the system's maximum, and return it."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard if hard != resource.RLIM_INFINITY else sys.maxsize
-
-
-def forbid_core_files() -> None:
-    """Let Linux write no core file of this process: it would hold users' texts.
-
-    Linux ignores a limit of 0 where it pipes cores to a program; a limit of 1 byte it keeps (``fs/coredump.c``).
-    """
-    with contextlib.suppress(ValueError, OSError):  # the limit is 0 already and cannot be raised
-        resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
+    """Raise the limit of open files, often 1024, to the system's maximum or what it lets us have; return it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for limit in (hard, *MANY_FILES):
+        if limit != resource.RLIM_INFINITY and limit <= soft:
+            break
+        with contextlib.suppress(ValueError, OSError):  # macOS does not take unlimited, though it names it
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+            soft = limit
+            break
+    return soft if soft != resource.RLIM_INFINITY else sys.maxsize
 
 
 def ignore_signals() -> None:
@@ -101,6 +108,8 @@ async def run(config: Config) -> bool:
         registry.draining = True
 
     server = Server(create_app(config, registry, metrics), config.server, drain)
+    gc.collect()
+    gc.freeze()  # all that stays; looking through it for garbage would hold the event loop for 40 ms
     await server.listen()
     with server.signals():
         async with registry:
@@ -132,23 +141,24 @@ def failures(registry: Registry) -> list[str]:
 async def announce(server: Server, registry: Registry, source: str) -> None:
     """Print the address, the models that are not ready, and a first request once a model is ready."""
     names = ", ".join(model.name for model in registry.models)
-    print_line(f"Listening on {server.url}. Loading {names}, as {source} says.")
+    place = f"unix:{server.unix_path}" if server.unix_path else server.url
+    print_line(f"Listening on {place}. Loading {names}, as {source} says.")
     await registry.first_attempt()
     if failures(registry):
         return
     for model in registry.models:
         if model.state in ("loading", "failed"):
-            print_line(f"{model.name} is {model.state}: {model.reason}", sys.stderr)
+            print_line(f"{model.name} is {model.state}: {model.reason}", to=sys.stderr)
     while not (ready := [model.name for model in registry.models if model.state == "ready"]):  # noqa: ASYNC110
         await asyncio.sleep(POLL_S)
     print_line(f"Serving on {server.url}/v1 (the API is described at {server.url}/docs). Try:")
+    option = f"--unix-socket {server.unix_path} " if server.unix_path else ""
     print_line(
-        f"curl {server.url}/v1/embeddings -H 'Content-Type: application/json' "
+        f"curl {option}{server.url}/v1/embeddings -H 'Content-Type: application/json' "
         f"""-d '{{"model": "{ready[0]}", "input": "Hello, world"}}'"""
     )
 
 
-def print_line(line: str, stream: TextIO = sys.stdout) -> None:
-    """Print a line for the person who started the server. A closed stream does not stop the server."""
-    with contextlib.suppress(OSError):
-        print(line, file=stream, flush=True)
+def print_line(line: str, to: TextIO | None = None) -> None:
+    """Print a line for the person who started the server, on standard output by default."""
+    print(line, file=to, flush=True)

@@ -109,7 +109,7 @@ class AsyncEmbedder:
         Args:
             texts: the texts.
             model: a name or alias, which may end in ``@query`` or ``@document``; ``None`` is the only model.
-            dimensions: one of the sizes that the model offers; ``None`` is its full size.
+            dimensions: one of the sizes that the model offers; ``None`` is its default, mostly its full size.
             truncate: what happens to a text that is too long: ``error``, ``right``, ``left`` or ``mean``;
                 ``None`` is the model's setting.
             input_type: ``query`` or ``document``, for models with prompts.
@@ -162,7 +162,7 @@ def config_of(source: Source) -> Config:
         case Config():
             return source
         case Mapping():
-            return parse(source, Path.cwd(), "the given configuration")
+            return parse(source, Path(), "the given configuration")
         case None:
             return read_config(find_config())
         case _:

@@ -113,7 +113,8 @@ async def embed_many(
     if refused and not call.options.partial:
         raise refused[min(refused)]
     call = call.part(texts, refused)
-    collected = _Collected(len(texts), call.options.dimensions or info.dimensions, progress)
+    dimensions = call.options.dimensions or info.default_dimensions or info.dimensions
+    collected = _Collected(len(texts), dimensions, progress)
     parts = parts_of(texts)
 
     async def work() -> None:

@@ -12,15 +12,28 @@ import time
 from collections import deque
 from typing import cast
 
-from embeddings_gateway.errors import BodyTimeout, GatewayError, HeadTimeout, Overloaded, RetryAfter
+from embeddings_gateway.errors import (
+    BodyTimeout,
+    GatewayError,
+    HeadTimeout,
+    InvalidRequest,
+    Overloaded,
+    RetryAfter,
+)
 from embeddings_gateway.log import get_logger
 from embeddings_gateway.server.limits import Limits
 from embeddings_gateway.server.parser import RequestParser
+from embeddings_gateway.server.peer import peer_of
 from embeddings_gateway.server.request import STATUS_LINES, Application, Head, Request
 from embeddings_gateway.server.writer import Writer
 
 MAX_PIPELINED = 100  # requests that wait on one connection, in memory
+MIN_BODY_BYTES_PER_S = 32 << 10  # each byte of a body gives its client so much more time for the next ones
 MAX_UNREAD_BYTES = 64 << 10  # of a body before its handler reads it
+HALF_CLOSE_S = (
+    0.1  # a client that closes its sending side so soon after a request may still read the response,
+)
+MAX_HALF_CLOSE_S = 2.0  # which has to begin within this time
 LINGER_S = 1.0  # a closing connection stays open until the client has been silent for this time
 MAX_LINGER_S = 5.0  # but no longer than this, if the client goes on sending, such as a body that is too large
 MAX_LATE_LINGER_S = 0.5  # the same for a client that missed a deadline
@@ -56,6 +69,8 @@ class Connection(asyncio.Protocol):
         self._is_reading = True
         self._is_late = False
         self._linger_until = math.inf
+        self._complete_at = -math.inf  # when the latest request had arrived
+        self._is_half_closed = False  # by the client
         self._held = 0
 
     # Called by the transport.
@@ -64,6 +79,7 @@ class Connection(asyncio.Protocol):
         """Start the idle timeout; refuse the connection if there are too many."""
         self._transport = cast(asyncio.Transport, transport)
         self.writer = Writer(self._transport, self._config.send_timeout_s)
+        self._peer = peer_of(self._transport)
         self._limits.connections.add(self)
         self._set_deadline(self._config.idle_timeout_s)
         if error := self._limits.too_many_connections():
@@ -79,10 +95,20 @@ class Connection(asyncio.Protocol):
             except GatewayError as error:
                 self._refuse(error)
 
-    def eof_received(self) -> None:
-        """Close the connection once the client has read what was written: it sends no more."""
-        self.writer.limit_sending()
-        self._set_deadline(0)
+    def eof_received(self) -> bool:
+        """Close the connection once the client has read what was written: it sends no more.
+
+        A client that only closed its sending side looks the same as one that is gone, until something is written. The
+        first kind does it right after its request, and may have the response.
+        """
+        request, is_soon = self.current, time.monotonic() < self._complete_at + HALF_CLOSE_S
+        self._is_half_closed = bool(request and request.complete and is_soon and not self.writer.closing)
+        if self._is_half_closed:
+            self._set_deadline(math.inf if request and request.started else MAX_HALF_CLOSE_S)
+        else:
+            self.writer.limit_sending()
+            self._set_deadline(0)
+        return self._is_half_closed
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel the current request: the client disconnected."""
@@ -115,7 +141,7 @@ class Connection(asyncio.Protocol):
             raise Overloaded(
                 "A connection has too many requests waiting on it.", retry_after=RetryAfter.CONNECTIONS
             )
-        request = self._incoming = Request(self, head, head.keep_alive)
+        request = self._incoming = Request(self, head, head.keep_alive, self._peer)
         if self.current is None:
             self._start(request)
         else:
@@ -128,8 +154,11 @@ class Connection(asyncio.Protocol):
         if request.ended or request.refusal is not None:  # the rest of the body is ignored
             return
         self._hold(request, len(data))
+        if request is self.current:  # it may stop for the timeout, or fall so far behind the rate
+            latest = time.monotonic() + self._config.body_timeout_s
+            self.deadline = min(self.deadline + len(data) / MIN_BODY_BYTES_PER_S, latest)
         unread = request.receive(data)
-        if error := self._limits.too_many_bytes():
+        if error := self._limits.too_many_bytes(request.held):
             if request is not self.current:
                 raise error
             self._stop_receiving(request, error)
@@ -140,6 +169,7 @@ class Connection(asyncio.Protocol):
         """Complete the body. Reading goes on, to notice when the client disconnects."""
         request = cast(Request, self._incoming)
         request.end_body()
+        self._complete_at = time.monotonic()
         if request is self.current:
             self.deadline = math.inf
         self._resume_reading()
@@ -153,14 +183,31 @@ class Connection(asyncio.Protocol):
             self.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._resume_reading()
 
+    def reserve(self, request: Request, length: int) -> None:
+        """Count the bytes of a response before they exist, so that what is computed can be held.
+
+        Raises:
+            Overloaded: there is no room for them now.
+            InvalidRequest: there will never be.
+        """
+        if length > (room := self._limits.room(length)):
+            message = f"The answer would have about {length} bytes, and the gateway holds {room}: send fewer inputs."
+            raise InvalidRequest(message, "input")
+        self._hold(request, length)
+        request.reserved = length
+        if error := self._limits.too_many_bytes(request.held):
+            raise error
+
     def response_begins(self, request: Request, length: int) -> bytes:
         """Count the bytes of a response; return its date and connection header lines.
 
         The connection closes after it if the request has not arrived completely: the rest cannot be trusted.
         """
         self.writer.begin_response(length)
-        self._hold(request, length)
-        is_last = self._limits.draining and not self._waiting
+        self._hold(request, length - request.reserved)
+        is_last = (self._limits.draining or self._is_half_closed) and not self._waiting
+        if self._is_half_closed:
+            self.deadline = math.inf
         if is_last or not request.complete or request.refusal is not None:
             request.keep_alive = False
         return self._limits.date if request.keep_alive else self._limits.date + b"connection: close\r\n"
@@ -171,7 +218,9 @@ class Connection(asyncio.Protocol):
         self.current = None
         if self.writer.closing:
             return
-        if not request.keep_alive:
+        if not request.keep_alive and self._is_half_closed:
+            self._close_idle()
+        elif not request.keep_alive:
             self._end(b"")
         elif self._waiting:
             self._start(self._waiting.popleft())
@@ -236,7 +285,9 @@ class Connection(asyncio.Protocol):
 
     def _expire_request(self) -> None:
         """Refuse an incomplete request, or close an idle connection."""
-        if self.current is not None:
+        if self._is_half_closed:
+            self.writer.abort()
+        elif self.current is not None:
             self._stop_receiving(self.current, BodyTimeout("The body was not received in time."))
         elif self._in_head:
             self._refuse(HeadTimeout("The head of the request was not received in time."))
@@ -255,6 +306,7 @@ class Connection(asyncio.Protocol):
         elif request.complete:  # earlier requests are answered first
             self._pause_reading()
         elif request is not self.current:  # it is invalid and has not begun
+            self._hold(request, -request.held)
             self._waiting.pop()
         else:  # it has begun: its own response, if begun, is the last
             self._end(b"" if request.started else self._refusal)

@@ -10,14 +10,20 @@ from embeddings_gateway.errors import Overloaded, RetryAfter
 
 C = TypeVar("C")
 
+SMALL_BYTES = 64 << 10
+"""A request that holds no more finds room when large ones find none."""
+
+SPARE_PART = 8
+"""Of the room for bytes in memory, 1 / n is left to small requests."""
+
 
 class Limits(Generic[C]):
     """The state that the connections of a server share. It belongs to one event loop.
 
     Attributes:
         connections: the open connections.
-        bytes: in memory: request bodies, from their arrival until the request is answered, and responses while
-            they are sent. Over the limit, bodies are refused; responses never are.
+        bytes: in memory: request bodies, from their arrival until the request is answered, and responses, from
+            the moment when their size is known until they are sent.
         draining: whether the server is stopping. A connection then closes after its last response.
         date: the ``date`` header line of every response.
     """
@@ -39,9 +45,16 @@ class Limits(Generic[C]):
             return None
         return Overloaded("The gateway has too many connections.", retry_after=RetryAfter.CONNECTIONS)
 
-    def too_many_bytes(self) -> Overloaded | None:
-        """Return the error for a request if there is no room for its body."""
-        if self.bytes <= self.config.max_buffered_bytes:
+    def room(self, held: int) -> int:
+        """Return how many bytes all requests may hold, for one that holds so many of them."""
+        most = self.config.max_buffered_bytes
+        if held <= SMALL_BYTES:
+            return most
+        return most - min(most // SPARE_PART, most - self.config.max_body_bytes)
+
+    def too_many_bytes(self, held: int) -> Overloaded | None:
+        """Return the error for a request that holds so many bytes if there is no room for them."""
+        if self.bytes <= self.room(held):
             return None
         message = "The gateway has too many bytes of requests and answers in memory."
         return Overloaded(message, retry_after=RetryAfter.CONNECTIONS)

@@ -49,6 +49,9 @@ class Channel(Protocol):
     def body_wanted(self, request: Request) -> None:
         """Receive the rest of the body."""
 
+    def reserve(self, request: Request, length: int) -> None:
+        """Count the bytes of a response before they exist."""
+
     def response_begins(self, request: Request, length: int) -> bytes:
         """Begin a response of ``length`` bytes; return header lines to add to it."""
 
@@ -62,18 +65,21 @@ class Request:
 
     Attributes:
         keep_alive: whether the connection stays open after the response.
+        peer: the client, as far as its address says.
         task: answers the request; ``None`` while the request waits for earlier ones.
         complete: whether the body has arrived completely.
         reading: whether :meth:`read` was called.
         refusal: why the connection receives no more of the body, if it does not.
         gone: whether the client disconnected.
         started, ended: whether the response has begun, and is complete.
-        held: bytes in memory: of the body, and of the response from its beginning on.
+        held: bytes in memory: of the body, and of the response.
+        reserved: bytes of the response that are held before it begins.
     """
 
     _channel: Channel
     head: Head
     keep_alive: bool
+    peer: str = ""
     task: asyncio.Task[None] | None = None
     complete: bool = False
     reading: bool = False
@@ -82,6 +88,7 @@ class Request:
     started: bool = False
     ended: bool = False
     held: int = 0
+    reserved: int = 0
     _body: bytearray = field(default_factory=bytearray)
     _max_bytes: int = 0
     _waiter: asyncio.Future[None] | None = None
@@ -114,6 +121,14 @@ class Request:
             raise _too_large(max_bytes)
         body, self._body = self._body, bytearray()
         return body
+
+    def reserve(self, length: int) -> None:
+        """Make sure that there will be room for a response of about ``length`` bytes. To be called once.
+
+        Raises:
+            Overloaded, InvalidRequest: there is none now, or never.
+        """
+        self._channel.reserve(self, length)
 
     async def respond(self, status: int, lines: bytes, pieces: Sequence[bytes]) -> None:
         """Send a whole response. Other tasks run between two pieces of its body.

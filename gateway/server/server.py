@@ -11,12 +11,15 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 from embeddings_gateway.config import ServerConfig
 from embeddings_gateway.log import get_logger
+from embeddings_gateway.server.address import EVERY_NETWORK, socket_of_every_network, without_brackets
 from embeddings_gateway.server.connection import Connection
 from embeddings_gateway.server.limits import Limits
 from embeddings_gateway.server.request import Application
+from embeddings_gateway.server.unix_socket import UnixSocket, socket_path
 
 SWEEP_S = 0.25
 MIN_CLOSE_S = 2.0  # the least time for clients to read their last response
@@ -41,6 +44,7 @@ class Server:
 
     Attributes:
         url: the address for clients on this machine.
+        unix_path: the Unix socket on which to reach it; ``None`` if it listens on a port.
         forced: whether a second signal came.
     """
 
@@ -48,6 +52,7 @@ class Server:
         self, app: Application, config: ServerConfig, on_drain: Callable[[], object] = lambda: None
     ) -> None:
         self.url = ""
+        self.unix_path = socket_path(config.host)
         self.forced = False
         self._app = app
         self._config = config
@@ -56,6 +61,7 @@ class Server:
         self._stopping = asyncio.Event()
         self._accepted: list[asyncio.Task[None]] = []
         self._stop_deadline = 0.0
+        self._unix_socket: UnixSocket | None = None
 
     @property
     def address(self) -> tuple[str, int]:
@@ -69,18 +75,31 @@ class Server:
         Raises:
             CannotListen: the address cannot be bound.
         """
-        loop = asyncio.get_running_loop()
         try:
-            self._server = await loop.create_server(
-                lambda: Connection(self._app, self._limits),
-                self._config.host,
-                self._config.port,
-                backlog=BACKLOG,
-            )
+            if self.unix_path is None:
+                await self._listen_on_port()
+            else:
+                await self._listen_on_socket(self.unix_path)
         except (OSError, UnicodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "no host name"
+            reason = (error.strerror or str(error)) if isinstance(error, OSError) else "no host name"
             log.error("cannot listen", reason=reason)
             raise CannotListen from None
+
+    async def _listen_on_socket(self, path: Path) -> None:
+        self._unix_socket = UnixSocket(path, int(self._config.socket_mode, 8))
+        self._server = await asyncio.get_running_loop().create_unix_server(
+            self._connection, sock=self._unix_socket.socket, backlog=BACKLOG
+        )
+        self.url = "http://localhost"
+
+    async def _listen_on_port(self) -> None:
+        host, port = without_brackets(self._config.host), self._config.port
+        create_server = asyncio.get_running_loop().create_server
+        if host == EVERY_NETWORK:  # asyncio would listen for IPv6 alone
+            sock = socket_of_every_network(port, BACKLOG)
+            self._server = await create_server(self._connection, sock=sock, backlog=BACKLOG)
+        else:
+            self._server = await create_server(self._connection, host, port, backlog=BACKLOG)
         host, port = self.address
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -123,6 +142,9 @@ class Server:
             for number in STOP_SIGNALS:
                 loop.remove_signal_handler(number)
 
+    def _connection(self) -> Connection:
+        return Connection(self._app, self._limits)
+
     def _connections(self) -> list[Connection]:
         return list(self._limits.connections)
 
@@ -134,6 +156,8 @@ class Server:
     async def _close(self) -> None:
         """Stop listening, refuse unfinished requests, and let clients read their responses."""
         self._server.close()
+        if self._unix_socket is not None:
+            self._unix_socket.remove()
         for connection in self._connections():
             connection.shutdown()
         deadline = max(self._stop_deadline, time.monotonic() + MIN_CLOSE_S)

@@ -49,6 +49,7 @@ class LocalModel:
         self.name = name
         self.aliases = config.serving.aliases
         self.backend = config.spec.kind
+        self._missing_path = config.missing_path
         self._serving = config.serving
         self._metrics = metrics
         self._estimate = Estimate()
@@ -85,7 +86,10 @@ class LocalModel:
     @property
     def reason(self) -> str:
         """Why it is not ready; empty if it is."""
-        return self._dispatcher.reason
+        reason = self._dispatcher.reason
+        if self._missing_path is None or self.state != "failed":
+            return reason
+        return f"there is no directory {self._missing_path}, so that path is a hub id: {reason}"
 
     def start(self) -> None:
         """See :class:`~embeddings_gateway.serving.served.Served`."""
@@ -111,13 +115,14 @@ class LocalModel:
         """
         info = self.check(call)
         prompt = self._preparer.prompt(call, info)
+        call = await self._preparer.without_hopeless(call, info)
         estimate = self._estimated_tokens(call, prompt, info)
         seconds_left = None if call.deadline == math.inf else call.deadline - time.monotonic()
         began = time.monotonic()
         try:
             async with asyncio.timeout(seconds_left):
                 with self._batcher.admission.reserve(estimate, call.deadline, call.caller) as ticket:
-                    prepared = await self._preparer.prepare(call, info, prompt)
+                    prepared = await self._preparer.prepare(call, info, prompt, ticket.hold)
                     call.timings["tokenize"] = time.monotonic() - began
                     ticket.correct(prepared.batch.tokens)
                     request = _request(call, prepared)
@@ -126,7 +131,8 @@ class LocalModel:
         except TimeoutError:
             raise DeadlinePassed from None
         call.timings["queue"], call.timings["infer"] = request.seconds()
-        assembled = await assemble(request, prepared.windows, call.options.dimensions, info)
+        dimensions = call.options.dimensions or info.default_dimensions
+        assembled = await assemble(request, prepared.windows, dimensions, info)
         if assembled.errors and not call.options.partial:
             raise assembled.errors[min(assembled.errors)]
         self._learn(call, prompt, info, prepared)

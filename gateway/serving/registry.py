@@ -13,7 +13,7 @@ from embeddings_gateway.metrics import Metrics
 from embeddings_gateway.serving.local import LocalModel
 from embeddings_gateway.serving.prepare.cl100k import Cl100k
 from embeddings_gateway.serving.served import Served
-from embeddings_gateway.workers.local.supervisor import local_engines
+from embeddings_gateway.workers.local.local_engines import local_engines
 
 INPUT_TYPES: dict[str, InputType] = {name: name for name in get_args(InputType)}
 

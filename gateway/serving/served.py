@@ -14,7 +14,8 @@ from typing import NamedTuple, Protocol, Self
 from typing_extensions import TypeIs
 
 from embeddings_gateway.backends.base import Batch, Column, ModelInfo, Output, Vectors
-from embeddings_gateway.batching.request import ANONYMOUS, Caller
+from embeddings_gateway.batching.request import ANONYMOUS
+from embeddings_gateway.batching.request import Caller as Caller  # noqa: PLC0414 - for those that make calls
 from embeddings_gateway.config import InputType, Truncate
 from embeddings_gateway.errors import GatewayError, InvalidRequest, SpaceMismatch, TooManyTokens
 from embeddings_gateway.workers.engine import State
@@ -62,7 +63,7 @@ class CallOptions(NamedTuple):
     """How the inputs of a call are treated.
 
     Attributes:
-        dimensions: columns of the dense vectors; ``None`` is all.
+        dimensions: columns of the dense vectors; ``None`` is what the model gives by default.
         truncate: what happens to an input that is too long; ``None`` is the model's setting.
         input_type: ``query`` or ``document``, for models with prompts; ``None`` is the model's default prompt.
         partial: whether an input may fail without failing the others.

@@ -1,11 +1,14 @@
 """The engines of one model: chooses the engine of a call, and counts the calls of each.
 
-Engines can be added and removed while it runs. All of them must have the same fingerprint.
+Engines can be added and removed while it runs. All of them must agree with the first one, and with it as it was when it
+was started: in their facts, and in the outputs of the self-test's probes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
@@ -13,10 +16,18 @@ from types import TracebackType
 from typing import get_args
 
 from embeddings_gateway.backends.base import ModelInfo
-from embeddings_gateway.workers.engine import CallFailed, Engine, MakeEngine, State, WorkerGone
+from embeddings_gateway.backends.selftest import other_results
+from embeddings_gateway.workers.engine import CallFailed, Engine, Loaded, MakeEngine, State, WorkerGone
 
 PING_S = 1.0
 STALLED_S = 60.0
+SEARCH_READY_S = 10.0
+"""For so long a model without a ready engine counts as ready while it searches for a failing input: calls wait, and
+any client could have sent that input."""
+
+MAY_DIFFER = {"device", "cost", "max_batch_tokens", "max_batch_inputs", "created", "notes"}
+"""Facts of an engine in which those of one model need not agree."""
+
 BEST_FIRST: Sequence[State] = get_args(State)
 WORTH_WAITING: Collection[State] = ("ready", "searching", "restarting")
 
@@ -24,19 +35,24 @@ WORTH_WAITING: Collection[State] = ("ready", "searching", "restarting")
 class Dispatcher:
     """All engines of one model. Belongs to one event loop.
 
+    Args:
+        clock: seconds, never going back.
+
     Attributes:
         engines: those that may get a call, in the order in which they were added.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self.engines: list[Engine] = []
         self._batches: Counter[Engine] = Counter()
         self._tokenizer_calls: Counter[Engine] = Counter()
         self._leaving: list[Engine] = []  # removed, but not stopped yet
         self._started = False
-        self._fingerprint: str | None = None
+        self._first: Loaded | None = None
         self._listeners: list[Callable[[], None]] = []
         self._change = asyncio.Event()
+        self._unready_since = math.inf
 
     def __repr__(self) -> str:
         return f"<Dispatcher {self.engines}>"
@@ -114,11 +130,13 @@ class Dispatcher:
     async def unready(self) -> str:
         """Ping the engines that are ready; return what is wrong with the model, empty if nothing is.
 
-        An engine that is restarting is no problem as long as another one is ready.
+        An engine that is restarting is no problem as long as another one is ready, nor is a search that has not
+        taken long.
         """
         ready = [engine for engine in self.engines if engine.ready]
         if not ready:
-            return self.reason
+            searches = self.state == "searching" and self._unready_s() < SEARCH_READY_S
+            return "" if searches else self.reason
         try:
             async with asyncio.timeout(PING_S):
                 busy = max(await asyncio.gather(*(engine.ping() for engine in ready)))
@@ -159,7 +177,14 @@ class Dispatcher:
         if self._leaving:
             self._wake()
 
+    def _unready_s(self) -> float:
+        """Return for how many seconds no engine has been ready."""
+        now = self._clock()
+        self._unready_since = math.inf if self.ready else min(self._unready_since, now)
+        return max(0.0, now - self._unready_since)
+
     def _changed(self) -> None:
+        self._unready_s()
         self._wake()
         for listener in self._listeners:
             listener()
@@ -168,10 +193,28 @@ class Dispatcher:
         self._change.set()
         self._change = asyncio.Event()
 
-    def _accepts(self, info: ModelInfo) -> bool:
-        """Return whether an engine has the same fingerprint as the first one."""
-        self._fingerprint = self._fingerprint or info.fingerprint
-        return info.fingerprint == self._fingerprint
+    def _accepts(self, loaded: Loaded) -> str:
+        """Return how an engine differs from the first one, for an operator; empty if they may serve together."""
+        if self._first is None:
+            self._first = loaded
+            return ""
+        first = self._first.info
+        if loaded.info.fingerprint != first.fingerprint:
+            return "its embedding space has changed, so its files or its device have changed"
+        if facts := changed_facts(first, loaded.info):
+            return f"its files have changed ({', '.join(facts)})"
+        return other_results(loaded.reference, self._first.reference, first)
+
+
+def changed_facts(before: ModelInfo, now: ModelInfo) -> list[str]:
+    """Return the facts by which inputs are prepared and results are read, if they have changed: ``a is 1, was 2``."""
+    names = (name for name in ModelInfo.__struct_fields__ if name not in MAY_DIFFER)
+    facts = ((name, getattr(before, name), getattr(now, name)) for name in names)
+    return [
+        f"{name} is {new}, was {old}" if isinstance(new, int | str) else name
+        for name, old, new in facts
+        if new != old
+    ]
 
 
 class _Counted(AbstractContextManager[None]):

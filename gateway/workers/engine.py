@@ -6,17 +6,17 @@ this protocol, so an engine may run anywhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Literal, NamedTuple, Protocol
 
-from embeddings_gateway.backends.base import Batch, Column, ModelInfo, Output
+from embeddings_gateway.backends.base import Batch, Column, ModelInfo, Output, Part
 
 State = Literal["ready", "searching", "restarting", "loading", "broken", "failed", "stopped"]
 """Best first.
 
 - ``ready``: it takes calls.
-- ``searching``: only the search for a failing input uses it.
+- ``searching``: a step of the search for a failing input uses it, or its worker crashed and is searched for.
 - ``restarting``: its worker crashed and will soon be back; calls may wait.
 - ``loading``: the model has not been loaded yet.
 - ``broken``: it crashed too often, or its restart takes far too long; calls are refused until it is ready.
@@ -71,6 +71,10 @@ class BatchMismatch(InvalidResult):
     """The results look right, but an input has another one alone. Trust only results of single inputs."""
 
 
+class SearchAborted(Exception):
+    """A search costs too many crashes, or too many searches wait. Items that are still unknown are not blamed."""
+
+
 class EngineResult(NamedTuple):
     """One column for each output, and the seconds that the engine computed."""
 
@@ -78,13 +82,54 @@ class EngineResult(NamedTuple):
     seconds: float
 
 
+class Loaded(NamedTuple):
+    """What an engine has loaded.
+
+    Attributes:
+        info: the facts.
+        reference: the outputs of the self-test's probes.
+    """
+
+    info: ModelInfo
+    reference: Mapping[Output, Column]
+
+
+class TokenizeResult(NamedTuple):
+    """The ids of texts.
+
+    Attributes:
+        batch: one input for each text.
+        declined: text -> why the tokenizer cannot take it, without the text itself. Such a text has no ids.
+        certain: begin and end of the characters that the ids are of, for a part of a longer text.
+    """
+
+    batch: Batch
+    declined: Mapping[int, str] = {}
+    certain: tuple[int, int] | None = None
+
+
 class Supervised(Protocol):
     """What only an engine in a process of ours offers. ``isolation`` blames inputs for crashes only with it."""
 
-    def exclusive(self) -> AbstractAsyncContextManager[None]:
-        """Reserve the engine for the caller, after the open calls have ended.
+    def search(self) -> AbstractAsyncContextManager[None]:
+        """Wait until the searches before this one have ended. The engine still takes other calls.
 
-        Inside, calls wait for a worker that is restarting. The engine is not ``ready`` for others.
+        Raises:
+            SearchAborted: too many searches wait.
+        """
+
+    def rerun(self) -> AbstractAsyncContextManager[None]:
+        """Wait until other single items that failed have run again. The engine still takes other calls."""
+
+    def step(self, *, exclusive: bool) -> AbstractAsyncContextManager[None]:
+        """Wait until searches may take more of the engine's time, which others use meanwhile.
+
+        Args:
+            exclusive: whether to wait also until the open calls have ended, and to take no others. Then calls
+                inside wait for a worker that is restarting, and the engine is not ``ready``.
+
+        Raises:
+            WorkerGone: no worker will be there soon.
         """
 
     async def check(self) -> str:
@@ -100,7 +145,7 @@ class Supervised(Protocol):
     def exonerate(self, crashes: int) -> None:
         """Do not count the last ``crashes`` against the worker: inputs caused them.
 
-        Called once, while the engine is exclusive. Other crashes of that time count when it ends.
+        Called once, inside :meth:`search`. Other crashes of its steps count when it ends.
         """
 
 
@@ -147,8 +192,12 @@ class Engine(Protocol):
             WorkerGone, CallFailed: there is no answer.
         """
 
-    async def tokenize(self, texts: Sequence[str], text_pairs: Sequence[str] | None = None) -> Batch:
-        """Return the token ids of each text, or of each pair of texts.
+    async def tokenize(
+        self, texts: Sequence[str], text_pairs: Sequence[str] | None = None, part: Part | None = None
+    ) -> TokenizeResult:
+        """Return the token ids of each text, of each pair of texts, or of one text that is a part of a longer one.
+
+        If it is cancelled, it ends only when the engine does not work on the texts any more.
 
         Raises:
             WorkerGone, CallFailed: there is no result.
@@ -165,5 +214,10 @@ class Engine(Protocol):
 class MakeEngine(Protocol):
     """Makes one engine."""
 
-    def __call__(self, *, accepts: Callable[[ModelInfo], bool], on_change: Callable[[], None]) -> Engine:
-        """Return an engine that asks ``accepts`` before it serves and calls ``on_change`` after a change."""
+    def __call__(self, *, accepts: Callable[[Loaded], str], on_change: Callable[[], None]) -> Engine:
+        """Return an engine.
+
+        Args:
+            accepts: is asked each time before the engine serves; returns why it must not, or nothing.
+            on_change: called after every change of its state.
+        """

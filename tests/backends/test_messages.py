@@ -18,6 +18,7 @@ from embeddings_gateway.backends.messages import (
     Check,
     Checked,
     Failed,
+    Outdated,
     PackedBatch,
     PackedColumn,
     Ping,
@@ -55,10 +56,17 @@ TO_WORKER = [
     Run(2**63, ("dense", "sparse"), PackedBatch.of(BATCH)),
     Run(7, ("score",), PackedBatch.of(PAIRS)),
     Check(5),
+    Check(6, brief=True),
     Ping(0),
 ]
 FROM_WORKER = [
-    Ready(FakeBackend(FakeSpec(prompts={"query": "q: "})).info, 1.5, 2e4),
+    Ready(
+        FakeBackend(FakeSpec(prompts={"query": "q: "})).info,
+        1.5,
+        2e4,
+        {"dense": PackedColumn.of(Column(np.eye(3, dtype=np.float32)))},
+    ),
+    Outdated("/m.gguf"),
     Checked(4, "wrong"),
     Refused("no file"),
     Tokens(1, PackedBatch.of(PAIRS)),

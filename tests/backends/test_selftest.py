@@ -11,7 +11,7 @@ import pytest
 from embeddings_gateway.backends.base import EmbedError
 from embeddings_gateway.backends.fake import FakeBackend
 from embeddings_gateway.backends.fault import FaultBackend
-from embeddings_gateway.backends.selftest import SelfTest
+from embeddings_gateway.backends.selftest import PROBES, SelfTest
 from embeddings_gateway.backends.spec import FakeSpec, FaultSpec
 
 
@@ -39,6 +39,7 @@ def out_of_memory(_column, _inputs):
     raise EmbedError("out of memory")
 
 
+PROBES_RUNS = len(PROBES) + 1
 ALL = ("dense", "sparse", "multi_vector", "score")
 
 
@@ -145,3 +146,37 @@ def test_coarser_promise():
     assert SelfTest(noisy).run()
     noisy.info = msgspec.structs.replace(noisy.info, dtype="q8_0")
     assert SelfTest(noisy).run() == ""
+
+
+def changing(times):
+    """Return a test of a model that gives other vectors after so many batches."""
+    runs = 0
+
+    def change(values, inputs):
+        nonlocal runs
+        runs += 1
+        return values if runs <= times else np.roll(values, 1, axis=1)
+
+    return SelfTest(Answering(dense(change)))
+
+
+def test_other_vectors_than_before():
+    """A model that gives other vectors than when it was loaded fails, although it agrees with itself."""
+    test = changing(PROBES_RUNS)
+    assert test.run() == ""
+    assert "what they gave before" in test.run()
+    assert "what they gave before" in test.run_first()
+
+
+def test_one_probe():
+    """One probe is enough to see that a model still gives what it gave."""
+    test = changing(PROBES_RUNS + 1)
+    assert test.run() == ""
+    assert test.run_first() == ""
+    assert "what they gave before" in test.run_first()
+
+
+def test_engine_that_fails_on_one_probe():
+    """A model that fails on the probe says so."""
+    test = SelfTest(Answering(out_of_memory))
+    assert "fails on a probe text" in test.run_first()

@@ -16,6 +16,7 @@ from embeddings_gateway.backends.base import Batch
 from embeddings_gateway.backends.fake import FakeBackend, fake_vector
 from embeddings_gateway.backends.messages import (
     HEADER,
+    Cancel,
     Check,
     Checked,
     Failed,
@@ -33,6 +34,7 @@ from embeddings_gateway.backends.messages import (
     encode_frame,
 )
 from embeddings_gateway.backends.spec import FakeSpec, FaultSpec
+from embeddings_gateway.backends.worker import CHARS_AT_ONCE, TOKENIZER_THREADS
 from tests.processes import SECONDS_MAX
 
 SECRET = "words that nobody else may read"
@@ -156,10 +158,24 @@ def test_raising_backend(start):
     assert SECRET not in said
 
 
-def test_backends_own_error(start):
-    """The message of a backend's own error is reported: it never contains a text."""
+def test_declined_texts(start):
+    """A text that the tokenizer declines has a reason, which never contains a text, and the others have their ids."""
     peer = start(spec=FAULTS)
-    assert peer.ask(Tokenize(1, ["<tokenizer-decline>"])) == Failed(1, "the engine declines this")
+    tokens = peer.ask(Tokenize(1, ["ab", "<tokenizer-decline>", "c"]))
+    assert tokens.declined == {1: "the engine declines this"}
+    assert tokens.batch.unpack().lengths.tolist() == [4, 0, 3]
+
+
+def test_cancelled_before_it_begins(start):
+    """A tokenizer call that is cancelled while others are before it is never begun; one that runs goes on."""
+    peer = start(spec=FAULTS)
+    long = "x" * CHARS_AT_ONCE
+    for call_id in range(TOKENIZER_THREADS):
+        peer.socket.sendall(encode_frame(Tokenize(call_id, [f"<tokenizer-hang>{long}"])))
+    peer.socket.sendall(encode_frame(Tokenize(8, [f"<tokenizer-abort>{long}"])))
+    peer.socket.sendall(encode_frame(Cancel(0)))
+    assert peer.ask(Cancel(8)) == Failed(8, "cancelled")
+    assert peer.ask(Ping(9)) == Pong(9, 0.0)
 
 
 def test_out_of_memory(start):
@@ -229,6 +245,14 @@ def test_hostile_frame(start, frame):
 def test_gateway_gone_before_the_start():
     """A worker ends if the gateway is gone before it sends a model."""
     peer = Peer()
+    peer.socket.close()
+    assert peer.ended()[0] == 0
+
+
+def test_gateway_gone_while_it_loads():
+    """A worker that loads a model ends when its gateway is gone, and does not wait for the model."""
+    peer = Peer()
+    peer.socket.sendall(encode_frame(Start(FaultSpec(load_seconds=10 * SECONDS_MAX))))
     peer.socket.close()
     assert peer.ended()[0] == 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 
@@ -11,7 +12,7 @@ from embeddings_gateway.batching.queue import SPEED_VALID_S, Admission, Queue
 from embeddings_gateway.batching.request import ANONYMOUS, Caller
 from embeddings_gateway.batching.speed import Speed
 from embeddings_gateway.errors import DeadlinePassed, Overloaded
-from tests.gateway.fakes import make_request
+from tests.gateway.fakes import all_quiet, make_request
 
 pytestmark = pytest.mark.anyio
 
@@ -66,6 +67,27 @@ async def test_estimate_is_corrected():
     with pytest.raises(Overloaded), gate.reserve(10) as ticket:
         ticket.correct(51)
     assert repr(gate.admission) == "<Admission 0 tokens reserved>"
+
+
+async def test_work_that_goes_on():
+    """What is still worked on when a call ends early stays reserved until it is done, but no more than the call had."""
+    gate = Gate(max_tokens=100)
+    works = [asyncio.get_running_loop().create_future() for _ in range(3)]
+    works[2].set_result(None)
+    with gate.reserve(90) as ticket:
+        for work, tokens in zip(works, (60, 20, 1000), strict=True):
+            ticket.hold(work, tokens)
+    await all_quiet()
+    assert repr(gate.admission) == "<Admission 80 tokens reserved>"
+    works[0].cancel()
+    await all_quiet()
+    assert repr(gate.admission) == "<Admission 20 tokens reserved>"
+    works[1].set_result(None)
+    await all_quiet()
+    assert repr(gate.admission) == "<Admission 0 tokens reserved>"
+    with gate.reserve(10) as ticket:
+        ticket.hold(asyncio.get_running_loop().create_future(), 1000)
+    assert repr(gate.admission) == "<Admission 10 tokens reserved>"
 
 
 async def test_no_class_keeps_the_other_out():

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embeddings_gateway.backends.base import Batch
-from embeddings_gateway.batching.fair_order import CHUNK_TOKENS, FairOrder
+from embeddings_gateway.batching.fair_order import CHUNK_TOKENS, MAX_FLOWS, FairOrder
 from embeddings_gateway.batching.request import Caller, Request
 from embeddings_gateway.errors import InvalidRequest
 from tests.gateway.fakes import make_request
@@ -79,7 +79,7 @@ async def test_overdue_and_put_back():
     order, large = FairOrder(max_tokens=100), make_request(*[10] * 5)
     order.add(large)
     served = []
-    while not order._overdue:
+    while not any(chunk.is_overdue for chunk in order.window(1 << 40, 1 << 40)):
         order.add(make_request(10))
         served.append(serve(order)[:2])
     lost = take(order, 0, 1)
@@ -195,7 +195,7 @@ async def test_ahead_of_nothing_counts_twice():
     """The prediction never exceeds what waits, also if others' requests are overdue."""
     order, other = FairOrder(max_tokens=100), Caller("other")
     order.add(make_request(*[10] * 5, caller=other))
-    while not order._overdue:
+    while not any(chunk.is_overdue for chunk in order.window(1 << 40, 1 << 40)):
         order.add(make_request(10, caller=other))
         serve(order)
     assert order.ahead_of(1000, Caller("mine")) == order.tokens
@@ -245,7 +245,7 @@ def test_accounts(steps):
             assert len(order) == len(held)
             assert order.tokens == sum(int(request.batch.lengths[row]) for request, row in held)
             for flow in order._flows.values():
-                finishes = [chunk.virtual_finish for chunk in flow.chunks]
+                finishes = [chunk.place for chunk in flow._chunks]
                 assert finishes == sorted(finishes)
 
     asyncio.run(run())
@@ -261,3 +261,33 @@ async def test_nothing_to_run():
     del request
     gc.collect()
     assert reference() is None
+
+
+async def test_callers_beside_the_most():
+    """Only so many callers have shares of their own; all others share one, and nothing of theirs is lost."""
+    order = FairOrder()
+    requests = [make_request(10, caller=Caller(str(number))) for number in range(MAX_FLOWS + 50)]
+    for request in requests:
+        order.add(request)
+    assert len(order._flows) == MAX_FLOWS + 1
+    again = make_request(10, caller=requests[0].caller)
+    order.add(again)
+    assert order.discard(requests[-1])
+    left = Counter(serve(order)[0] for _ in range(len(order)))
+    assert left == Counter([*requests[:-1], again])
+    assert not order._flows
+    assert not order._flow_of
+
+
+async def test_a_full_queue_of_one_caller():
+    """However long one caller has filled the queue, another one that comes gets its share at once."""
+    order, greedy = FairOrder(max_tokens=1000), Caller("greedy")
+    for _ in range(100):
+        order.add(make_request(10, caller=greedy))
+    for _ in range(300):  # most that waits is overdue by then
+        serve(order)
+        order.add(make_request(10, caller=greedy))
+    modest = make_request(*[10] * 5, caller=Caller("modest"))
+    order.add(modest)
+    first = [serve(order)[0] for _ in range(10)]
+    assert first.count(modest) in (4, 5)

@@ -201,7 +201,7 @@ async def test_too_many_killers(metrics):
 
 
 async def test_killer_that_nobody_waits_for(metrics):
-    """An input whose request is over is blamed too, since it may be sent again."""
+    """An input whose client has left is not searched for; the others of its batch are computed."""
     request, other = make_request(3), make_request(3)
     kill, crashes = killing((request, 0))
 
@@ -210,9 +210,45 @@ async def test_killer_that_nobody_waits_for(metrics):
         return kill(batch, outputs)
 
     engine = await run(metrics, answer, request, other)
-    assert crashes == [2, 2, 1, 1]
-    assert engine.exonerated == len(crashes)
+    assert crashes == [2]
+    assert engine.exonerated == 0
     assert is_right(other)
+
+
+async def test_failing_input_that_comes_again(metrics):
+    """An input that the engine failed on is refused without a run when it comes again."""
+    bad = make_request(3)
+    engine = await run(metrics, failing((bad, 0)), bad)
+    assert isinstance(bad.done.exception(), InputFailed)
+    engine.batches.clear()
+    again = Request(bad.batch)
+    engine.batcher.enqueue(again)
+    await all_quiet()
+    assert isinstance(again.done.exception(), InputFailed)
+    assert engine.batches == []
+
+
+async def test_others_are_computed_during_a_search(metrics):
+    """While a search for a failing input waits, its engine computes other batches, one at a time as before."""
+    engine = HeldEngine(make_info(max_batch_tokens=512))
+    batcher = make_batcher(metrics, engine)
+    bad, others = make_request(3, 3), [make_request(3) for _ in range(2)]
+    batcher.enqueue(bad)
+    await all_quiet()
+    engine.running[0].fail(CallFailed("it fails"))
+    await all_quiet()
+    for other in others:
+        batcher.enqueue(other)
+        await all_quiet()
+    assert [len(running.batch) for running in engine.running] == [1, 1]
+    engine.running[1].finish()
+    await all_quiet()
+    assert is_right(others[0])
+    while engine.running:
+        engine.running[0].finish()
+        await all_quiet()
+    assert all(map(is_right, (bad, *others)))
+    assert batcher.idle
 
 
 async def test_copies_of_a_killer(metrics):
@@ -279,6 +315,18 @@ async def test_audit_of_right_results(metrics):
         await all_quiet()
         assert is_right(request)
     assert [len(batch) for batch in engine.batches] == [3, 1, 1]
+
+
+async def test_audit_of_an_engine_that_has_changed(metrics):
+    """An engine that no longer passes its self-test is replaced, and its results are computed again."""
+    engine, request = AnsweringEngine(), make_request(3)
+    batcher = make_batcher(metrics, engine, audit_every=1)
+    engine.problem = "probe texts do not give what they gave before"
+    batcher.enqueue(request)
+    await all_quiet()
+    assert engine.replaced == ["probe texts do not give what they gave before"]
+    assert len(engine.batches) == 2
+    assert is_right(request)
 
 
 async def test_bug(metrics):

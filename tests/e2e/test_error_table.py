@@ -170,7 +170,7 @@ def test_a_request_that_is_not_done_in_time(stopped):
     assert_error(post(stopped, GOOD), 504, "server_error", code="timeout")
     answer = httpx.get(f"{stopped.url}/readyz", timeout=60)
     assert answer.status_code == 503
-    assert "did not answer" in answer.json()["models"]["fake"]["reason"]
+    assert "do not answer" in answer.json()["models"]["fake"]["reason"]
     assert httpx.get(f"{stopped.url}/livez").status_code == 200
 
 

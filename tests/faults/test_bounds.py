@@ -17,7 +17,7 @@ from tests.server import eventually, serving
 
 FAKE = '[models.fake]\nbackend = "fake"\n'
 NARROW = f"[server]\nmax_connections = 3\n{FAKE}"
-LITTLE = f"[server]\nmax_body_bytes = 1000\nmax_buffered_bytes = 1000\n{FAKE}"
+LITTLE = f"[server]\nmax_body_bytes = 1000\nmax_buffered_bytes = 1000\n{FAKE}width = 1\n"
 
 
 def padded(length):

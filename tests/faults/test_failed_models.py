@@ -36,10 +36,11 @@ def refused_at_once(server) -> float:
     return reply.seconds
 
 
-@pytest.mark.parametrize("loading", ["refuse", pytest.param("wrong", marks=FULL_SIZE)])
+@pytest.mark.parametrize("loading", ["refuse", "abort", pytest.param("wrong", marks=FULL_SIZE)])
 def test_one_model_fails(tmp_path, loading):
-    """A model that refuses to load or fails its self-test is not served, with a reason; the other one is."""
+    """A model that refuses to load, ends its worker or fails its self-test is not served, with a reason."""
     with serving(tmp_path, fault("bad", loading=loading) + fault("good")) as server:
+        eventually(lambda: health(server)[1]["bad"]["state"] == "failed")
         refused_at_once(server)
         assert_served(server)
         status, models = health(server)
@@ -61,22 +62,19 @@ def test_all_models_fail(tmp_path, loading):
     assert "worse is failed" in stderr
 
 
-@pytest.mark.parametrize("loading", ["abort", pytest.param("hang", marks=FULL_SIZE)])
-def test_one_never_loads(tmp_path, full_size, tell, loading):
-    """A model whose worker dies or hangs whenever it loads is refused at once; the other is not affected."""
-    with serving(tmp_path, fault("bad", loading=loading) + fault("good"), ready=False) as server:
+@FULL_SIZE
+def test_one_never_loads(tmp_path, tell):
+    """A model whose worker hangs whenever it loads is refused at once; the other is not affected."""
+    with serving(tmp_path, fault("bad", loading="hang") + fault("good"), ready=False) as server:
         eventually(lambda: health(server)[1]["good"]["ready"])
-        if loading == "abort":
-            eventually(lambda: starts(server, "bad") >= 3)
         refused_s = []
         for _ in range(20):
             refused_s.append(refused_at_once(server))
             assert_served(server)
         assert not health(server)[1]["bad"]["ready"]
-        if full_size:
-            before = starts(server, "bad")
-            time.sleep(60)
-            tell(refused_s_max=max(refused_s), starts_a_minute=starts(server, "bad") - before)
-            assert max(refused_s) <= AT_ONCE_S
-            assert starts(server, "bad") - before <= 8  # it is tried now and then, not all the time
+        before = starts(server, "bad")
+        time.sleep(60)
+        tell(refused_s_max=max(refused_s), starts_a_minute=starts(server, "bad") - before)
+        assert max(refused_s) <= AT_ONCE_S
+        assert starts(server, "bad") - before <= 8  # it is tried now and then, not all the time
         assert starts(server, "good") == 0

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
+
 from tests.processes import SECONDS_MAX
 
 # Ctrl-C is what it is on a terminal, also where the tests run in the background of a shell, which ignores it.
@@ -55,3 +57,11 @@ def refused(ended: subprocess.CompletedProcess[bytes]) -> str:
     assert "Traceback" not in said
     assert ended.stdout == b""
     return said.removeprefix("error: ").strip()
+
+
+def is_ready(port: int) -> bool:
+    """Return whether a gateway on this machine is ready."""
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200
+    except httpx.TransportError:
+        return False

@@ -9,7 +9,7 @@ from embeddings_gateway.config import ModelConfig, ServingConfig
 from embeddings_gateway.metrics import Metrics
 from embeddings_gateway.serving.local import LocalModel
 from embeddings_gateway.serving.prepare.cl100k import Cl100k
-from embeddings_gateway.workers.local.supervisor import local_engines
+from embeddings_gateway.workers.local.local_engines import local_engines
 from tests.bounded import (  # noqa: F401 - pytest finds them here
     anyio_backend,
     own_child,

@@ -11,12 +11,12 @@ from typing import get_args
 import msgspec
 import numpy as np
 
-from embeddings_gateway.backends.base import Batch, Column, ModelInfo, Output, TokenIds, Vectors
+from embeddings_gateway.backends.base import Batch, Column, ModelInfo, Output, Part, TokenIds, Vectors
 from embeddings_gateway.backends.fake import BEGIN, END, FakeBackend, fake_column, fake_vector
 from embeddings_gateway.backends.spec import FakeSpec
 from embeddings_gateway.batching.request import ANONYMOUS, Caller, Request
 from embeddings_gateway.workers.dispatcher import Dispatcher
-from embeddings_gateway.workers.engine import EngineResult, State
+from embeddings_gateway.workers.engine import EngineResult, Loaded, State, TokenizeResult
 
 WIDTH = 8
 OUTPUTS: tuple[Output, ...] = get_args(Output)
@@ -136,7 +136,7 @@ class HeldEngine:
         self.gate = asyncio.Event()
         self.gate.set()
 
-    def make(self, *, accepts: Callable[[ModelInfo], bool], on_change: Callable[[], None]) -> HeldEngine:
+    def make(self, *, accepts: Callable[[Loaded], str], on_change: Callable[[], None]) -> HeldEngine:
         """See :class:`embeddings_gateway.workers.engine.MakeEngine`."""
         self.on_change = on_change
         return self
@@ -166,15 +166,30 @@ class HeldEngine:
         return 0.0
 
     @asynccontextmanager
-    async def exclusive(self) -> AsyncIterator[None]:
+    async def search(self) -> AsyncIterator[None]:
         """See :class:`embeddings_gateway.workers.engine.Supervised`."""
+        yield
+
+    @asynccontextmanager
+    async def rerun(self) -> AsyncIterator[None]:
+        """See :class:`embeddings_gateway.workers.engine.Supervised`."""
+        yield
+
+    @asynccontextmanager
+    async def step(self, *, exclusive: bool) -> AsyncIterator[None]:
+        """See :class:`embeddings_gateway.workers.engine.Supervised`."""
+        if not exclusive:
+            yield
+            return
         self.to("searching")
         while self.running:
             await asyncio.wait([running.result for running in self.running])
             await asyncio.sleep(0)
-        yield
-        if self.state == "searching":
-            self.to("ready")
+        try:
+            yield
+        finally:
+            if self.state == "searching":
+                self.to("ready")
 
     async def check(self) -> str:
         """See :class:`embeddings_gateway.workers.engine.Supervised`."""
@@ -189,11 +204,16 @@ class HeldEngine:
         """See :class:`embeddings_gateway.workers.engine.Supervised`."""
         self.exonerated += crashes
 
-    async def tokenize(self, texts: Sequence[str], text_pairs: Sequence[str] | None = None) -> Batch:
+    async def tokenize(
+        self, texts: Sequence[str], text_pairs: Sequence[str] | None = None, part: Part | None = None
+    ) -> TokenizeResult:
         """See :class:`embeddings_gateway.workers.engine.Engine`."""
         self.texts.append(list(texts))
         await self.gate.wait()
-        return self.tokenizer(texts, text_pairs)
+        if part is None:
+            return TokenizeResult(self.tokenizer(texts, text_pairs))
+        ids, begin, end = BACKEND.tokenize_part(texts[0], part)
+        return TokenizeResult(Batch.of([ids]), {}, (begin, end))
 
     async def run(self, batch: Batch, outputs: Sequence[Output], timeout_s: float) -> EngineResult:
         """See :class:`embeddings_gateway.workers.engine.Engine`."""

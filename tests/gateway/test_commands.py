@@ -40,6 +40,15 @@ def test_check_of_a_broken_model(tmp_path, config_file):
     assert "right" in ended.stdout.decode()
 
 
+@pytest.mark.parametrize("command", ["check", "embed"])
+def test_a_worker_that_crashes_while_it_loads(tmp_path, config_file, command):
+    """A command says how the worker ended, and the last words of it that say why."""
+    config_file.write_text('[models.small]\nbackend = "fault"\nloading = "abort"\n')
+    ended = run(command, *(["a text"] if command == "embed" else []), cwd=tmp_path)
+    assert ended.returncode == 1
+    assert "(signal SIGABRT: assertion failed)" in " ".join(ended.stderr.decode().split())
+
+
 def test_openapi(tmp_path):
     """``openapi`` writes a document that describes the embeddings route."""
     ended = run("openapi", "--output", "api/openapi.json", cwd=tmp_path)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from embeddings_gateway import log
 from embeddings_gateway.backends.spec import FakeSpec, GgufSpec, HfSpec
 from embeddings_gateway.config import ServerConfig, ServingConfig
 from embeddings_gateway.config_file import ConfigError, log_renamed, read_config
+from tests.processes import SECONDS_MAX
 
 
 @pytest.fixture
@@ -73,11 +75,30 @@ def test_paths_that_are_not_files(read, path):
     assert read(f'[models.a]\nbackend = "hf"\npath = "{path}"').models["a"].spec == HfSpec(path=path)
 
 
+def test_a_hub_id_that_may_be_a_path(read, tmp_path):
+    """What might be a mistyped path keeps the directory that is not there, for the reason why it cannot be loaded."""
+    models = read(
+        '[models.a]\nbackend = "hf"\npath = "models/not-mounted"\n'
+        '[models.b]\nbackend = "hf"\npath = "package:some_package/model"'
+    ).models
+    assert models["a"].missing_path == str(tmp_path.resolve() / "models" / "not-mounted")
+    assert models["b"].missing_path is None
+
+
 def test_directory_before_hub(read, tmp_path):
     """A directory that looks like a hub id is the directory."""
     (tmp_path / "org" / "name").mkdir(parents=True)
     spec = read('[models.a]\nbackend = "hf"\npath = "org/name"').models["a"].spec
     assert spec.path == str(tmp_path.resolve() / "org" / "name")
+
+
+def test_a_file_in_place_of_a_directory(refusal, tmp_path):
+    """A GGUF file for the other backend is named as what it is, though its path looks like a hub id."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "m.gguf").touch()
+    message = refusal('[models.m]\nbackend = "hf"\npath = "models/m.gguf"')
+    assert f"{tmp_path.resolve()}/models/m.gguf is a file" in message
+    assert 'backend = "gguf"' in message
 
 
 FAKE = '[models.m]\nbackend = "fake"\n'
@@ -128,8 +149,26 @@ WRONG = {
     "empty name": ("[models.'']\nbackend = 'fake'", ["1 to 256 characters"]),
     "long name": (f"[models.{'m' * 257}]\nbackend = 'fake'", ["1 to 256 characters"]),
     "no TOML": ("[models.m\n", ["not TOML", "line 1"]),
-    "key twice": ("[server]\nport = 1\nport = 2", ["not TOML"]),
-    "no UTF-8": (b"# \xff", ["not TOML"]),
+    "key twice": ("[server]\nport = 1\nport = 2", ["not TOML", "remove one"]),
+    "table twice": ("[models.m]\n[models.m]", ["not TOML", "[models.m]", "rename one"]),
+    "no UTF-8": (b"# \xff", ["not TOML", "save it as UTF-8"]),
+    "UTF-16": ("[server]".encode("utf-16"), ["not TOML", "save it as UTF-8"]),
+    "text without quotes": ("[models.m]\nbackend = fake", ["line 2", 'backend = "..."']),
+    "path without quotes": ("[models.m]\npath = ./m", ["line 2", 'path = "..."']),
+    "capital": ("[server]\nstrict = True", ["line 2", "strict = true"]),
+    "backslashes": ('[models.m]\npath = "C:\\models"', ["not TOML", "'single quotes'"]),
+    "name with a slash": ("[models.BAAI/bge-m3]", ["line 1", '[models."BAAI/bge-m3"]']),
+    "name with a slash and a dot": ("[models.org/m-v1.5]", ["line 1", '[models."org/m-v1.5"]']),
+    "name with a dot": ("[models.m-v1.5]\nbackend = 'fake'", ["model 'm-v1'", '[models."m-v1.5"]']),
+    "name with dots": ("[models.m.1.5]\nbackend = 'fake'", ["model 'm'", '[models."m.1.5"]']),
+    "part of a name": (FAKE + "[models.m.5]\nbackend = 'fake'", ["model 'm'", '[models."m.5"]']),
+    "name with a dot and no backend": ("[models.m-v1.5]\nwidth = 3", ["model 'm-v1'", '[models."m-v1.5"]']),
+    "server in a model": (FAKE + "[models.m.server]\nport = 1", ["model 'm'", "write [server]"]),
+    "list of models": ("models = ['a']", ["models is not a table", "[models.NAME]"]),
+    "file and not a directory": (
+        "[models.m]\nbackend = 'hf'\npath = 'gateway.toml'",
+        ["is a file", "directory"],
+    ),
 }
 
 
@@ -152,7 +191,8 @@ VALUES = {
     ),
     "[server]\nbody_timeout_s = 0": "server: body_timeout_s is 0: set it to a number above 0",
     "[server]\nbody_timeout_s = nan": "server: body_timeout_s is nan: set it to a number above 0",
-    "[server]\nhost = 2026-01-01": "server: host is a date or time: set it to a string",
+    "[server]\nhost = 2026-01-01": "server: host is a date or time: set it to an address or name without a port "
+    "(127.0.0.1, ::1, localhost; 0.0.0.0 is every network) or unix:PATH",
     FAKE + "width = 1.5": "model 'm': width is 1.5: set it to an integer of at least 1",
     FAKE + "max_queue_tokens = 0": "model 'm': max_queue_tokens is 0: set it to an integer of at least 1",
     FAKE + "min_bulk_share = 0.6": (
@@ -176,8 +216,11 @@ VALUES = {
         "set it to one of auto, fp32 (float32), fp16 (float16), bf16 (bfloat16), int8"
     ),
     HF + "normalize = 'yes'": "model 'm': normalize is a string: set it to true or false",
-    "[models.m]\nbackend = 'hf'\npath = 3": "model 'm': path is an integer: set it to a string",
-    "[models.m]\nbackend = 'gguf'": "model 'm': path is missing: set it to a string",
+    "[models.m]\nbackend = 'hf'\npath = 3": (
+        "model 'm': path is an integer: "
+        "set it to a model's directory, package:MODULE/DIRECTORY or a hub id such as org/name"
+    ),
+    "[models.m]\nbackend = 'gguf'": "model 'm': path is missing: set it to a GGUF file",
     "[models.m]\nbackend = 'onnx'": ("model 'm': backend is 'onnx': set it to one of hf, gguf, fake, fault"),
     "[models.m]\nbackend = ['hf']": ("model 'm': backend is a list: set it to one of hf, gguf, fake, fault"),
     "[models.m]\nwidth = 2": "model 'm': backend is missing: set it to one of hf, gguf, fake, fault",
@@ -235,6 +278,7 @@ def test_old_names(read):
 def test_old_names_are_logged(read, caplog):
     """Each setting with an old name is logged once, as a warning; new names are not logged."""
     log_renamed(read(f"[server]\nconnections_max = 7\nmax_inputs = 5\n{FAKE}queue_tokens = 9\n"))
+    assert log.flush(SECONDS_MAX)
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
         (
             "WARNING",
@@ -260,3 +304,19 @@ def test_built_in():
     config = read_config(None)
     assert [type(model.spec) for model in config.models.values()] == [HfSpec]
     assert config.source == "the built-in default"
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "::1", "[::1]", "::", "localhost", "gateway-1.example.org", "fe80::1%eth0"]
+)
+def test_hosts(read, host):
+    """A host is an address or a name."""
+    assert read(f'[server]\nhost = "{host}"\n{FAKE}').server.host == host
+
+
+@pytest.mark.parametrize(
+    "host", ["", " ", "http://127.0.0.1", "127.0.0.1:8000", "[::1]:8000", "localhost/", "[::1"]
+)
+def test_what_is_no_host(refusal, host):
+    """Anything else is refused: an empty host would be every network, and most others an obscure error."""
+    assert "an address or name without a port" in refusal(f'[server]\nhost = "{host}"\n{FAKE}')

@@ -9,13 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embeddings_gateway.api.schemas import Decoder, inputs_of
+from embeddings_gateway.api.decode import Decoder
+from embeddings_gateway.api.schemas import inputs_of
+from embeddings_gateway.config import ServerConfig
 from embeddings_gateway.errors import GatewayError, InvalidJson, InvalidRequest
 from embeddings_gateway.serving.served import InputLimits
 
 MAX_INPUTS = 2048
 LIMITS = InputLimits(max_chars=100, max_ids=8192)
-DECODERS = {"lenient": Decoder(False), "strict": Decoder(True)}
+DECODERS = {"lenient": Decoder(ServerConfig()), "strict": Decoder(ServerConfig(strict=True))}
 GOOD = b'{"model":"small","input":"a"}'
 
 

@@ -6,7 +6,9 @@ import json
 
 import pytest
 
-from embeddings_gateway.api.schemas import INPUT_TYPE, TRUNCATE, Decoder, inputs_of
+from embeddings_gateway.api.decode import Decoder
+from embeddings_gateway.api.schemas import INPUT_TYPE, TRUNCATE, inputs_of
+from embeddings_gateway.config import ServerConfig
 from embeddings_gateway.errors import InvalidRequest, TooManyTokens
 from embeddings_gateway.serving.served import InputLimits
 
@@ -26,7 +28,7 @@ OURS_AND_OPENAIS = {
 
 def decode(body, strict=False):
     """Return the request that a body means."""
-    return Decoder(strict).decode(json.dumps(body).encode())
+    return Decoder(ServerConfig(strict=strict)).decode(json.dumps(body).encode())
 
 
 def inputs(given):
@@ -179,7 +181,7 @@ def test_an_error_lists_the_values(field, value, listed):
 def test_a_model_that_the_path_names():
     """Then the body need not have it; all else is checked as ever."""
     for strict in (False, True):
-        decoder = Decoder(strict)
+        decoder = Decoder(ServerConfig(strict=strict))
         for model in ({}, {"model": None}, {"model": "small"}):
             body = json.dumps({"input": "a", "dimensions": 3, **model}).encode()
             assert decoder.decode(body, needs_model=False).dimensions == 3

@@ -5,14 +5,21 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import signal
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.gateway.commands import begin, run
-from tests.processes import Watch, children_of
+from embeddings_gateway.cli.serve import raise_file_limit
+from embeddings_gateway.config_file import find_config
+from tests.gateway.commands import PROGRAM, begin, environment, is_ready, refused, run
+from tests.processes import SECONDS_MAX, Watch, children_of
+from tests.server import eventually
 
 
 def until_serving(command):
@@ -108,3 +115,81 @@ def test_port_taken(tmp_path, config_file):
     assert "address already in use" in said
     assert f"error: cannot listen on 127.0.0.1 port {port}" in said
     assert "Traceback" not in said
+
+
+def test_closed_descriptors(tmp_path, config_file):
+    """It serves, and ends well, though its standard input, output and error are closed."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    process = subprocess.Popen(
+        [
+            "sh",
+            "-c",
+            'exec "$@" <&- >&- 2>&-',
+            "sh",
+            *PROGRAM,
+            "serve",
+            "--config",
+            config_file,
+            "--port",
+            port,
+        ],
+        cwd=tmp_path,
+        env=environment(),
+    )
+    try:
+        eventually(lambda: is_ready(int(port)))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(SECONDS_MAX) == 0
+    finally:
+        process.kill()
+
+
+def test_a_worker_is_confined(tmp_path, config_file):
+    """A worker has no variables that it does not need, and gains no privileges."""
+    command = begin("serve", "--config", config_file, "--port", "0", cwd=tmp_path, DB_PASSWORD="S3CRET")
+    until_serving(command)
+    (worker,) = children_of(command.pid)
+    assert "S3CRET" in Path(f"/proc/{command.pid}/environ").read_text()
+    assert "S3CRET" not in Path(f"/proc/{worker}/environ").read_text()
+    assert "NoNewPrivs:\t1" in Path(f"/proc/{worker}/status").read_text()
+    assert ended(command, signal.SIGTERM) == 0
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "largest", "given"),
+    [
+        pytest.param(256, resource.RLIM_INFINITY, 65536, 65536, id="unlimited-is-refused"),
+        pytest.param(256, resource.RLIM_INFINITY, 10240, 10240, id="as-on-macos"),
+        pytest.param(1024, 4096, 4096, 4096, id="the-maximum"),
+        pytest.param(1024, 4096, 0, 1024, id="nothing-is-taken"),
+        pytest.param(4096, 4096, 0, 4096, id="it-is-the-maximum"),
+        pytest.param(resource.RLIM_INFINITY, resource.RLIM_INFINITY, 0, sys.maxsize, id="unlimited"),
+    ],
+)
+def test_the_limit_of_open_files(monkeypatch, soft, hard, largest, given):
+    """It is raised to the maximum, or to what the system takes, and a system that takes nothing stops nobody."""
+
+    def set_limit(_, limits):
+        if not 0 <= limits[0] <= largest:
+            raise ValueError("current limit exceeds maximum limit")
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, hard))
+    monkeypatch.setattr(resource, "setrlimit", set_limit)
+    assert raise_file_limit() == given
+
+
+def test_a_working_directory_that_may_not_be_entered(monkeypatch):
+    """Where the working directory cannot be read there is no configuration in it: the default is used."""
+
+    def denied(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.delenv("EMBEDDINGS_GATEWAY_CONFIG", raising=False)
+    monkeypatch.setattr(os, "stat", denied)
+    assert find_config() is None
+
+
+def test_a_host_that_is_none(tmp_path, config_file):
+    """An option ``--host`` that is empty is refused: it would be every network."""
+    assert "an address or name without a port" in refused(run("serve", "--host", "", cwd=tmp_path))

@@ -21,7 +21,9 @@ from embeddings_gateway.errors import ClientGone
 from embeddings_gateway.metrics import Metrics
 from embeddings_gateway.server import writer
 from embeddings_gateway.server.connection import Connection
+from embeddings_gateway.server.peer import client_of
 from embeddings_gateway.server.server import Server, sweep
+from embeddings_gateway.serving.local import LocalModel
 from embeddings_gateway.serving.registry import Registry
 
 pytestmark = pytest.mark.anyio
@@ -82,7 +84,7 @@ async def test_probes_without_a_body():
 
 
 BOUNDED = MODELS | {
-    "server": {"port": 0, "max_buffered_bytes": 1 << 20, "max_body_bytes": 1 << 20, "send_timeout_s": 0.5},
+    "server": {"port": 0, "max_buffered_bytes": 20 << 20, "max_body_bytes": 1 << 20, "send_timeout_s": 0.5},
     "models": {"one": {"backend": "fake", "width": 1024}},
 }
 LARGE = {"model": "one", "input": ["a"] * 1024}
@@ -109,21 +111,86 @@ async def test_an_answer_that_is_read_slowly_counts(monkeypatch):
     """An answer counts among the bytes in memory until its client has taken it, and gives its room back."""
     monkeypatch.setattr(writer, "MIN_SEND_BYTES_PER_S", 1)
     config = msgspec.structs.replace(parse(BOUNDED, Path(), "a test").server, send_timeout_s=600)
-    small = {"model": "one", "input": "a"}
     async with running(BOUNDED, config) as (server, *_), httpx.AsyncClient(base_url=server.url) as client:
         async with asked(server, LARGE) as reader:
             head = await reader.readuntil(b"\r\n\r\n")
             length = int(re.search(rb"content-length: (\d+)", head)[1])
-            refused = await client.post("/v1/embeddings", json=small)
-            assert (refused.status_code, refused.headers["connection"]) == (429, "close")
+            refused = await client.post("/v1/embeddings", json=LARGE)
+            assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
             body = await reader.readexactly(length)
             assert len(json.loads(body)["data"]) == 1024
-        while (await client.post("/v1/embeddings", json=small)).status_code == 429:
+        while (await client.post("/v1/embeddings", json=LARGE)).status_code == 429:
             await asyncio.sleep(0)
         async with asked(server, LARGE) as reader:
             await reader.readuntil(b"\r\n\r\n")
-        while (await client.post("/v1/embeddings", json=small)).status_code == 429:
+        while (await client.post("/v1/embeddings", json=LARGE)).status_code == 429:
             await asyncio.sleep(0)
+
+
+async def test_an_answer_counts_before_it_exists():
+    """The room for an answer is taken before it is computed: of two large ones at once only one has room."""
+    async with running(BOUNDED) as (server, *_), httpx.AsyncClient(base_url=server.url) as client:
+        answers = await asyncio.gather(*(client.post("/v1/embeddings", json=LARGE) for _ in range(2)))
+        assert sorted(answer.status_code for answer in answers) == [200, 429]
+        assert (await client.post("/v1/embeddings", json=LARGE)).status_code == 200
+
+
+async def test_connections_of_one_address_are_one_caller(monkeypatch):
+    """The queue is fair between addresses, not between connections."""
+    callers = []
+    original = LocalModel.run
+
+    async def run(model, call):
+        callers.append(call.caller)
+        return await original(model, call)
+
+    monkeypatch.setattr(LocalModel, "run", run)
+    async with running() as (server, *_):
+        for address in ("127.0.0.2", "127.0.0.2", "127.0.0.3"):
+            transport = httpx.AsyncHTTPTransport(local_address=address)
+            async with httpx.AsyncClient(base_url=server.url, transport=transport) as client:
+                assert (await client.post("/v1/embeddings", json={"model": "one", "input": "a"})).is_success
+    assert callers[0] == callers[1] != callers[2]
+
+
+@pytest.mark.parametrize(
+    ("host", "client"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::9", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+    ],
+)
+def test_client_of_an_address(host, client):
+    """Addresses that one client can choose among are one client's."""
+    assert client_of(host) == client
+
+
+async def test_small_answers_have_room_beside_large_ones():
+    """While large answers that nobody reads take all the room they may, small requests are served."""
+    small = {"model": "one", "input": "a"}
+    less = LARGE | {"input": ["a"] * 300}
+    async with (
+        running(BOUNDED) as (server, *_),
+        httpx.AsyncClient(base_url=server.url) as client,
+        asked(server, LARGE) as reader,
+    ):
+        await reader.readuntil(b"\r\n\r\n")
+        while (await client.post("/v1/embeddings", json=less)).status_code == 200:
+            less["input"] += less["input"]
+        for _ in range(20):
+            assert (await client.post("/v1/embeddings", json=small)).status_code == 200
+
+
+async def test_an_answer_for_which_there_is_never_room():
+    """A request whose answer is larger than all the room is invalid: it would be refused again and again."""
+    async with running(BOUNDED) as (server, *_), httpx.AsyncClient(base_url=server.url) as client:
+        refused = await client.post("/v1/embeddings", json=LARGE | {"input": ["a"] * 2048})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "input")
+        smaller = LARGE | {"input": ["a"] * 2048, "encoding_format": "base64"}
+        assert (await client.post("/v1/embeddings", json=smaller)).status_code == 200
 
 
 async def test_an_answer_that_is_taken_in_small_pieces(monkeypatch):
@@ -347,3 +414,24 @@ async def test_room_of_a_response_whose_client_leaves(begins):
         assert await outcomes.get()  # the task had gone on when the client was gone
         assert server._limits.bytes == 0
         out.close()
+
+
+@pytest.mark.parametrize(("host", "addresses"), [("::", ["127.0.0.1", "[::1]"]), ("[::1]", ["[::1]"])])
+async def test_hosts_of_ipv6(host, addresses):
+    """``::`` is every network, those of IPv4 too; an address may have the brackets that it has in a URL."""
+    if not has_ipv6():
+        pytest.skip("this machine has no IPv6")
+    async with running({**MODELS, "server": {"port": 0, "host": host}}) as (server, _, _):
+        assert server.url.startswith("http://[::1]:")
+        for address in addresses:
+            async with httpx.AsyncClient(base_url=f"http://{address}:{server.address[1]}") as client:
+                assert (await client.get("/livez")).status_code == 200
+
+
+def has_ipv6():
+    """Return whether this machine has a loopback interface of IPv6."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True

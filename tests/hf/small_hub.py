@@ -23,6 +23,7 @@ class SmallHub(ThreadingHTTPServer):
         asked: ``METHOD path`` of every request, in order.
         ranges: the ``Range`` headers that came.
         break_once: names of files whose first download breaks off in the middle.
+        refuses: whether every request gets 401.
     """
 
     daemon_threads = True
@@ -34,6 +35,7 @@ class SmallHub(ThreadingHTTPServer):
         self.asked: list[str] = []
         self.ranges: list[str] = []
         self.break_once: set[str] = set()
+        self.refuses = False
 
     @property
     def endpoint(self) -> str:
@@ -75,6 +77,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         path = urlsplit(self.path).path
         self.server.asked.append(f"{self.command} {path}")
+        if self.server.refuses:
+            return self._send(401, b"", {})
         match path.strip("/").split("/"):
             case ["api", "models", *model, "revision", revision] if "/".join(model) == MODEL:
                 commit = self.server.refs.get(revision, revision)

@@ -12,7 +12,16 @@ import pytest
 pytest.importorskip("torch", reason="the hf extra is not installed")
 
 import torch
-from transformers import AutoModel, BertConfig, BertForMaskedLM, Qwen3Config, Qwen3ForCausalLM
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoModel,
+    BertConfig,
+    BertForMaskedLM,
+    GPT2Config,
+    GPTNeoConfig,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from embeddings_gateway.backends.base import EmbedError, LoadError
 from embeddings_gateway.backends.checksum import sha256
@@ -63,6 +72,47 @@ def test_pinned_sum(tiny):
     digest = sha256(tiny("bert") / "model.safetensors")
     assert load(tiny("bert"), sha256=digest).info == info
     assert load(tiny("bert"), sha256={"model.safetensors": digest}).info == info
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "gpt_neo"])
+def test_checkpoint_with_masks(own, kind):
+    """Masks and other buffers that old checkpoints hold beside the weights change no vector."""
+    directory = own("qwen3")
+    torch.manual_seed(2)
+    layers = {
+        "num_layers": 2,
+        "num_heads": 4,
+        "attention_types": [[["global", "local"], 1]],
+        "window_size": 4,
+    }
+    config = (
+        GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=64)
+        if kind == "gpt2"
+        else GPTNeoConfig(vocab_size=VOCABULARY, hidden_size=32, max_position_embeddings=64, **layers)
+    )
+    AutoModel.from_config(config).save_pretrained(directory)
+    plain = load(directory)
+    inputs = ids_of(plain, TEXTS)
+    expected = embed(plain, inputs)
+    weights = load_file(directory / "model.safetensors")
+    for layer in range(2):
+        name = f"h.{layer}.attn" if kind == "gpt2" else f"h.{layer}.attn.attention"
+        seen = torch.ones(64, 64).tril() - (torch.ones(64, 64).tril(-4) if layer and kind != "gpt2" else 0)
+        weights |= {f"{name}.bias": seen[None, None], f"{name}.masked_bias": torch.tensor(-1e4)}
+    weights["h.0.attn.rotary_emb.inv_freq"] = torch.ones(4)
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+    assert lowest_cosine(embed(load(directory), inputs), expected) >= 0.99999
+
+
+def test_padding_id_outside_the_vocabulary(own):
+    """A padding id that the table of embeddings lacks is never looked up."""
+    directory = own("qwen3")
+    config = json.loads((directory / "config.json").read_text())
+    write_json(directory / "config.json", {**config, "pad_token_id": VOCABULARY + 4})
+    backend = load(directory)
+    inputs = ids_of(backend, TEXTS)
+    alone = np.concatenate([embed(backend, [ids]) for ids in inputs])
+    assert lowest_cosine(embed(backend, inputs), alone) >= 0.99999
 
 
 @pytest.mark.parametrize("kind", ["masked", "causal"])

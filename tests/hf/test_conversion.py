@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from filelock import FileLock
 
 pytest.importorskip("torch", reason="the hf extra is not installed")
 pytest.importorskip("openvino", reason="the openvino extra is not installed")
@@ -40,7 +42,8 @@ from embeddings_gateway.backends.hf.runtimes import load_runtime
 from embeddings_gateway.backends.hf.runtimes.openvino_runtime import openvino
 from embeddings_gateway.backends.spec import HfSpec
 from tests.cosine import lowest_cosine
-from tests.processes import Watch
+from tests.processes import SECONDS_MAX, Watch, children_of, only_child_of
+from tests.server import eventually, serving
 from tests.vectors import embed, ids_of
 
 TEXTS = ["a river", "old stone bridges while people talk", "weather"]
@@ -233,14 +236,18 @@ def test_processes_at_once(settings):
 
 
 def test_what_a_killed_process_left_is_cleared(settings, made):
-    """A conversion that was never finished is not used, and is removed."""
+    """Conversions that were never finished, of any model, are removed, unless a process is still writing them."""
     load(settings)
     folder = entry(settings)
-    left = folder.with_name(f"{folder.name}.left.tmp")
+    left, others, unfinished = (
+        folder.with_name(f"{key}.left.tmp") for key in (folder.name, "other", "unfinished")
+    )
+    shutil.copytree(folder, others)
+    shutil.copytree(folder, unfinished)
     shutil.move(folder, left)
-    load(settings)
-    assert entry(settings) == folder
-    assert not left.exists()
+    with FileLock(folder.with_name("unfinished.lock")):
+        load(settings)
+    assert [path.exists() for path in (folder, left, others, unfinished)] == [True, False, False, True]
 
 
 def test_disagreement_is_refused(settings, monkeypatch):
@@ -324,6 +331,20 @@ def test_converting_ends_with_the_worker():
         converting = Watch(int(worker.stdout.readline()))
         worker.kill()
         assert converting.ended()
+
+
+def test_a_gateway_that_is_stopped_while_it_converts(settings, tmp_path):
+    """Neither the converting process nor its temporary folder outlives the gateway."""
+    lines = [f"{name} = {json.dumps(value)}" for name, value in settings.items()]
+    config = "\n".join(["[models.m]", 'backend = "hf"', *lines])
+    cache = Path(settings["cache_dir"])
+    with serving(tmp_path, config, ready=False) as server:
+        eventually(lambda: list(cache.rglob("*.tmp")) and children_of(server.worker()))
+        converting = Watch(only_child_of(server.worker()))
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(SECONDS_MAX) == 0
+    assert converting.ended()
+    assert not list(cache.rglob("*.tmp"))
 
 
 def test_unservable_model_is_told_once(settings, monkeypatch):

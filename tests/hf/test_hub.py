@@ -12,12 +12,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 pytest.importorskip("torch", reason="the hf extra is not installed")
 
 from tests.hf.small_hub import MODEL, serving
 from tests.make_hf import make_model
+from tests.server import eventually
+from tests.server import serving as gateway
 
 OLD, NEW, BIG = "a" * 40, "b" * 40, "c" * 40
 WANTED = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
@@ -135,3 +138,22 @@ def test_broken_connection_is_resumed(hub, run, commits, tmp_path):
 def test_what_cannot_be_fetched(run, path, revision, environment, says):
     """A model that the hub does not have or give is an error that says what to check."""
     assert says in run(path, revision, **environment)["error"]
+
+
+def test_a_password_in_the_hubs_address(hub, tmp_path):
+    """A hub that refuses a user is reported without the user's password or token, and to clients without a message."""
+    hub.refuses = True
+    settings = {
+        "HF_ENDPOINT": hub.endpoint.replace("//", "//user:S3CRET@"),
+        "HF_TOKEN": "hf_S3CRETS3CRETS3CRETS3CRET",
+        "HF_HOME": str(tmp_path),
+        "HF_HUB_DISABLE_XET": "1",
+    }
+    config = f'[models.m]\nbackend = "hf"\npath = "{MODEL}"\n[models.f]\nbackend = "fake"\n'
+    with gateway(tmp_path, config, ready=False, settings=settings) as server:
+        eventually(lambda: httpx.get(f"{server.url}/readyz").json()["models"]["m"]["state"] == "failed")
+        answer = httpx.get(f"{server.url}/readyz")
+    assert answer.json()["models"]["m"]["reason"] == "it cannot be served; the log says why"
+    logged = server.log.read_text()
+    assert "model cannot be served" in logged
+    assert "S3CRET" not in logged

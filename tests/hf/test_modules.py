@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
+import shutil
+
 import numpy as np
 import pytest
 
@@ -100,6 +103,35 @@ def test_families(tmp_path, tiny, family):
     assert compare(saved(tmp_path, tiny(family), pooling)) >= SAME
 
 
+def test_dropout(own):
+    """A Dropout module, which acts in training only, is passed over."""
+    pooling = ("Pooling", {"embedding_dimension": HIDDEN, "pooling_mode": "mean"})
+    directory = add_modules(own("bert"), pooling, ("Dropout", {"dropout": 0.2}))
+    assert compare(directory) >= SAME
+
+
+@pytest.mark.parametrize("spoilt", ["absent", "unknown"])
+def test_configured_pooling_in_the_place_of_a_spoilt_one(own, spoilt):
+    """A Pooling module that is missing or not understood is refused, and replaced by the configured pooling."""
+    directory = add_modules(own("bert"), ("Pooling", {"pooling_mode": "attention"}))
+    if spoilt == "absent":
+        shutil.rmtree(directory / "1_Pooling")
+    with pytest.raises(LoadError, match="set pooling"):
+        HfBackend(HfSpec(path=str(directory), **TORCH))
+    assert HfBackend(HfSpec(path=str(directory), **TORCH, pooling="max")).info.pooling == "max"
+
+
+def test_files_of_other_hands(own):
+    """A byte order mark and nulls in settings mean nothing."""
+    directory = add_modules(own("bert"), ("Pooling", {"embedding_dimension": HIDDEN, "pooling_mode": "mean"}))
+    modules = directory / "modules.json"
+    modules.write_bytes(codecs.BOM_UTF8 + modules.read_bytes())
+    write_json(directory / "config_sentence_transformers.json", {"prompts": None, "model_type": None})
+    write_json(directory / "sentence_bert_config.json", {"max_seq_length": 32, "model_args": None})
+    info = HfBackend(HfSpec(path=str(directory), **TORCH)).info
+    assert (info.max_tokens, info.prompts) == (32, {})
+
+
 def test_transformer_in_a_subfolder(own, tmp_path):
     """A transformer in 0_Transformer is found, with the settings beside it."""
     inner = own("bert")
@@ -143,8 +175,9 @@ def test_prompts_and_widths(own):
     info = HfBackend(HfSpec(path=str(directory), **TORCH)).info
     assert info.prompts == {"query": "query: ", "document": ""}
     assert (info.default_prompt, info.supported_dimensions) == ("query", (8, 16, 32))
+    assert (info.default_dimensions, "16 of their 32" in info.notes[0]) == (16, True)
     info = HfBackend(HfSpec(path=str(directory), **TORCH, dimensions=(4,))).info
-    assert info.supported_dimensions == (4, 32)
+    assert (info.supported_dimensions, info.default_dimensions, info.notes) == ((4, 32), None, ())
 
 
 def test_configured_prompts(own):

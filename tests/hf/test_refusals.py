@@ -8,12 +8,14 @@ pytest.importorskip("torch", reason="the hf extra is not installed")
 
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import CanineConfig, CanineModel
 
+from embeddings_gateway.backends.checksum import sha256
 from embeddings_gateway.backends.hf.backend import HfBackend
 from embeddings_gateway.backends.spec import HfSpec
 from tests.hf.refusal import change, refused
 from tests.hf.torch_settings import TORCH
-from tests.make_hf import write_json
+from tests.make_hf import SIZES, write_json
 
 FILES = ["config.json", "model.safetensors", "tokenizer.json"]
 
@@ -138,3 +140,110 @@ def test_auto_map_beside_a_known_architecture(own):
     change(directory / "config.json", auto_map={"AutoModel": "modeling.Model"})
     change(directory / "tokenizer_config.json", auto_map={"AutoTokenizer": ["modeling.T", "modeling.T"]})
     HfBackend(HfSpec(path=str(directory), **TORCH))
+
+
+@pytest.mark.parametrize("key", ["transformers_weights", "configuration_files"])
+def test_configuration_that_leads_to_other_files(own, key):
+    """A configuration that makes transformers load other files than those that were summed is refused by key."""
+    directory = own("bert")
+    change(directory / "config.json", **{key: ["other.safetensors"]})
+    assert key in refused(directory)
+
+
+@pytest.mark.parametrize("name", ["shard-00000-model-00001-of-00001.safetensors", "other.safetensors"])
+def test_weights_beside_pinned_ones(own, name):
+    """Beside pinned weights no others may lie; unpinned ones are never loaded in the place of the model's."""
+    directory = own("bert")
+    expected = HfBackend(HfSpec(path=str(directory), **TORCH))
+    weights = {key: -tensor for key, tensor in load_file(directory / "model.safetensors").items()}
+    save_file(weights, directory / name, metadata={"format": "pt"})
+    assert name in refused(directory, sha256=sha256(directory / "model.safetensors"))
+    unpinned = HfBackend(HfSpec(path=str(directory), **TORCH))
+    batch = unpinned.tokenize(["a river"])
+    vectors = [backend.run(batch, ("dense",))["dense"].values for backend in (unpinned, expected)]
+    assert (vectors[0] == vectors[1]).all()
+
+
+def test_settings_beside_pinned_ones(own):
+    """A table that pins config.json has to pin every file that is read with it."""
+    directory = own("bert")
+    sums = {file.name: sha256(file) for file in directory.iterdir()}
+    HfBackend(HfSpec(path=str(directory), sha256=sums, **TORCH))
+    write_json(directory / "sentence_bert_config.json", {"do_lower_case": True})
+    assert "sentence_bert_config.json" in refused(directory, sha256=sums)
+
+
+def test_model_elsewhere(own, tmp_path):
+    """Where the model lies in a folder below the path, or in a snapshot of a hub cache, the message says where."""
+    model = own("bert")
+    (tmp_path / "outer").mkdir()
+    model.rename(tmp_path / "outer/inner")
+    assert str(tmp_path / "outer/inner") in refused(tmp_path / "outer")
+    snapshot = tmp_path / "models--org--name/snapshots/abc"
+    snapshot.parent.mkdir(parents=True)
+    (tmp_path / "outer/inner").rename(snapshot)
+    assert str(snapshot) in refused(tmp_path / "models--org--name")
+
+
+def test_onnx_alone(own):
+    """A directory that has ONNX alone is refused for that."""
+    directory = own("bert")
+    (directory / "model.safetensors").unlink()
+    (directory / "onnx").mkdir()
+    (directory / "onnx/model.onnx").touch()
+    assert "only ONNX" in refused(directory)
+
+
+def test_adapter_without_a_model(own):
+    """A directory of an adapter, which has no config.json, is refused with what to do."""
+    directory = own("bert")
+    write_json(directory / "adapter_config.json", {"peft_type": "LORA", "base_model_name_or_path": "x/y"})
+    (directory / "config.json").unlink()
+    assert "merge it into its base model" in refused(directory)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"position_embedding_type": "alibi"}, "position_embedding_type ('alibi')"),
+        ({"position_embedding_type": "relative_key"}, "BertModel does not implement"),
+        ({"feed_forward_type": "geglu"}, "feed_forward_type"),
+        ({"auto_map": {"AutoModel": "own.Model"}, "window_of_mine": 7}, "window_of_mine (7)"),
+        ({"max_position_embeddings": 128}, "position_embeddings.weight is 64 x 32 and has to be 128 x 32"),
+        ({"model_type": None}, "model_type"),
+        ({"model_type": "unheard_of"}, "unheard_of"),
+    ],
+)
+def test_configurations_that_the_class_does_not_fit(own, values, says):
+    """What a configuration asks for and the architecture's class does not compute is refused by name."""
+    directory = own("bert")
+    change(directory / "config.json", **values)
+    assert says in refused(directory)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"position_embedding_type": "absolute", "pooler_type": "first_token_transform", "output_past": True},
+        {
+            "auto_map": {"AutoModel": "own.Model"},
+            "use_flash_attn": True,
+            "emb_pooler": "mean",
+            "window": None,
+        },
+    ],
+)
+def test_configurations_with_keys_that_mean_nothing(own, values):
+    """Old keys of no effect, and those of an author's code that change no vector, are passed over; a note says so."""
+    directory = own("bert")
+    change(directory / "config.json", **values)
+    notes = HfBackend(HfSpec(path=str(directory), **TORCH)).info.notes
+    assert ["own.Model" in note for note in notes] == ([True] if "auto_map" in values else [])
+
+
+def test_model_without_token_embeddings(own):
+    """An architecture that hashes characters has no vocabulary, and is refused."""
+    directory = own("bert")
+    sizes = {**SIZES, "num_hash_buckets": 8, "local_transformer_stride": 8}
+    CanineModel(CanineConfig(**sizes)).save_pretrained(directory)
+    assert "no table of token embeddings" in refused(directory)

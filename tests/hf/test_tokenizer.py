@@ -21,7 +21,7 @@ from tests.texts import varied_texts
 def tokenizer_of(directory):
     """Open a model directory's tokenizer."""
     vocabulary = open_vocabulary(directory, lower_case=False)
-    return HfTokenizer(vocabulary, end_tokens(directory, vocabulary))
+    return HfTokenizer(vocabulary, end_tokens(directory, {}, vocabulary))
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
@@ -86,7 +86,7 @@ def test_threads_share_it(tiny):
 def test_end_tokens_of_decoders(own, settings, prefix, suffix):
     """End tokens that only tokenizer_config.json asks for are added, once; those of the file always stay."""
     directory = own("qwen3")
-    write_json(directory / "tokenizer_config.json", settings)
+    write_json(directory / "tokenizer_config.json", {"tokenizer_class": "LlamaTokenizer", **settings})
     tokenizer = tokenizer_of(directory)
     letter = Tokenizer.from_file(str(directory / "tokenizer.json")).token_to_id("a")
     expected = tuple(letter if token == "a" else token for token in suffix)
@@ -99,7 +99,10 @@ def test_end_tokens_of_decoders(own, settings, prefix, suffix):
 def test_end_token_outside_the_vocabulary(own):
     """A wanted end token that does not exist is refused by name."""
     directory = own("qwen3")
-    write_json(directory / "tokenizer_config.json", {"add_eos_token": True, "eos_token": "</none>"})
+    write_json(
+        directory / "tokenizer_config.json",
+        {"tokenizer_class": "LlamaTokenizer", "add_eos_token": True, "eos_token": "</none>"},
+    )
     with pytest.raises(LoadError, match="</none>"):
         tokenizer_of(directory)
 

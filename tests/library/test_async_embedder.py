@@ -7,8 +7,9 @@ import asyncio
 import numpy as np
 import pytest
 
-from embeddings_gateway import AsyncEmbedder
+from embeddings_gateway import AsyncEmbedder, log
 from tests.gateway.fakes import WIDTH, vector_of
+from tests.processes import SECONDS_MAX
 
 MODEL = {"backend": "fault", "width": WIDTH, "seconds_per_token": 1e-5}
 
@@ -86,6 +87,7 @@ def test_old_names_of_settings(caplog):
     """A configuration given as data may have old names of settings, and each is logged as a warning."""
     embedder = AsyncEmbedder({"models": {"m": MODEL | {"queue_tokens": 9}}})
     assert embedder.config.models["m"].serving.max_queue_tokens == 9
+    assert log.flush(SECONDS_MAX)
     (record,) = caplog.records
     assert (record.name, record.levelname) == ("embeddings_gateway", "WARNING")
     assert "old='queue_tokens' new='max_queue_tokens'" in record.getMessage()

@@ -324,6 +324,29 @@ def test_a_fork():
     assert "forked" in ended.stdout
 
 
+CLOSED = """
+import os
+from embeddings_gateway import Embedder
+os.close(0)
+os.close(2)
+with Embedder({"models": {"m": {"backend": "fake"}}}) as embedder:
+    print(embedder.embed(["a"]).vectors.shape)
+"""
+
+
+def test_closed_descriptors():
+    """An application may have closed its standard input and error."""
+    ended = subprocess.run(
+        [sys.executable, "-c", CLOSED],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=WAIT_S,
+    )
+    assert ended.stdout == "(1, 8)\n"
+
+
 PROGRAM = """
 import sys
 from embeddings_gateway import Embedder

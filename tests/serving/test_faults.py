@@ -90,10 +90,12 @@ async def test_texts_that_hang_beside_others(start):
     """Texts that the tokenizer hangs on are found although others, which wait for them, are late first."""
     model = await start(FaultSpec(), **IMPATIENT)
     long = "x" * 2000
-    hanging = [f"{long * 20} <tokenizer-hang> {n}" for n in range(2)]
-    asks = [asyncio.ensure_future(run(model, [text])) for text in hanging]
-    while model._dispatcher._tokenizer_calls.total() < 2:
-        await asyncio.sleep(0)
+    hanging = [f"{long} <tokenizer-hang> {n}" for n in range(2)]
+    asks = []
+    for text in hanging:  # each in a call of its own
+        asks.append(asyncio.ensure_future(run(model, [text])))
+        while model._dispatcher._tokenizer_calls.total() < len(asks):
+            await asyncio.sleep(0)
     asks += [asyncio.ensure_future(run(model, [f"{long} {n}"], truncate="right")) for n in range(3)]
     *bad, good, better, best = await asyncio.gather(*asks, return_exceptions=True)
     assert [type(error) for error in bad] == [InputFailed] * 2

@@ -29,6 +29,7 @@ from embeddings_gateway.serving.local import LocalModel
 from embeddings_gateway.serving.prepare.cl100k import Cl100k
 from embeddings_gateway.serving.served import Call, CallOptions
 from embeddings_gateway.workers.engine import CallFailed
+from embeddings_gateway.workers.local.local_engines import local_engines
 from tests.gateway.fakes import (
     BACKEND,
     OUTPUTS,
@@ -185,6 +186,14 @@ async def test_dimensions(metrics):
     assert refusal.value.param == "dimensions"
 
 
+async def test_default_dimensions(metrics):
+    """A model whose author cuts its vectors gives those dimensions by default, and all on request."""
+    info = make_info(supported_dimensions=(4, 8), default_dimensions=4)
+    model = make_model(metrics, AnsweringEngine(info=info))
+    assert (await run(model, ["a"])).vectors.shape == (1, 4)
+    assert (await run(model, ["a"], dimensions=8)).vectors.shape == (1, 8)
+
+
 async def test_embedding_space(metrics):
     """The space that the model has may be pinned, another one may not."""
     model = make_model(metrics, AnsweringEngine())
@@ -298,8 +307,21 @@ async def test_failed_model(start):
     assert "the model's vectors have 8" in model.reason
 
 
+async def test_a_failed_model_whose_path_may_be_mistyped(metrics):
+    """The reason names the directory that is not there, before what became of the hub id."""
+    config = ModelConfig(spec=FaultSpec(loading="refuse"), missing_path="/etc/models/m")
+    engines = local_engines("m", config, metrics.model("m"), None)
+    model = LocalModel("m", config, engines, metrics.model("m"), cl100k=Cl100k(), max_request_tokens=100)
+    assert "/etc/models/m" not in model.reason
+    model.start()
+    await model.first_attempt()
+    assert model.state == "failed"
+    assert model.reason.startswith("there is no directory /etc/models/m, so that path is a hub id: ")
+    await model.stop()
+
+
 async def test_readiness_during_a_search(metrics):
-    """While an engine is there only for a search, the model is not ready, and is waited for."""
+    """While an engine is there only for a search, calls wait for it, and the model counts as ready for now."""
     engine = AnsweringEngine()
     model = make_model(metrics, engine)
 
@@ -307,9 +329,8 @@ async def test_readiness_during_a_search(metrics):
         return metrics.registry.get_sample_value("embeddings_gateway_workers_ready", {"model": "m"})
 
     assert (model.state, engines_ready(), await model.unready()) == ("ready", 1, "")
-    async with engine.exclusive():
-        assert (model.state, engines_ready()) == ("searching", 0)
-        assert await model.unready()
+    async with engine.step(exclusive=True):
+        assert (model.state, engines_ready(), await model.unready()) == ("searching", 0, "")
         asked = asyncio.ensure_future(run(model, ["a"]))
         await all_quiet()
         assert not asked.done()
@@ -321,7 +342,7 @@ async def test_room_of_a_call_that_is_too_large(metrics):
     engine = HeldEngine()
     engine.gate.clear()
     model = make_model(metrics, engine)
-    large = asyncio.ensure_future(run(model, ["too large " * 1_000_000]))
+    large = asyncio.ensure_future(run(model, ["é" * 3_000_000], truncate="mean"))
     await all_quiet()
     small = asyncio.ensure_future(run(model, ["small"]))
     await all_quiet()

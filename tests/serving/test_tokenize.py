@@ -11,12 +11,13 @@ import pytest
 from embeddings_gateway.backends.base import Batch
 from embeddings_gateway.errors import DeadlinePassed, InputFailed, InternalError, ModelUnavailable
 from embeddings_gateway.serving.prepare.tokenize import (
-    MAX_LARGE_CALLS,
-    MAX_LARGE_CHARS,
+    MAX_OPEN_CHARS,
     MAX_SHARED_CHARS,
+    SLICE_CHARS,
+    SMALL_CHARS,
     TokenizeCoalescer,
 )
-from embeddings_gateway.workers.engine import CallFailed, WorkerCrashed, WorkerGone
+from embeddings_gateway.workers.engine import CallFailed, TokenizeResult, WorkerCrashed, WorkerGone
 from embeddings_gateway.workers.isolation import SEARCH_CRASHES_MAX, Quarantine
 from tests.gateway.fakes import BACKEND, HeldEngine, all_quiet, make_dispatcher
 
@@ -84,34 +85,106 @@ async def test_large_ones_travel_alone(held):
     assert engine.texts == [["a", "b", "c"], large]
 
 
-async def test_large_ones_that_do_not_wait(held):
-    """The number of calls is not bounded by itself: a worker has no lack of work."""
+async def test_open_calls_are_bounded(held):
+    """A worker never has more than so many characters; what waits is forgotten if its client leaves."""
     engine, tokenizer = held
-    large = [["x" * MAX_SHARED_CHARS]] * (MAX_LARGE_CHARS // MAX_SHARED_CHARS)
-    ask(tokenizer, *large, *large)
+    slices = [[f"{number}" * SLICE_CHARS] for number in range(9)]
+    calls = ask(tokenizer, *slices)
     await all_quiet()
-    assert engine.texts == large
-    assert len(large) > MAX_LARGE_CALLS
-
-
-async def test_large_ones_that_wait(held):
-    """A worker has few large calls at once; what waits for its turn is forgotten if its client leaves."""
-    engine, tokenizer = held
-    large = [[f"{number}" * (MAX_LARGE_CHARS // 2)] for number in range(9)]
-    calls = ask(tokenizer, *large)
-    await all_quiet()
-    assert engine.texts == large[:MAX_LARGE_CALLS]
-    small = ask(tokenizer, ["small"])
+    assert engine.texts == slices[: MAX_OPEN_CHARS // SLICE_CHARS]
     for call in calls[:-1]:
         call.cancel()
-    await all_quiet()
-    assert engine.texts == [*large[:MAX_LARGE_CALLS], ["small"]]
     engine.gate.set()
-    assert texts_of(await calls[-1]) == large[-1]
-    assert texts_of(await small[0]) == ["small"]
-    assert engine.texts == [*large[:MAX_LARGE_CALLS], ["small"], large[-1]]
+    assert texts_of(await calls[-1]) == slices[-1]
+    assert engine.texts == [*slices[: MAX_OPEN_CHARS // SLICE_CHARS], slices[-1]]
     await all_quiet()
     assert repr(tokenizer) == "<TokenizeCoalescer 0 waiting, 0 calls>"
+
+
+async def test_short_texts_wait_for_no_long_ones(held):
+    """Small texts wait for no others; of larger ones the shorter go first, and one that is very long is alone."""
+    engine, tokenizer = held
+    longest = [["x" * (SLICE_CHARS + 1)], ["y" * 10 * SLICE_CHARS]]
+    slices = [[f"{number}" * SLICE_CHARS] for number in range(4)]
+    ask(tokenizer, *longest, *slices)
+    await all_quiet()
+    assert engine.texts == [*slices[:2], longest[0]]
+    shorter = ["z" * SMALL_CHARS]
+    ask(tokenizer, shorter, ["small"])
+    await all_quiet()
+    assert engine.texts[3:] == [["small"]]
+    engine.gate.set()
+    await all_quiet()
+    assert longest[1] in engine.texts
+    assert [texts for texts in engine.texts[4:] if texts != longest[1]] == [shorter, *slices[2:]]
+
+
+async def test_long_texts_do_not_starve(held):
+    """However many shorter texts come, a slice has its turn when as many characters of each were served."""
+    engine, tokenizer = held
+    slices = [[f"{number}" * SLICE_CHARS] for number in range(3)]
+    ask(tokenizer, *slices)
+    await all_quiet()
+    ask(tokenizer, ["x" * SMALL_CHARS])
+    engine.gate.set()
+    for _ in range(3 * SLICE_CHARS // SMALL_CHARS):
+        await asyncio.sleep(0)
+        ask(tokenizer, ["x" * SMALL_CHARS])
+        if slices[2] in engine.texts:
+            break
+    else:
+        pytest.fail("the slice was never served")
+
+
+async def test_nobody_waits(held):
+    """A call that nobody waits for is cancelled, and holds the room of its request until the worker is done."""
+    engine, tokenizer = held
+    done = asyncio.Event()
+
+    async def tokenize(texts, pairs, part):
+        engine.texts.append(texts)
+        try:
+            await engine.gate.wait()
+        except asyncio.CancelledError:
+            await done.wait()
+            raise
+        return TokenizeResult(BACKEND.tokenize(texts, pairs))
+
+    engine.tokenize = tokenize
+    work = []
+    leaves, goes_on = ["x" * SLICE_CHARS], ["y"]
+    call = asyncio.ensure_future(tokenizer.tokenize(leaves, hold=lambda *held: work.append(held)))
+    shared = ask(tokenizer, goes_on, ["z"])
+    await all_quiet()
+    call.cancel()
+    shared[0].cancel()
+    await all_quiet()
+    ((held_by, chars),) = work
+    assert (call.cancelled(), held_by.done(), chars) == (True, False, SLICE_CHARS)
+    done.set()
+    await all_quiet()
+    assert held_by.cancelled()
+    engine.gate.set()
+    assert texts_of(await shared[1]) == ["z"]
+    assert repr(tokenizer) == "<TokenizeCoalescer 0 waiting, 0 calls>"
+
+
+async def test_declined_text(held):
+    """A text that the tokenizer declines is refused with the reason, without a search for it."""
+    engine, tokenizer = held
+    engine.gate.set()
+
+    async def tokenize(texts, pairs, part):
+        engine.texts.append(texts)
+        return TokenizeResult(BACKEND.tokenize(texts, pairs), {1: "it is too odd"})
+
+    engine.tokenize = tokenize
+    tokenized = await tokenizer.tokenize(["a", "bad", "c"])
+    assert texts_of(tokenized) == ["a", "", "c"]
+    assert {text: (type(error), error.message) for text, error in tokenized.errors.items()} == {
+        1: (InputFailed, "The model's tokenizer cannot take this input: it is too odd.")
+    }
+    assert len(engine.texts) == 1
 
 
 async def test_pairs_share_no_call(held):

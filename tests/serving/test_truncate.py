@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embeddings_gateway.errors import ContextLengthExceeded, InvalidTokenIds
-from embeddings_gateway.serving.prepare.policies import native, too_long, truncate
+from embeddings_gateway.serving.prepare.policies import native, tokens_left, truncate
+from embeddings_gateway.serving.prepare.tally import too_long
 from tests.gateway.fakes import make_info
 
 INFO = make_info(prefix=(256, 9), suffix=(257,), max_tokens=8)
@@ -16,10 +17,9 @@ LONG = np.array([256, 9, *range(10), 257], np.int32)
 
 
 def test_too_long():
-    """The error of an input that is not to be cut names it, and says how long it is and may be."""
-    error = too_long(13, INFO, "input[3]")
+    """The error of an input that is not to be cut says how long it is and may be."""
+    error = too_long(13, INFO)
     assert isinstance(error, ContextLengthExceeded)
-    assert error.param == "input[3]"
     assert "8" in error.message
     assert "13" in error.message
 
@@ -43,6 +43,7 @@ def test_cut_fits(more, prefix, suffix, room, policy):
     assert left[:prefix].tolist() == [256] * prefix
     assert left[prefix + len(kept) :].tolist() == [257] * suffix
     assert cut.was_cut
+    assert tokens_left(ids, info, policy) == len(left)
     assert left.dtype == np.int32
 
 
@@ -66,6 +67,7 @@ def test_windows_hold_all_of_a_text(more, prefix, prompt, suffix, room):
         assert 1 <= len(part) <= room
         assert window.tolist() == [*[256] * prefix, *[255] * prompt, *part, *[257] * suffix]
     assert not spread.was_cut
+    assert tokens_left(ids, info, "mean", prefix + prompt) == sum(map(len, spread.windows))
 
 
 @pytest.mark.parametrize(("policy", "expected"), [("right", [0, 1, 2, 3]), ("left", [6, 7, 8, 9])])

@@ -98,11 +98,23 @@ class ScriptedEngine:
         return self.busy_seconds
 
     @asynccontextmanager
-    async def exclusive(self):
+    async def search(self):
         """See :class:`embeddings_gateway.workers.engine.Supervised`."""
-        self.log.append("exclusive")
+        self.log.append("search")
         yield
-        self.log.append("shared")
+        self.log.append("found")
+
+    @asynccontextmanager
+    async def rerun(self):
+        """See :class:`embeddings_gateway.workers.engine.Supervised`."""
+        self.log.append("rerun")
+        yield
+
+    @asynccontextmanager
+    async def step(self, *, exclusive):
+        """See :class:`embeddings_gateway.workers.engine.Supervised`."""
+        self.log.append("exclusive" if exclusive else "shared")
+        yield
 
     async def check(self):
         """See :class:`embeddings_gateway.workers.engine.Supervised`."""

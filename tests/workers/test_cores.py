@@ -15,7 +15,7 @@ from embeddings_gateway.backends.spec import FakeSpec
 from embeddings_gateway.config import ModelConfig, ServingConfig
 from embeddings_gateway.workers.dispatcher import Dispatcher
 from embeddings_gateway.workers.local.cores import Cores, Share, divide, usable
-from embeddings_gateway.workers.local.supervisor import local_engines
+from embeddings_gateway.workers.local.local_engines import local_engines
 from tests.processes import children_of
 
 EIGHT = Cores(tuple(range(8)), 8)

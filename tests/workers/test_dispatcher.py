@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+import numpy as np
 import pytest
 
-from embeddings_gateway.workers.dispatcher import Dispatcher
-from embeddings_gateway.workers.engine import WorkerGone
+from embeddings_gateway.backends.base import Column
+from embeddings_gateway.workers.dispatcher import SEARCH_READY_S, Dispatcher
+from embeddings_gateway.workers.engine import Loaded, WorkerGone
 from tests.workers.fakes import ScriptedEngine, all_quiet, make_info
 
 pytestmark = pytest.mark.anyio
@@ -98,13 +100,70 @@ async def test_listeners(dispatcher):
     assert seen == ["ready", "restarting"]
 
 
+def loaded(probe=1.0, **facts):
+    """Return a model with these facts, whose probes have vectors in this direction."""
+    vectors = np.array([[1, probe, 0, 0, 0, 0, 0, 0]], np.float32)
+    return Loaded(make_info(**facts), {"dense": Column(vectors)})
+
+
 async def test_one_embedding_space(dispatcher):
     """The first engine's fingerprint is the model's: an engine with another one is refused."""
     first, second = dispatcher.engines
-    assert first.accepts(make_info(fingerprint="a"))
-    assert not second.accepts(make_info(fingerprint="b"))
-    assert second.accepts(make_info(fingerprint="a"))
-    assert not dispatcher.add(ScriptedEngine).accepts(make_info(fingerprint="b"))
+    assert first.accepts(loaded(fingerprint="a")) == ""
+    assert "embedding space has changed" in second.accepts(loaded(fingerprint="b"))
+    assert second.accepts(loaded(fingerprint="a")) == ""
+    assert dispatcher.add(ScriptedEngine).accepts(loaded(fingerprint="b"))
+
+
+@pytest.mark.parametrize(
+    ("facts", "says"),
+    [
+        ({"max_tokens": 128}, "max_tokens is 128, was 512"),
+        ({"suffix": (1, 2)}, "suffix"),
+        ({"prompts": {"query": "q: "}}, "prompts"),
+        ({"vocabulary_size": 9, "pooling": "cls"}, "vocabulary_size is 9, was 258, pooling is cls, was none"),
+        ({"takes_pairs": True}, "takes_pairs is True, was False"),
+    ],
+)
+async def test_facts_that_have_changed(dispatcher, facts, says):
+    """An engine that comes back with another limit, or another fact that inputs are prepared by, is refused."""
+    first, second = dispatcher.engines
+    assert first.accepts(loaded()) == ""
+    assert second.accepts(loaded(**facts)) == f"its files have changed ({says})"
+
+
+async def test_facts_that_may_differ(dispatcher):
+    """Engines of one model may run on different devices, and take batches of different sizes."""
+    first, second = dispatcher.engines
+    first.accepts(loaded())
+    assert second.accepts(loaded(device="cuda:1", max_batch_tokens=7, created=3, notes=("slow",))) == ""
+
+
+async def test_other_vectors_than_the_first(dispatcher):
+    """An engine that gives the probes other vectors than the first engine did is refused."""
+    first, second = dispatcher.engines
+    assert first.accepts(loaded()) == ""
+    assert second.accepts(loaded(probe=1.00001)) == ""
+    assert "what they gave before" in second.accepts(loaded(probe=-1.0))
+
+
+async def test_readiness_during_a_search():
+    """A model counts as ready while its engines search, but not for long; each time that one is ready counts anew."""
+    now = 0.0
+    dispatcher = Dispatcher(lambda: now)
+    engine = dispatcher.add(ScriptedEngine)
+    engine.to("ready")
+    for _ in range(2):
+        now += 1000
+        engine.to("searching", "it searches")
+        assert await dispatcher.unready() == ""
+        now += SEARCH_READY_S - 1
+        engine.to("searching", "it searches")
+        assert await dispatcher.unready() == ""
+        now += 1
+        assert await dispatcher.unready() == "it searches"
+        engine.to("ready")
+        assert await dispatcher.unready() == ""
 
 
 async def test_start_and_stop(dispatcher):

@@ -89,7 +89,7 @@ async def test_one_killer(culprit):
     batch = await Batch(64, failing(culprit)).run()
     assert batch.blamed == {culprit: WorkerCrashed}
     assert batch.crashes == batch.engine.exonerated == 5
-    assert batch.engine.log == ["exclusive", "shared"]
+    assert batch.engine.log == ["search", *["exclusive"] * (len(batch.runs) - 1), "found"]
 
 
 async def test_a_handful_of_killers():
@@ -122,12 +122,118 @@ async def test_crash_with_another_cause():
 
 
 async def test_failure_without_a_crash():
-    """An item that the engine raises on is found in halves, after the worker has passed its self-test."""
+    """An item that the engine raises on is found alone, beside other calls, once the worker passes its self-test."""
     batch = await Batch(8, failing(5, error=CallFailed)).run()
     assert batch.blamed == {5: CallFailed}
-    assert batch.runs == [8, 8, 4, 4, 2, 1, 1, 1, 2]
-    assert batch.engine.log == ["exclusive", "check", "shared"]
+    assert batch.runs == [8, *[1] * 9]
+    assert batch.engine.log == ["search", "shared", "check", *["shared"] * 9, "found"]
     assert batch.engine.exonerated == 0
+
+
+async def test_failure_without_a_crash_among_many():
+    """Many items are halved first, until few are left with the one that fails."""
+    batch = await Batch(64, failing(5, error=CallFailed)).run()
+    assert batch.blamed == {5: CallFailed}
+    assert batch.runs == [64, 32, 16, 8, *[1] * 9, 8, 16, 32]
+
+
+async def test_others_first():
+    """Items that work alone get their results before one that fails is tried again."""
+    order = []
+
+    def step(items):
+        order.extend(items)
+        if 0 in items:
+            raise CallFailed
+
+    await Batch(3, step).run()
+    assert order == [0, 1, 2, 0, 1, 2, 0]
+
+
+@pytest.mark.parametrize(
+    "step", [failing(0, error=CallFailed), lambda items: items], ids=["fails", "unusable"]
+)
+async def test_single_item_that_fails(step):
+    """A single item that fails without a crash runs once more and is blamed; no search is needed."""
+    batch = await Batch(1, step).run()
+    assert list(batch.failures) == [0]
+    assert (batch.runs, batch.engine.log) == ([1, 1], ["rerun", "check"])
+
+
+async def test_single_item_that_failed_once():
+    """A single item that works the second time is not blamed."""
+    left = [CallFailed("once")]
+
+    def step(items):
+        if left:
+            raise left.pop()
+
+    assert (await Batch(1, step).run()).failures == {}
+
+
+async def test_single_item_that_fails_and_then_crashes():
+    """A single item that fails first and then crashes the worker is searched for like any killer."""
+    left = [CallFailed("first")]
+
+    def step(items):
+        raise left.pop() if left else WorkerCrashed("signal SIGABRT")
+
+    batch = await Batch(1, step).run()
+    assert batch.blamed == {0: WorkerCrashed}
+    assert batch.engine.exonerated == batch.crashes == 2
+
+
+async def test_crash_in_a_search_without_one():
+    """A search for an item that merely fails reserves the engine from its first crash on."""
+    batch = await Batch(4, lambda items: fail_by(items, {1: CallFailed, 2: WorkerCrashed})).run()
+    assert batch.blamed == {1: CallFailed, 2: WorkerCrashed}
+    assert batch.engine.log == ["search", "shared", "check", *["shared"] * 3, *["exclusive"] * 3, "found"]
+
+
+def fail_by(items, failures):
+    """Raise the failure of the first of these items that has one."""
+    for item in items:
+        if item in failures:
+            raise failures[item]("it fails")
+
+
+async def test_search_ends_when_nobody_waits():
+    """A search ends as soon as no item is pending, and blames none."""
+    gone = []
+
+    class Left(Batch):
+        """Items whose clients leave during the second run."""
+
+        def _pending(self, items):
+            return [] if gone else super()._pending(items)
+
+        async def run(self):
+            await FaultIsolation(
+                self.engine, self._run, self.failures.__setitem__, self._pending, get_logger()
+            ).run(self.items)
+
+    def step(items):
+        if batch.crashes:
+            gone.append(True)
+        raise WorkerCrashed
+
+    batch = Left(64, step)
+    await batch.run()
+    assert (batch.crashes, batch.failures, batch.engine.exonerated) == (2, {}, 0)
+
+
+async def test_too_many_searches():
+    """If too many searches wait, items are not blamed, and nothing waits."""
+
+    class Crowded(ScriptedEngine):
+        """Others search already."""
+
+        def search(self):
+            raise SearchAborted
+
+    batch = await Batch(4, failing(2), Crowded()).run()
+    assert batch.blamed == dict.fromkeys(range(4), SearchAborted)
+    assert batch.runs == [4]
 
 
 async def test_sick_worker():
@@ -136,7 +242,7 @@ async def test_sick_worker():
     engine.problem = "vectors are not finite"
     batch = await Batch(4, lambda items: items if engine.problem else [], engine).run()
     assert batch.failures == {}
-    assert engine.log == ["exclusive", "check", "replace: vectors are not finite", "shared"]
+    assert engine.log[:4] == ["search", "shared", "check", "replace: vectors are not finite"]
 
 
 async def test_worker_that_crashes_in_its_self_test():
@@ -174,7 +280,7 @@ async def test_out_of_memory(error):
 
 @pytest.mark.parametrize(
     ("errors", "runs"),
-    [([BatchMismatch], [4, 1, 1, 1, 1]), ([CallFailed, BatchMismatch], [4, 4, 1, 1, 1, 1])],
+    [([BatchMismatch], [4, 1, 1, 1, 1]), ([WorkerCrashed, BatchMismatch], [4, 4, 1, 1, 1, 1])],
     ids=["at once", "in a search"],
 )
 async def test_wrong_results_of_a_batch(errors, runs):

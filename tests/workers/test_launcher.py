@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from embeddings_gateway.backends.spec import FakeSpec
-from embeddings_gateway.workers.engine import CallFailed, WorkerCrashed, WorkerGone
+from embeddings_gateway.workers.engine import WorkerCrashed, WorkerGone
+from embeddings_gateway.workers.local import process
 from embeddings_gateway.workers.local.launcher import LoadCrashed, LoadRefused, startup
 from tests.processes import Watch, freeze, only_child_of
 from tests.workers.fakes import all_quiet, make_batch, right_vectors
@@ -36,7 +37,7 @@ async def link(own_child):
 
 async def test_calls(link):
     """A real worker tokenizes, runs batches and answers pings."""
-    assert [ids.tolist() for ids in (await link.tokenize(["a", "b"])).split()] == [
+    assert [ids.tolist() for ids in (await link.tokenize(["a", "b"])).batch.split()] == [
         [256, 97, 257],
         [256, 98, 257],
     ]
@@ -60,6 +61,18 @@ async def test_killed(link, own_child):
     failures = await asyncio.gather(*calls, return_exceptions=True)
     assert [type(failure) for failure in failures] == [WorkerCrashed, WorkerGone, WorkerCrashed]
     assert (await link.ended()).how == "signal SIGKILL"
+
+
+async def test_slow_exit(own_child, monkeypatch, tmp_path):
+    """A worker that closes its socket and does not end is killed, and that is what is said of its end."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys, time; os.close(int(sys.orig_argv[-2])); time.sleep(1000)"
+    )
+    monkeypatch.setattr(process, "EXIT_S", 0.1)
+    with pytest.raises(LoadCrashed, match="did not end"):
+        await startup(FakeSpec())
+    assert own_child() is None
 
 
 async def test_closed(link, own_child):
@@ -99,12 +112,14 @@ async def test_call_to_a_closed_socket(link):
         await link.tokenize(["a"])
 
 
-async def test_call_that_cannot_be_sent(link):
-    """A call that cannot be encoded fails alone; the worker owes no reply to it."""
-    with pytest.raises(CallFailed):
-        await link.tokenize(["\ud800"], timeout_s=0)
+async def test_text_that_cannot_be_sent(link):
+    """A text that is not valid Unicode is declined, the others of its call are not; the worker owes no reply."""
+    batch, declined, _ = await link.tokenize(["a", "\ud800", "bc"], timeout_s=0)
+    assert batch.lengths[[0, 2]].tolist() == [3, 4]
+    assert declined.keys() == {1}
+    batch, declined, _ = await link.tokenize(["a"], ["\udfff"])
+    assert (len(batch), list(declined)) == (1, [0])
     assert [link._hang_detector.poll() for _ in range(3)] == [""] * 3
-    assert len(await link.tokenize(["a"])) == 1
 
 
 async def test_cannot_be_started(monkeypatch):
@@ -124,6 +139,7 @@ async def test_working_directory(monkeypatch, tmp_path):
 PARENT = """
 import asyncio
 from embeddings_gateway.backends.spec import FakeSpec
+from embeddings_gateway.workers.local import process
 from embeddings_gateway.workers.local.launcher import startup
 
 async def main():

@@ -9,7 +9,9 @@ import pytest
 
 from embeddings_gateway.backends.base import Column
 from embeddings_gateway.backends.messages import (
+    Cancel,
     Failed,
+    Outdated,
     PackedBatch,
     PackedColumn,
     Ping,
@@ -91,7 +93,7 @@ async def process():
 @pytest.fixture
 async def link(process):
     """Return the link to it."""
-    link = Link(process, Ready(make_info(), 0.1, 1e4), WorkerTimeouts())
+    link = Link(process, Ready(make_info(), 0.1, 1e4, {}), WorkerTimeouts())
     yield link
     await link.close()
 
@@ -99,6 +101,17 @@ async def link(process):
 def run(link, *lengths):
     """Start running a batch of inputs of these lengths."""
     return asyncio.ensure_future(link.run(make_batch(*lengths), ("dense",)))
+
+
+async def test_file_that_has_changed(process, link):
+    """A worker whose file has been changed is killed, and none of its calls is at fault."""
+    calls = [run(link, 3), run(link, 4)]
+    await all_quiet()
+    process.reply(Outdated("/models/a.gguf"))
+    failures = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(failure) for failure in failures] == [WorkerGone, WorkerGone]
+    death = await link.ended()
+    assert (death.cause, death.how) == ("replaced", "/models/a.gguf was changed while it was served")
 
 
 async def test_replies_in_any_order(process, link):
@@ -128,7 +141,44 @@ async def test_pairs(process, link):
     assert process.sent == [Tokenize(0, ["a", "b"], ["c", "d"])]
     batch = make_batch(3, 4)
     process.reply(Tokens(0, PackedBatch.of(batch)))
-    assert np.array_equal((await call).ids, batch.ids)
+    assert np.array_equal((await call).batch.ids, batch.ids)
+
+
+async def test_cancelled_tokenizer_call(process, link):
+    """The worker is told of a tokenizer call that nobody waits for, which ends when the worker is done with it."""
+    call = asyncio.ensure_future(link.tokenize(["a"]))
+    await all_quiet()
+    call.cancel()
+    await all_quiet()
+    assert process.sent == [Tokenize(0, ["a"]), Cancel(0)]
+    assert not call.done()
+    process.reply(Failed(0, "cancelled"))
+    await asyncio.wait([call])
+    assert call.cancelled()
+
+
+@pytest.mark.parametrize("end", ["kill", "second cancel"])
+async def test_cancelled_tokenizer_call_of_a_worker_that_ends(process, link, end):
+    """A cancelled call waits for no worker that is gone, and for none longer than its caller wants."""
+    call = asyncio.ensure_future(link.tokenize(["a"]))
+    await all_quiet()
+    call.cancel()
+    await all_quiet()
+    if end == "kill":
+        process.kill("signal", "it was ended")
+    else:
+        call.cancel()
+    await asyncio.wait([call])
+    assert call.cancelled()
+
+
+async def test_declined_texts_that_were_not_sent(process, link):
+    """A reply that declines a text which nobody sent is a failed call."""
+    call = asyncio.ensure_future(link.tokenize(["a"]))
+    await all_quiet()
+    process.reply(Tokens(0, PackedBatch.of(make_batch(3)), {1: "no"}))
+    with pytest.raises(CallFailed):
+        await call
 
 
 async def test_reply_that_nobody_waits_for(process, link):
@@ -170,7 +220,7 @@ async def test_failed_call(process, link):
     [
         (lambda process: process.close(), "exit"),
         (lambda process: process.close(ProtocolError("a frame")), "protocol"),
-        (lambda process: process.reply(Ready(make_info(), 0.1, 1e4)), "protocol"),
+        (lambda process: process.reply(Ready(make_info(), 0.1, 1e4, {})), "protocol"),
     ],
     ids=["gone", "hostile", "no reply"],
 )

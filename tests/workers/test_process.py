@@ -18,33 +18,8 @@ from embeddings_gateway.workers.local.process import (
     Cause,
     FrameReader,
     OomWatch,
-    environment,
     oom_kills,
 )
-
-
-def test_waiting_threads_do_not_spin_for_long():
-    """Unless the operator says otherwise, OpenMP threads sleep while they wait, after a moment."""
-    settings = environment(3, {})
-    assert settings["OMP_WAIT_POLICY"] == "PASSIVE"
-    assert 0 < int(settings["GOMP_SPINCOUNT"]) < 1000
-    assert settings["OMP_NUM_THREADS"] == "3"
-    assert "OMP_NUM_THREADS" not in environment(None, {})
-
-
-def test_a_worker_has_few_heaps():
-    """A worker's C library keeps two heaps, unless the operator wants another number."""
-    assert environment(None, {})["MALLOC_ARENA_MAX"] == "2"
-    assert environment(None, {"MALLOC_ARENA_MAX": "8"})["MALLOC_ARENA_MAX"] == "8"
-
-
-def test_settings_of_the_operator():
-    """Settings of the gateway's environment are passed on, and take precedence over ours."""
-    own = {"OMP_WAIT_POLICY": "ACTIVE", "OMP_NUM_THREADS": "2", "HOME": "/nowhere"}
-    settings = environment(3, own)
-    assert settings | own == settings
-    assert "GOMP_SPINCOUNT" not in settings
-    assert environment(None, {"GOMP_SPINCOUNT": "9"})["GOMP_SPINCOUNT"] == "9"
 
 
 def test_every_cause_is_counted():

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from embeddings_gateway.workers.local.stderr_filter import without_texts
+from embeddings_gateway.workers.local.stderr_filter import last_words, without_texts
 
 STACK = f'  File "{sys.prefix}/pyvenv.cfg", line 12'
 SAFE = {
@@ -57,3 +57,27 @@ def test_hidden():
 def test_bounded():
     """Of many lines the last ones are kept."""
     assert without_texts("MemoryError\n" * 1000, os.path.isfile).count("MemoryError") <= 40
+
+
+@pytest.mark.parametrize(
+    ("stderr", "words"),
+    [
+        (
+            "loading\n/build/ggml.c:3028: GGML_ASSERT(ggml_can_mul_mat(a, b)) failed\n"
+            "Fatal Python error: Aborted\n\nCurrent thread 0x1",
+            "GGML_ASSERT(ggml_can_mul_mat(a, b))",
+        ),
+        (
+            "terminate called after throwing an instance of 'std::out_of_range'\n  what(): at",
+            "std::out_of_range",
+        ),
+        (f'Traceback (most recent call last):\n{STACK}\nKeyError: "name"', "KeyError"),
+        ("Fatal Python error: Segmentation fault\n", "Segmentation fault"),
+        ("model.c:1: main: Assertion failed", "Assertion failed"),
+        ("https://user:password@host says no", ""),
+        ("", ""),
+    ],
+)
+def test_last_words(stderr, words):
+    """Of a worker that ended while it loaded, the clearest known line says why."""
+    assert last_words(stderr) == words

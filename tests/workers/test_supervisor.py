@@ -6,15 +6,16 @@ import asyncio
 import os
 import signal
 import sys
+import time
 
 import numpy as np
 import pytest
 
 from embeddings_gateway.backends.base import Batch
 from embeddings_gateway.backends.spec import FakeSpec, FaultSpec
-from embeddings_gateway.workers.engine import WorkerCrashed, WorkerGone
+from embeddings_gateway.workers.engine import SearchAborted, WorkerCrashed, WorkerGone
 from embeddings_gateway.workers.local.breaker import Backoff
-from embeddings_gateway.workers.local.supervisor import Supervisor
+from embeddings_gateway.workers.local.supervisor import SEARCHES_MAX, Supervisor
 from tests.processes import Watch, freeze
 from tests.workers.fakes import all_quiet, make_batch, right_vectors
 
@@ -42,7 +43,7 @@ class Watched:
             "m",
             spec,
             metrics.model("m"),
-            accepts=lambda info: bool(self.accepting),
+            accepts=lambda loaded: "" if self.accepting else "it has changed",
             on_change=self._on_change,
             backoff=Backoff(0.01),
         )
@@ -95,7 +96,7 @@ async def test_loading_and_ready(watched):
     batch = make_batch(3)
     result = await supervisor.run(batch, ("dense",), 0)
     assert np.array_equal(result.columns["dense"].values, right_vectors(batch, 4))
-    assert (await supervisor.tokenize(["a"])).lengths.tolist() == [3]
+    assert (await supervisor.tokenize(["a"])).batch.lengths.tolist() == [3]
     assert supervisor.supervised is supervisor
 
 
@@ -129,6 +130,13 @@ async def crash(supervisor, times):
             await supervisor.run(KILLER, ("dense",), 0)
 
 
+async def crash_in_search(supervisor, times):
+    """Crash its worker so many times in steps of a search."""
+    for _ in range(times):
+        async with supervisor.step(exclusive=True):
+            await crash(supervisor, 1)
+
+
 @pytest.mark.parametrize(("crashes", "before", "exonerated"), [(5, 0, 0), (5, 2, 0), (6, 1, 1)])
 async def test_crashes_of_a_search_that_count(watched, crashes, before, exonerated):
     """Crashes of a search count when it ends, beside those before it, if no input caused them."""
@@ -137,8 +145,8 @@ async def test_crashes_of_a_search_that_count(watched, crashes, before, exonerat
     for _ in range(before):
         await crash(watching.engine, 1)
         await watching.until("ready")
-    async with watching.engine.exclusive():
-        await crash(watching.engine, crashes - before)
+    async with watching.engine.search():
+        await crash_in_search(watching.engine, crashes - before)
         watching.engine.exonerate(exonerated)
         watching.forget()
     await watching.until("broken")
@@ -152,8 +160,8 @@ async def test_crashes_of_a_search_that_do_not_count(watched):
     for _ in range(4):
         await crash(watching.engine, 1)
         await watching.until("ready")
-    async with watching.engine.exclusive():
-        await crash(watching.engine, 6)
+    async with watching.engine.search():
+        await crash_in_search(watching.engine, 6)
         watching.engine.exonerate(7)
     assert watching.engine.state == "restarting"
     watching.forget()
@@ -163,6 +171,60 @@ async def test_crashes_of_a_search_that_do_not_count(watched):
     await watching.until("ready")
     await crash(watching.engine, 1)
     await watching.until("broken")
+
+
+async def test_steps_of_a_search(watched):
+    """A step that is exclusive waits for open calls and takes no others; between steps all calls are taken."""
+    watching = watched(FaultSpec())
+    await watching.until("ready")
+    engine, batch = watching.engine, make_batch(3)
+    async with engine.search():
+        async with engine.step(exclusive=False):
+            assert engine.ready
+        call = asyncio.ensure_future(engine.run(batch, ("dense",), 0))
+        await all_quiet()
+        async with engine.step(exclusive=True):
+            assert call.done()
+            assert (engine.state, engine.ready) == ("searching", False)
+        assert (engine.state, engine.ready) == ("ready", True)
+
+
+async def test_searches_wait_for_one_another(watched):
+    """Searches take turns in the order of their coming, and only so many wait."""
+    watching = watched()
+    await watching.until("ready")
+    order = []
+
+    async def search(number):
+        async with watching.engine.search():
+            order.append(number)
+            await all_quiet()
+
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(SEARCHES_MAX):
+            tasks.create_task(search(number))
+        await asyncio.sleep(0)
+        with pytest.raises(SearchAborted):
+            await search(-1)
+    assert order == list(range(SEARCHES_MAX))
+
+
+async def test_step_that_waits_when_the_engine_stops(watched):
+    """A step of a search that waits for its share of time ends when the engine is stopped."""
+    watching = watched()
+    await watching.until("ready")
+    watching.engine._search_share.charge(3600, time.monotonic())
+
+    async def step():
+        async with watching.engine.step(exclusive=True):
+            raise AssertionError
+
+    waiting = asyncio.ensure_future(step())
+    await all_quiet()
+    assert watching.engine.ready
+    await watching.engine.stop()
+    with pytest.raises(WorkerGone):
+        await waiting
 
 
 async def test_bug(watched):
@@ -204,7 +266,7 @@ async def test_refused_model(watched, metrics, own_child):
 
 async def test_refused_at_a_restart(watched, own_child, monkeypatch, tmp_path):
     """A model that was served, and is refused at a restart, is tried until it loads."""
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     watching = watched()
     await watching.until("ready")
     (tmp_path / "sitecustomize.py").write_text(REFUSING)
@@ -217,7 +279,7 @@ async def test_refused_at_a_restart(watched, own_child, monkeypatch, tmp_path):
 
 async def test_crash_while_loading(watched, metrics, monkeypatch, tmp_path):
     """A worker that crashes while it loads is restarted; the first attempt ends with the crash."""
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     (tmp_path / "sitecustomize.py").write_text("import os; os._exit(3)")
     watching = watched()
     await watching.engine.first_attempt()
@@ -226,6 +288,27 @@ async def test_crash_while_loading(watched, metrics, monkeypatch, tmp_path):
     (tmp_path / "sitecustomize.py").unlink()
     await watching.until("ready")
     assert restarts(metrics) >= 1
+
+
+async def test_crash_while_loading_that_repeats(watched, metrics):
+    """A model that crashes two workers in the same way while they load it has failed, and the crash is named."""
+    watching = watched(FaultSpec(loading="abort"))
+    await watching.until("failed")
+    assert "signal SIGABRT: assertion failed" in watching.engine.reason
+    assert restarts(metrics) == 1
+
+
+async def test_worker_that_is_killed_while_it_loads(watched, metrics, monkeypatch, tmp_path):
+    """A worker that somebody kills while it loads, as for lack of memory, is restarted however often."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    (tmp_path / "sitecustomize.py").write_text("import os; os.kill(os.getpid(), 9)")
+    watching = watched()
+    await watching.engine.first_attempt()
+    assert "signal SIGKILL" in watching.engine.reason
+    while restarts(metrics) < 3:
+        await watching.states.get()
+    (tmp_path / "sitecustomize.py").unlink()
+    await watching.until("ready")
 
 
 async def test_no_process_can_be_started(watched, monkeypatch):
@@ -248,6 +331,40 @@ async def test_model_that_is_not_accepted(watched, own_child):
     assert "changed" in watching.engine.reason
     assert not watching.engine.ready
     assert own_child() is None
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Return a file that a model is made of."""
+    path = tmp_path / "model"
+    path.write_bytes(b"weights")
+    return path
+
+
+async def test_file_written_in_place(watched, file):
+    """A worker is replaced at once when its file is written to, and its calls are not at fault."""
+    watching = watched(FaultSpec(file=str(file)))
+    await watching.until("ready")
+    with file.open("r+b") as opened:
+        opened.write(b"WEIGHTS")
+    with pytest.raises(WorkerGone):
+        await watching.engine.run(make_batch(3), ("dense",), 0)
+    watching.forget()
+    await watching.until("ready")  # this supervisor accepts every model
+    assert len((await watching.engine.run(make_batch(3), ("dense",), 0)).columns) == 1
+
+
+async def test_idle_worker_whose_file_is_written(watched, file, own_child):
+    """A file that is written to is noticed without any call, and the same content is served again."""
+    watching = watched(FaultSpec(file=str(file)))
+    await watching.until("ready")
+    before, pid = watching.engine.info, own_child()
+    file.write_bytes(file.read_bytes())
+    await watching.until("restarting")
+    assert "was changed while it was served" in watching.engine.reason
+    await watching.until("ready")
+    assert watching.engine.info.fingerprint == before.fingerprint
+    assert own_child() != pid
 
 
 async def test_stop(watched, own_child):

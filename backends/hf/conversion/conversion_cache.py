@@ -20,15 +20,17 @@ from typing import NamedTuple
 
 import msgspec
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
 from embeddings_gateway.backends import checksum
 from embeddings_gateway.backends.base import Batch, LoadError, Vectors
 from embeddings_gateway.backends.hf import hardware
 from embeddings_gateway.backends.hf.conversion.probes import calibration_sum
+from embeddings_gateway.backends.hf.conversion.trusted_folder import make_private, refuse_untrusted
 from embeddings_gateway.backends.hf.files.layout import Layout
-from embeddings_gateway.backends.hf.files.weights import Weights, vocabulary_sums
+from embeddings_gateway.backends.hf.files.tokenizer_settings import TokenizerSettings
+from embeddings_gateway.backends.hf.files.weights import Weights, tokenizer_sums
 from embeddings_gateway.backends.hf.runtimes.runtime import Dtype, TransformerFacts
 from embeddings_gateway.backends.spec import HfSpec
 
@@ -38,7 +40,7 @@ GRAPH = "model.xml"
 """The converted network; its weights lie beside it, in ``model.bin``."""
 RECORD = "record.json"
 RECORD_SUM = "record.sha256"
-COMMAND = (sys.executable, "-P", "-m", "embeddings_gateway.backends.hf.conversion.convert")
+COMMAND = (sys.executable, "-P", "-m", "embeddings_gateway.backends.hf.conversion.converting_process")
 SECONDS_MAX = 3600
 CONVERTING = "Converting the model for OpenVINO, once; this takes from seconds to a few minutes.\n"
 
@@ -80,6 +82,8 @@ class Converted(msgspec.Struct, frozen=True, kw_only=True, tag="converted"):
 
     Attributes:
         facts: of the transformer.
+        tokenizer: the settings that its tokenizer heeds.
+        notes: what an operator should know of the model's files.
         sums: file name -> SHA-256.
         threads: how many computed while it was judged; ``None`` is all cores.
         batch_tokens: the cost of a batch from which on it gets no faster with so many, in tokens.
@@ -88,6 +92,8 @@ class Converted(msgspec.Struct, frozen=True, kw_only=True, tag="converted"):
     """
 
     facts: TransformerFacts
+    tokenizer: TokenizerSettings
+    notes: tuple[str, ...]
     sums: dict[str, str]
     threads: int | None
     batch_tokens: int
@@ -127,7 +133,7 @@ def conversion_key(spec: HfSpec, dtype: Dtype, layout: Layout, weights: Weights)
     facts = {
         "format": FORMAT,
         "weights": weights.sums,
-        "vocabulary": vocabulary_sums(layout),
+        "tokenizer": tokenizer_sums(layout),
         "layout": msgspec.to_builtins(network, enc_hook=str),
         "pooling": spec.pooling,
         "normalize": spec.normalize,
@@ -157,7 +163,10 @@ class ConversionSource(NamedTuple):
 
 
 class ConversionCache:
-    """A directory of conversions, shared by any number of processes; by default in the user's cache."""
+    """A directory of conversions, shared by any number of processes; by default in the user's cache.
+
+    Nothing in it is used that others could have written.
+    """
 
     def __init__(self, root: str | None) -> None:
         self._root = (Path(root) if root else user_cache_path("embeddings-gateway")) / "openvino"
@@ -170,9 +179,17 @@ class ConversionCache:
         return self._root / key
 
     def read(self, key: str) -> CacheEntry | None:
-        """Return an entry; ``None`` if it is absent or its files have changed."""
+        """Return an entry; ``None`` if it is absent or its files have changed.
+
+        Raises:
+            LoadError: others than we can write it.
+        """
         folder = self.folder(key)
+        for path in (self._root, folder):
+            refuse_untrusted(path)
         try:
+            for path in folder.iterdir():
+                refuse_untrusted(path)
             if (folder / RECORD_SUM).read_text() != checksum.sha256(folder / RECORD):
                 return None
             entry: CacheEntry = msgspec.json.decode((folder / RECORD).read_bytes(), type=CacheEntry)
@@ -186,17 +203,25 @@ class ConversionCache:
     @contextlib.contextmanager
     def writing(self, key: str) -> Iterator[Path]:
         """Yield an empty directory to fill, to one process at a time; it is removed when the block ends."""
-        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(self._root)
         with FileLock(self._root / f"{key}.lock"):
-            for left in self._root.glob(
-                f"{key}.*.tmp"
-            ):  # by a process that was killed: only the lock's holder writes
-                shutil.rmtree(left, ignore_errors=True)
+            self._remove_unfinished(key)
             folder = Path(tempfile.mkdtemp(".tmp", f"{key}.", self._root))
             try:
                 yield folder
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
+
+    def _remove_unfinished(self, key: str) -> None:
+        """Remove what processes left that were killed: only the holder of a key's lock writes. ``key``'s is ours."""
+        for left in self._root.glob("*.tmp"):
+            owner = left.name.partition(".")[0]
+            with contextlib.suppress(Timeout, OSError):
+                if owner == key:
+                    shutil.rmtree(left, ignore_errors=True)
+                    continue
+                with FileLock(self._root / f"{owner}.lock", timeout=0):
+                    shutil.rmtree(left, ignore_errors=True)
 
     def store(self, key: str, folder: Path, entry: CacheEntry) -> None:
         """Move a filled directory to its place at once, with its record. For the process that is writing it."""

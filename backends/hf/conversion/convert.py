@@ -1,9 +1,6 @@
 """Converts one model: load, trace, quantise if asked, save, and judge the files that would be served.
 
-Run as a process of its own (``python -m``): torch, transformers and the weights in fp32 would otherwise
-stay in the memory of a worker that needs none of them. It reads an order from standard input and writes the
-outcome to standard output. Its argument is the process id of the worker that waits for it, and with which it
-ends.
+:mod:`.converting_process` runs it in a process of its own.
 """
 
 from __future__ import annotations
@@ -12,17 +9,14 @@ import contextlib
 import gc
 import io
 import logging
-import os
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
 import numpy as np
 import torch
 
 from embeddings_gateway.backends import checksum
-from embeddings_gateway.backends.base import BackendError, Batch, LoadError, Vectors
+from embeddings_gateway.backends.base import BackendError, Batch, Vectors
 from embeddings_gateway.backends.hf.conversion.conversion_cache import (
     GRAPH,
     ConversionFailed,
@@ -31,7 +25,6 @@ from embeddings_gateway.backends.hf.conversion.conversion_cache import (
     ConversionRefused,
     Converted,
     ReferenceVectors,
-    Unservable,
     conversion_key,
 )
 from embeddings_gateway.backends.hf.conversion.probes import (
@@ -45,14 +38,14 @@ from embeddings_gateway.backends.hf.conversion.probes import (
 )
 from embeddings_gateway.backends.hf.conversion.trace import UnconvertibleError, trace
 from embeddings_gateway.backends.hf.files.layout import Layout, read_layout, resolve
+from embeddings_gateway.backends.hf.files.tokenizer_settings import TokenizerSettings
 from embeddings_gateway.backends.hf.files.weights import Weights, verify_weights
 from embeddings_gateway.backends.hf.network.encoder import load_encoder
 from embeddings_gateway.backends.hf.network.network import Network, build_network
 from embeddings_gateway.backends.hf.runtimes.openvino_runtime import OpenvinoRuntime, openvino
 from embeddings_gateway.backends.hf.runtimes.runtime import TransformerFacts, best_batch_tokens, pad
-from embeddings_gateway.backends.hf.silence_transformers import silence_transformers
 from embeddings_gateway.backends.hf.tokenizer import HfTokenizer, open_tokenizer, save_vocabulary
-from embeddings_gateway.backends.parent import end_with_parent
+from embeddings_gateway.backends.hf.tokenizer_check import check_tokenizer
 
 REFERENCES = 4
 """Probes whose vectors are stored, and compared each time the conversion is loaded."""
@@ -62,6 +55,8 @@ class ConvertedModel(NamedTuple):
     """A model that was written; ``expected`` are torch's vectors of the probes, in fp32."""
 
     facts: TransformerFacts
+    tokenizer: TokenizerSettings
+    notes: tuple[str, ...]
     probes: Batch
     expected: Vectors
 
@@ -90,11 +85,13 @@ def convert(order: ConversionOrder) -> ConversionOutcome:
 
 def _write(order: ConversionOrder, layout: Layout, weights: Weights) -> ConvertedModel:
     folder = Path(order.folder)
-    tokenizer = open_tokenizer(layout)
+    settings = check_tokenizer(layout)
+    tokenizer = open_tokenizer(layout, settings)
     save_vocabulary(layout.folder, folder)
     transformer = load_encoder(layout, weights, torch.float32)
     facts = transformer.facts
-    network = build_network(resolve(layout, order.spec, facts.causal), transformer.model)
+    resolved = resolve(layout, order.spec, facts.causal)
+    network = build_network(resolved, transformer.model, settings.segments)
     limit = min((limit for limit in (layout.max_tokens, facts.positions) if limit), default=None)
     max_tokens = min(limit or PROBE_TOKENS_MAX, PROBE_TOKENS_MAX)
     parameters = sum(weight.numel() for weight in network.parameters())
@@ -105,7 +102,7 @@ def _write(order: ConversionOrder, layout: Layout, weights: Weights) -> Converte
     if order.dtype == "int8":
         graph = _quantize(order, graph, tokenizer, facts, max_tokens)
     save(graph, folder / GRAPH, half=order.dtype != "fp32")
-    return ConvertedModel(facts, probes, expected)
+    return ConvertedModel(facts, settings, transformer.notes, probes, expected)
 
 
 @torch.inference_mode()
@@ -154,9 +151,10 @@ def _quantize(
 
 def _judge(order: ConversionOrder, model: ConvertedModel) -> Converted | ConversionRefused:
     """Load the files as a worker would, so that what is judged is what is served."""
-    folder, spec, (facts, probes, expected) = Path(order.folder), order.spec, model
+    folder, spec = Path(order.folder), order.spec
+    facts, probes = model.facts, model.probes
     runtime = OpenvinoRuntime(folder / GRAPH, order.dtype, spec.threads, facts)
-    agreement = measure_agreement(runtime, probes, expected)
+    agreement = measure_agreement(runtime, probes, model.expected)
     if shortfall := agreement.shortfall(order.dtype):
         return ConversionRefused(shortfall)
     references = probes.select(np.arange(min(REFERENCES, len(probes))))
@@ -164,6 +162,8 @@ def _judge(order: ConversionOrder, model: ConvertedModel) -> Converted | Convers
     names = [file.name for file in sorted(folder.iterdir())]
     return Converted(
         facts=facts,
+        tokenizer=model.tokenizer,
+        notes=model.notes,
         sums={name: checksum.sha256(folder / name) for name in names},
         threads=spec.threads,
         batch_tokens=best_batch_tokens(runtime.run, "cpu", int(probes.ids[0]), int(probes.lengths.max())),
@@ -171,22 +171,3 @@ def _judge(order: ConversionOrder, model: ConvertedModel) -> Converted | Convers
         cosine_mean=agreement.mean,
         reference_vectors=ReferenceVectors.of(references, vectors),
     )
-
-
-def main() -> None:
-    """Carry out the order on standard input."""
-    end_with_parent(int(sys.argv[1]))
-    output = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints is not part of the outcome
-    order = msgspec.json.decode(sys.stdin.buffer.read(), type=ConversionOrder)
-    try:
-        with silence_transformers():
-            outcome: ConversionOutcome = convert(order)
-    except LoadError as error:
-        outcome = Unservable(str(error))
-    with output:
-        output.write(msgspec.json.encode(outcome))
-
-
-if __name__ == "__main__":
-    main()

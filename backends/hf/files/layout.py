@@ -77,6 +77,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
         pools_prompts: whether the tokens of a prompt are pooled with those of the text.
         dot_product: whether the author compares vectors by dot product.
         dimensions: Matryoshka widths named in the files, as they stand there.
+        truncate_dim: the width to which sentence-transformers cuts vectors; ``None``: to none.
     """
 
     root: Path
@@ -92,6 +93,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
     pools_prompts: bool
     dot_product: bool
     dimensions: tuple[int, ...]
+    truncate_dim: int | None
 
     @property
     def folder(self) -> Path:
@@ -122,21 +124,8 @@ class _Entry(msgspec.Struct):
 
 def read_layout(root: Path, pooling: Pooling | None = None) -> Layout:
     """Read the settings of the model in ``root``; ``pooling`` replaces what its Pooling module says."""
-    entries = read_json_if_present(root / "modules.json", list[_Entry])
-    modes: tuple[Pooling, ...] = (pooling,) if pooling else ()
-    pools_prompts = True
-    if entries is None:
-        entries = [_Entry(type="sentence_transformers.Transformer")]
-    else:
-        # Dropout does something in training only.
-        entries = [entry for entry in entries if entry.kind != "Dropout"]
-        _check(root, entries)
-        path = root / entries[1].path / "config.json"
-        file = read_json_if_present(path, dict[str, object]) if modes else read_json(path, dict[str, object])
-        modes, pools_prompts = (
-            modes or _modes(path, file or {}),
-            (file or {}).get("include_prompt") is not False,
-        )
+    entries = _read_modules(root)
+    modes, pools_prompts = _read_pooling(root, entries, pooling)
     author = settings.read_model(root)
     transformer = settings.read_transformer(root / entries[0].path)
     config = _config(root / entries[0].path)
@@ -154,7 +143,34 @@ def read_layout(root: Path, pooling: Pooling | None = None) -> Layout:
         pools_prompts=pools_prompts,
         dot_product=author.dot_product,
         dimensions=author.dimensions + settings.matryoshka(config),
+        truncate_dim=author.truncate_dim,
     )
+
+
+def _read_modules(root: Path) -> list[_Entry]:
+    entries = read_json_if_present(root / "modules.json", list[_Entry])
+    if entries is None:
+        return [_Entry(type="sentence_transformers.Transformer")]
+    # Dropout does something in training only.
+    entries = [entry for entry in entries if entry.kind != "Dropout"]
+    _check(root, entries)
+    return entries
+
+
+def _read_pooling(
+    root: Path, entries: Sequence[_Entry], configured: Pooling | None
+) -> tuple[tuple[Pooling, ...], bool]:
+    """Return the pooling modes, as in ``Layout``, and whether prompts are pooled."""
+    if len(entries) == 1:
+        return (configured,) if configured else (), True
+    path = root / entries[1].path / "config.json"
+    if configured:
+        file = read_json_if_present(path, dict[str, object]) or {}
+        return (configured,), file.get("include_prompt") is not False
+    if not path.exists():
+        raise LoadError(f"{path} is missing: fetch the model again, or set pooling")
+    file = read_json(path, dict[str, object])
+    return _modes(path, file), file.get("include_prompt") is not False
 
 
 def with_prompts(layout: Layout, spec: HfSpec) -> Layout:

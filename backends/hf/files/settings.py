@@ -46,6 +46,7 @@ class ModelSettings(msgspec.Struct, frozen=True):
     default_prompt: str | None
     dot_product: bool
     dimensions: tuple[int, ...]
+    truncate_dim: int | None
 
 
 class TransformerSettings(msgspec.Struct, frozen=True):
@@ -124,7 +125,8 @@ def read_model(root: Path) -> ModelSettings:
         prompts={name: prompt or "" for name, prompt in file.prompts.items()},
         default_prompt=file.default_prompt_name,
         dot_product=file.similarity_fn_name in {"dot", "dot_score", "dot_product"},
-        dimensions=(*(file.matryoshka_dims or ()), *((file.truncate_dim,) if file.truncate_dim else ())),
+        dimensions=tuple(file.matryoshka_dims or ()),
+        truncate_dim=file.truncate_dim,
     )
 
 

@@ -28,6 +28,7 @@ from embeddings_gateway.backends.hf.files.settings import read_json_if_present
 
 SINGLE = "model.safetensors"
 SHARDED = "model.safetensors.index.json"
+WEIGHTS_SUFFIX = ".safetensors"
 PACKAGE = "package:"
 # Weights as safetensors, settings and vocabularies. Never .bin or .pt (pickles run code) and never .py.
 WANTED = ["*.safetensors", "*.json", "*.txt", "*.model"]
@@ -127,7 +128,8 @@ def verify_weights(layout: Layout, pinned: str | Mapping[str, str] | None) -> We
     """Find the weights and compare them with the pinned sums. Nothing but the index file is parsed.
 
     One sum speaks of the only weights file; a table may name any file of the directory. Pinned weights may have
-    no others beside them that the table does not name.
+    no others beside them that the table does not name, and a table that names ``config.json`` has to name all
+    settings and vocabularies beside it.
     """
     root = layout.root
     dense = [str(PurePosixPath(module.folder, SINGLE)) for module in layout.dense]
@@ -138,19 +140,20 @@ def verify_weights(layout: Layout, pinned: str | Mapping[str, str] | None) -> We
                 raise _missing((root / name).parent)
         sums = checksum.verify(root, transformer + dense, pinned)
         if pinned is not None:
-            _refuse_foreign(layout, {*sums, *([] if isinstance(pinned, str) else pinned)})
+            _refuse_unpinned(layout, {*sums, *([] if isinstance(pinned, str) else pinned)})
         changed = int(max((root / name).stat().st_mtime for name in sums))
         return Weights(sums=sums, transformer=tuple(transformer), changed=changed)
     except OSError as error:
         raise LoadError(f"{error.filename} cannot be read: {error.strerror}") from error
 
 
-def _refuse_foreign(layout: Layout, known: Collection[str]) -> None:
-    """Refuse other weights in the folder of pinned ones: there are programs that would load them instead."""
-    for file in sorted(layout.folder.glob("*.safetensors")):
-        name = str(PurePosixPath(layout.transformer, file.name))
-        if name not in known:
-            raise LoadError(f"{file} lies beside the pinned weights: remove it, or add its sum to sha256")
+def _refuse_unpinned(layout: Layout, pinned: Collection[str]) -> None:
+    """Refuse files that somebody may have put beside pinned ones, to be read with them or instead of them."""
+    settings_too = str(PurePosixPath(layout.transformer, "config.json")) in pinned
+    suffixes = (WEIGHTS_SUFFIX, *(VOCABULARY_SUFFIXES if settings_too else ()))
+    for file in sorted({*layout.root.iterdir(), *layout.folder.iterdir()}):
+        if file.suffix in suffixes and file.is_file() and str(file.relative_to(layout.root)) not in pinned:
+            raise LoadError(f"{file} lies beside pinned files: remove it, or add its sum to sha256")
 
 
 def vocabulary_sums(layout: Layout) -> dict[str, str]:

@@ -65,11 +65,20 @@ def read_architecture(layout: Layout) -> Architecture:
     config = _config_class(path, layout.config).from_dict(dict(values))
     model_class = _model_class(path, config)
     if model_class.config_class is not type(config):  # the text part of a model of several kinds of input
-        config, values = config.get_text_config(), values.get("text_config", {})
+        config = config.get_text_config()
+        values = _without_loading(_part(layout.config, "text_config"))
+    _forget_impossible_padding(config)
     own_code = _own_code(layout.config)
     _refuse_unimplemented(path, values, config, model_class, own_code)
     note = f"{path} names code of its own ({own_code}), which is never run: {model_class.__name__} is used"
     return Architecture(config, model_class, (note,) if own_code else ())
+
+
+def _forget_impossible_padding(config: PreTrainedConfig) -> None:
+    """Leave out a padding id that the table of embeddings lacks: its class would refuse to be built."""
+    padding, size = getattr(config, "pad_token_id", None), getattr(config, "vocab_size", None)
+    if isinstance(padding, int) and isinstance(size, int) and padding >= size:
+        config.pad_token_id = None
 
 
 def _without_loading(values: Mapping[str, object]) -> dict[str, object]:
@@ -82,8 +91,12 @@ def _without_loading(values: Mapping[str, object]) -> dict[str, object]:
 
 def _own_code(values: Mapping[str, object]) -> str:
     """Return the author's class for the transformer; empty where it is one of transformers'."""
-    named = values.get("auto_map")
-    return str(named.get("AutoModel", "")) if isinstance(named, dict) else ""
+    return str(_part(values, "auto_map").get("AutoModel", ""))
+
+
+def _part(values: Mapping[str, object], key: str) -> Mapping[str, object]:
+    part = values.get(key)
+    return part if isinstance(part, dict) else {}
 
 
 def _config_class(path: Path, values: Mapping[str, object]) -> type[PreTrainedConfig]:
@@ -147,7 +160,7 @@ def _unread(
     values: Mapping[str, object], config: PreTrainedConfig, model_class: type[PreTrainedModel]
 ) -> list[str]:
     """Return the keys that neither the configuration declares nor the model's source mentions."""
-    declared = {field.name for field in dataclasses.fields(config)} | set(config.attribute_map)  # type: ignore[arg-type]
+    declared = {field.name for field in dataclasses.fields(config)} | set(config.attribute_map)
     kept = set(vars(config)) - declared - {"model_type"}
     names = (model_class.__module__, type(config).__module__, *SHARED_MODULES)
     words = set(re.findall(r"\w+", "".join(_source(name) for name in names)))

@@ -106,13 +106,13 @@ def _load(
         "ignore_mismatched_sizes": True,  # they are reported, and refused with our own words
         "output_loading_info": True,
     }
-    family = architecture.model_class
+    family: Any = architecture.model_class
     try:
-        return family.from_pretrained(None, attn_implementation="sdpa", **options)
+        return family.from_pretrained(None, attn_implementation="sdpa", **options)  # type: ignore[no-any-return]
     except (ValueError, ImportError) as error:
         if "scaled_dot_product_attention" not in str(error):
             raise
-        return family.from_pretrained(None, attn_implementation="eager", **options)
+        return family.from_pretrained(None, attn_implementation="eager", **options)  # type: ignore[no-any-return]
 
 
 def _without_cache(config: object) -> None:

@@ -5,6 +5,7 @@ A runtime runs or converts this module and nothing else, so that all runtimes co
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from torch.nn import functional
 
 from embeddings_gateway.backends.base import LoadError
 from embeddings_gateway.backends.hf.files.layout import Dense, Layout
+from embeddings_gateway.backends.hf.files.tokenizer_settings import Segments
 from embeddings_gateway.backends.hf.files.weights import SINGLE
 from embeddings_gateway.backends.hf.network.encoder import position_offset
+from embeddings_gateway.backends.hf.network.packed_attention import UnpackableError
 from embeddings_gateway.backends.hf.network.packed_batch import PackedTensors, packed_pooling, position_ids
 from embeddings_gateway.backends.hf.network.rotary import own_positions, split_by_length
 from embeddings_gateway.backends.spec import Pooling
@@ -26,9 +29,15 @@ class Network(nn.Module):
     """Transformer, pooling, linear layers and normalising. Everything after the transformer is fp32."""
 
     def __init__(
-        self, transformer: nn.Module, modes: Sequence[Pooling], dense: Sequence[nn.Module], normalize: bool
+        self,
+        transformer: nn.Module,
+        modes: Sequence[Pooling],
+        dense: Sequence[nn.Module],
+        normalize: bool,
+        segments: Segments | None = None,
     ) -> None:
         super().__init__()
+        self.segments = segments
         self.transformer = transformer
         self.modes = tuple(modes)
         self.dense = nn.Sequential(*dense)
@@ -46,12 +55,18 @@ class Network(nn.Module):
         Returns:
             fp32 ``[inputs, dimensions]``.
         """
-        positions = {"position_ids": own_positions(attention_mask)} if self.by_length else {}
-        output = self.transformer(input_ids=input_ids, attention_mask=attention_mask, **positions)
+        extra = {}
+        if self.segments is not None:
+            extra["token_type_ids"] = token_types(attention_mask, self.segments)
+        if self.by_length:
+            extra["position_ids"] = own_positions(attention_mask)
+        output = self.transformer(input_ids=input_ids, attention_mask=attention_mask, **extra)
         return self._finished(pool(output.last_hidden_state, attention_mask, self.modes))
 
     def forward_packed(self, batch: PackedTensors) -> Tensor:
         """Compute one vector per input, fp32 ``[inputs, dimensions]``, with the packed attention."""
+        if self.segments is not None:
+            raise UnpackableError("its texts have segments")
         output = self.transformer(
             input_ids=batch.ids[None],
             position_ids=position_ids(batch, self.offset)[None],
@@ -65,6 +80,18 @@ class Network(nn.Module):
     def _finished(self, pooled: Tensor) -> Tensor:
         vectors: Tensor = self.dense(pooled)
         return functional.normalize(vectors, p=2.0, dim=-1) if self.normalize else vectors
+
+
+def token_types(mask: Tensor, segments: Segments) -> Tensor:
+    """Return the segment of each token, int64 ``[inputs, tokens]``; ``mask`` is as in :func:`pool`."""
+    from_start = mask.cumsum(dim=1) - 1
+    from_end = mask.sum(dim=1, keepdim=True) - 1 - from_start
+    types = torch.full_like(mask, segments.text)
+    for place, segment in enumerate(segments.prefix):
+        types = types.masked_fill(from_start == place, segment)
+    for place, segment in enumerate(reversed(segments.suffix)):
+        types = types.masked_fill(from_end == place, segment)
+    return types * mask
 
 
 def pool(tokens: Tensor, mask: Tensor, modes: Sequence[Pooling]) -> Tensor:
@@ -111,10 +138,20 @@ MODES: Mapping[Pooling, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def build_network(layout: Layout, transformer: nn.Module) -> Network:
-    """Return the network of a model whose pooling and normalising are resolved."""
+def build_network(layout: Layout, transformer: nn.Module, segments: Segments | None) -> Network:
+    """Return the network of a model whose pooling and normalising are resolved.
+
+    ``segments``: of every text, if the transformer knows segments and they are not all 0.
+    """
     dense = [load_dense(layout.root, module) for module in layout.dense]
-    return Network(transformer, layout.pooling, dense, layout.normalize).eval()
+    if "token_type_ids" not in inspect.signature(transformer.forward).parameters:
+        segments = None
+    if segments is not None:
+        known = getattr(transformer.config, "type_vocab_size", None)
+        highest = max((*segments.prefix, segments.text, *segments.suffix))
+        if isinstance(known, int) and highest >= known:
+            raise LoadError(f"{layout.folder}: the tokenizer has segment {highest}, the model only {known}")
+    return Network(transformer, layout.pooling, dense, layout.normalize, segments).eval()
 
 
 class DenseLayer(nn.Module):

@@ -73,4 +73,4 @@ def _depends_on_length(module: nn.Module) -> bool:
 
 def _parameters(rotary: Any, layer_type: str | None) -> dict[str, Any]:
     parameters = getattr(getattr(rotary, "config", None), "rope_parameters", None) or {}
-    return parameters if layer_type is None else parameters[layer_type]  # type: ignore[no-any-return]
+    return parameters if layer_type is None else parameters[layer_type]

@@ -133,7 +133,8 @@ def _load_conversion(
         runtime.close()
         return ConversionFailed("its conversion does not give the vectors that it gave when it was made")
     batch_tokens = record.batch_tokens if threads == record.threads else None
-    return LoadedModel(runtime, record.facts, conversion.folder, batch_tokens)
+    notes = (*record.notes, *record.tokenizer.notes)
+    return LoadedModel(runtime, record.facts, record.tokenizer, conversion.folder, batch_tokens, notes)
 
 
 def _load_torch(spec: HfSpec, choice: RuntimeChoice, layout: Layout, weights: Weights) -> LoadedModel:

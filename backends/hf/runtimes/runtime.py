@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embeddings_gateway.backends.base import Batch, CostRule, Vectors
+from embeddings_gateway.backends.hf.files.tokenizer_settings import TokenizerSettings
 
 Dtype = Literal["fp32", "bf16", "fp16", "int8"]
 
@@ -86,10 +87,12 @@ class LoadedModel(NamedTuple):
         converted: the directory of its conversion, if it runs from one.
         batch_tokens: the cost of a batch from which on it gets no faster, if that is known.
         notes: what an operator should know.
+        tokenizer: the settings that its tokenizer heeds.
     """
 
     runtime: Runtime
     facts: TransformerFacts
+    tokenizer: TokenizerSettings
     converted: Path | None = None
     batch_tokens: int | None = None
     notes: tuple[str, ...] = ()

@@ -34,6 +34,7 @@ from embeddings_gateway.backends.hf.runtimes.runtime import (
     is_out_of_memory,
     pad,
 )
+from embeddings_gateway.backends.hf.tokenizer_check import check_tokenizer
 from embeddings_gateway.backends.invariance import cosine
 from embeddings_gateway.backends.spec import HfSpec
 
@@ -61,18 +62,20 @@ def load_torch(
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
     transformer = load_encoder(layout, weights, DTYPES[choice.dtype])
-    facts = transformer.facts
-    network = build_network(resolve(layout, spec, facts.causal), transformer.model)
+    facts, tokenizer = transformer.facts, check_tokenizer(layout)
+    resolved = resolve(layout, spec, facts.causal)
+    network = build_network(resolved, transformer.model, tokenizer.segments)
+    notes = (*transformer.notes, *tokenizer.notes)
     runtime = TorchRuntime(network, torch.device(choice.device), choice.dtype, facts.pad_id)
     if packed is None:
         packed = choice.device != "cpu" and choice.dtype in PACKED_DTYPES
     if not packed:
-        return LoadedModel(runtime, facts, notes=transformer.notes)
+        return LoadedModel(runtime, facts, tokenizer, notes=notes)
     limits = (spec.max_tokens, layout.max_tokens, facts.positions, PACKING_TOKENS_MAX)
     max_tokens = min(limit for limit in limits if limit is not None)
     reason = runtime.use_packing(max_tokens, facts.vocabulary_size)
     note = f"inputs are padded to the longest of their batch on {choice.device}: {reason}"
-    return LoadedModel(runtime, facts, notes=(*transformer.notes, *([note] if reason else [])))
+    return LoadedModel(runtime, facts, tokenizer, notes=(*notes, *([note] if reason else [])))
 
 
 class TorchRuntime:

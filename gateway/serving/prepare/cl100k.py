@@ -7,18 +7,37 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
-from embeddings_gateway.errors import InvalidTokenIds, ModelUnavailable, RetryAfter
+import msgspec
+
+from embeddings_gateway.backends.redact import without_secrets
+from embeddings_gateway.errors import InvalidTokenIds, ModelUnavailable, RetryAfter, TooManyTokens
 from embeddings_gateway.log import get_logger
+from embeddings_gateway.serving.yield_to_loop import ONE_INPUT, LoopYielder
 
 RETRY_S = 60.0
 MAX_WAIT_S = 30.0
 """How long requests wait for the vocabulary before they are refused."""
+MAX_LOAD_S = 60.0
+PROGRAM = """
+import os, sys
+from embeddings_gateway.backends.own_process import end_with_parent
+end_with_parent(int(sys.argv[1]))
+import msgspec
+from tiktoken_ext.openai_public import cl100k_base
+sys.stdout.buffer.write(msgspec.msgpack.encode(cl100k_base()))
+"""
+
+MAX_CHARS = 8 << 20
+"""The most characters that the ids of a request stand for: as many as a body has, if texts are sent."""
 
 REMEDY = (
     "This model does not take token ids. Send texts (in LangChain: check_embedding_ctx_length=False), or "
@@ -35,11 +54,34 @@ class Encoding(Protocol):
         """Return the bytes that the tokens stand for. Raises KeyError on an unknown one."""
 
 
+class Vocabulary(msgspec.Struct):
+    """What tiktoken makes an encoding of."""
+
+    name: str
+    pat_str: str
+    mergeable_ranks: dict[bytes, int]
+    special_tokens: dict[str, int]
+
+
 def load_encoding() -> Encoding:
-    """Return cl100k_base; may fetch it, and may raise anything."""
+    """Return cl100k_base; may fetch it, and may raise anything.
+
+    A process fetches it, which is ended after a minute: tiktoken waits for ever for a server that does not answer.
+    """
     import tiktoken  # noqa: PLC0415 - optional, and slow to import
 
-    return tiktoken.get_encoding("cl100k_base")
+    command = [sys.executable, "-P", "-c", PROGRAM, str(os.getpid())]
+    try:
+        done = subprocess.run(  # noqa: S603 - our own program
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=MAX_LOAD_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise TimeoutError(f"it was not fetched within {MAX_LOAD_S:g} s") from None
+    if done.returncode:
+        last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise OSError(without_secrets(last))
+    vocabulary = msgspec.msgpack.decode(done.stdout, type=Vocabulary)
+    return tiktoken.Encoding(**msgspec.structs.asdict(vocabulary))
 
 
 class Cl100k:
@@ -62,10 +104,23 @@ class Cl100k:
 
         Raises:
             InvalidTokenIds: the vocabulary cannot be loaded.
+            TooManyTokens: the texts are too long together: a single id may stand for a hundred characters.
             ModelUnavailable: it is still being loaded.
         """
         encoding = await self._get()
-        return await asyncio.to_thread(_decode, encoding, inputs)
+        texts: list[str | InvalidTokenIds] = []
+        chars = 0
+        yielder = LoopYielder()  # a thread would go on when the request ends
+        for ids in inputs:
+            text = _decode(encoding, ids)
+            texts.append(text)
+            chars += len(text) if isinstance(text, str) else 0
+            if chars > MAX_CHARS:
+                raise TooManyTokens(
+                    f"The token ids of a request stand for {MAX_CHARS} characters at most.", "input"
+                )
+            await yielder.yield_to_loop(ONE_INPUT + len(ids))
+        return texts
 
     async def _get(self) -> Encoding:
         if self._encoding is None and time.monotonic() - self._failed_at >= RETRY_S:
@@ -107,11 +162,8 @@ class Cl100k:
             self._loading = None
 
 
-def _decode(encoding: Encoding, inputs: Sequence[Sequence[int]]) -> list[str | InvalidTokenIds]:
-    texts: list[str | InvalidTokenIds] = []
-    for ids in inputs:
-        try:
-            texts.append(encoding.decode_bytes(ids).decode(errors="replace"))
-        except (KeyError, OverflowError):
-            texts.append(InvalidTokenIds("A token id is not in cl100k_base."))
-    return texts
+def _decode(encoding: Encoding, ids: Sequence[int]) -> str | InvalidTokenIds:
+    try:
+        return encoding.decode_bytes(ids).decode(errors="replace")
+    except (KeyError, OverflowError):
+        return InvalidTokenIds("A token id is not in cl100k_base.")

@@ -134,14 +134,15 @@ def native(ids: Sequence[int], info: ModelInfo) -> TokenIds | InvalidTokenIds:
     return np.array([*before, *ids, *after], dtype=np.int32)
 
 
-def too_long(tokens: int, info: ModelInfo, param: str) -> ContextLengthExceeded:
-    """Return the error of an input of so many tokens that must not be cut."""
-    # LiteLLM and others recognise this error by OpenAI's words at its beginning.
-    return ContextLengthExceeded(
-        f"This model's maximum context length is {info.max_tokens} tokens, this input has {tokens}. "
-        "Send a shorter one, or set truncate to right, left or mean.",
-        param,
-    )
+def tokens_left(
+    ids: TokenIds, info: ModelInfo, policy: Literal["right", "left", "mean"], leading: int = 0
+) -> int:
+    """Return how many tokens the windows of :func:`truncate` have together; 0 if the prompt leaves no room."""
+    repeated = max(leading, len(info.prefix)) + len(info.suffix)
+    room, text = info.max_tokens - repeated, len(ids) - repeated
+    if room <= 0:
+        return 0
+    return text + repeated * math.ceil(text / room) if policy == "mean" else info.max_tokens
 
 
 def truncate(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal, NamedTuple, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from embeddings_gateway.backends.base import Batch, ModelInfo, TokenIds
 from embeddings_gateway.batching.queue import max_tokens_of
@@ -26,12 +26,21 @@ from embeddings_gateway.serving.prepare.policies import (
     choose_prompt,
     native,
     prompt_tokens,
-    too_long,
+    tokens_left,
     truncate,
 )
-from embeddings_gateway.serving.prepare.tokenize import TokenizeCoalescer, Tokenized
-from embeddings_gateway.serving.served import Call, IdLists, Inputs, Pairs, Texts, are_pairs, are_texts
+from embeddings_gateway.serving.prepare.slices import SlicedTexts, needed
+from embeddings_gateway.serving.prepare.tally import Tally, least_tokens, too_many
+from embeddings_gateway.serving.prepare.tokenize import Hold, TokenizeCoalescer
+from embeddings_gateway.serving.prepare.tokenizer_call import Tokenized
+from embeddings_gateway.serving.served import Call, IdLists, Inputs, Texts, are_pairs, are_texts
 from embeddings_gateway.serving.yield_to_loop import ONE_INPUT, LoopYielder
+
+LONG_CHARS = 4096
+"""Shorter texts are tokenized so soon that nothing is looked at before."""
+
+CHARS_OF_A_NUMBER = 16
+"""So many characters are counted in the time in which one number is handled."""
 
 
 class Prepared(NamedTuple):
@@ -93,26 +102,62 @@ class Preparer:
         were_counted = isinstance(call.inputs[0], list) and self._serving.token_ids != "native"
         return max_waiting if were_counted else min(max_waiting, self._max_tokens)
 
-    async def prepare(self, call: Call, info: ModelInfo, prompt: Prompt) -> Prepared:
+    async def prepare(
+        self, call: Call, info: ModelInfo, prompt: Prompt, hold: Hold | None = None
+    ) -> Prepared:
         """Return the rows of a call, with a prompt before each text.
+
+        Args:
+            call: the call.
+            info: the model's facts.
+            prompt: what :meth:`prompt` returned.
+            hold: is told of work that may go on for a moment after this is cancelled.
 
         Raises:
             GatewayError: the call is refused.
         """
         policy = self._policy(call)
-        batch, errors = await self._tokenized(call, prompt.text, info)
-        errors = {**errors, **_model_errors(batch, errors, info)}
-        is_too_long = batch.lengths > info.max_tokens
-        if policy == "error" and is_too_long.any():
-            errors = {**_too_long(batch, is_too_long, info), **errors}
-        fatal = [row for row, error in errors.items() if not (call.options.partial and error.of_the_input)]
-        if fatal:
-            raise errors[min(fatal)]
-        prepared = Prepared(_without(batch, errors), errors, (), None)
-        if policy != "error" and is_too_long.any():
-            prepared = await self._truncated(prepared, call, policy, prompt, info)
-        self._check_total(prepared.batch.tokens, call)
+        tally = self._tally(call, policy, info)
+        tally.refuse(call.refused)
+        sliced = SlicedTexts(self._tokenizer, info, needed(policy, info, self.max_tokens(call)), hold)
+        batch = await self._tokenized(call, prompt.text, info, tally, sliced)
+        prepared = Prepared(_without(batch, tally.errors), tally.errors, (), None)
+        if policy != "error" and (prepared.batch.lengths > info.max_tokens).any():
+            prompt_ids = await self._prompt_ids(prompt, hold) if prompt.text else None
+            prepared = await self._truncated(prepared, call, policy, prompt_ids, info)
         return prepared
+
+    async def without_hopeless(self, call: Call, info: ModelInfo) -> Call:
+        """Return the call with those inputs refused of which it is certain, before any is tokenized, that they must be.
+
+        Raises:
+            GatewayError: the call is refused as a whole.
+        """
+        if are_texts(call.inputs):
+            tally = self._tally(call, self._policy(call), info)
+            await self._judge_length(tally, range(len(call.inputs)), call.inputs, call, info)
+        elif are_pairs(call.inputs):
+            tally = self._tally(call, "error", info)
+            joined = [f"{first} {second}" for first, second in call.inputs]
+            await self._judge_length(tally, range(len(joined)), joined, call, info)
+        else:
+            return call
+        return replace(call, refused={**call.refused, **tally.errors}) if tally.errors else call
+
+    async def _judge_length(
+        self, tally: Tally, indices: Sequence[int], texts: Texts, call: Call, info: ModelInfo
+    ) -> None:
+        """Judge texts by their length. Those of ordinary length are not looked at."""
+        all_count = sum(map(len, texts)) > self.max_tokens(call)
+        special = len(info.prefix) + len(info.suffix)
+        yielder = LoopYielder()
+        for index, text in zip(indices, texts, strict=True):
+            if index not in call.refused and (all_count or len(text) > LONG_CHARS):
+                tally.add_least(index, least_tokens(text, info.token_span) + special)
+                await yielder.yield_to_loop(ONE_INPUT + len(text) // CHARS_OF_A_NUMBER)
+
+    def _tally(self, call: Call, policy: Truncate, info: ModelInfo) -> Tally:
+        return Tally(info, policy, self.max_tokens(call), partial=call.options.partial)
 
     def _policy(self, call: Call) -> Truncate:
         """Return what happens to an input that is too long; only dense vectors of windows can be averaged."""
@@ -121,56 +166,69 @@ class Preparer:
             return "error"
         return policy
 
-    async def _tokenized(self, call: Call, prompt: str, info: ModelInfo) -> Tokenized:
-        """Return the ids of each input, of any length, or its error."""
-        if not call.refused:
-            tokenized = await self._tokenize(call.inputs, prompt, info)
-        else:
-            indices = [index for index in range(len(call.inputs)) if index not in call.refused]
+    async def _tokenized(
+        self, call: Call, prompt: str, info: ModelInfo, tally: Tally, sliced: SlicedTexts
+    ) -> Batch:
+        """Return the ids of each input; none of one that the tally has an error of."""
+        indices: Sequence[int] = range(len(call.inputs))
+        inputs = call.inputs
+        if tally.errors:
+            indices = [index for index in indices if index not in tally.errors]
             inputs = cast(Inputs, [call.inputs[index] for index in indices])
-            tokenized = await self._tokenize(inputs, prompt, info) if inputs else NOTHING
-            tokenized = _with_refused(tokenized, indices, call.refused, len(call.inputs))
-        if not tokenized.errors:
-            return tokenized
-        errors = {index: error.about(f"input[{index}]") for index, error in tokenized.errors.items()}
-        return Tokenized(tokenized.batch, errors)
-
-    async def _tokenize(self, inputs: Inputs, prompt: str, info: ModelInfo) -> Tokenized:
-        if are_texts(inputs):
-            return await self._tokenizer.tokenize(_prefixed(prompt, inputs))
+        pairs = None
+        if not inputs:
+            return _spread(Batch.of([]), indices, len(call.inputs))
         if are_pairs(inputs):
-            return await self._tokenize_pairs(inputs, info)
-        ids = inputs
-        if sum(map(len, ids)) > self._max_tokens:  # before any work on each of them
+            if not info.takes_pairs:
+                raise InvalidRequest("The model takes no pairs of texts.", "input")
+            texts, pairs = [first for first, _ in inputs], [second for _, second in inputs]
+        elif are_texts(inputs):
+            texts = inputs
+        elif sum(map(len, inputs)) > self._max_tokens:  # before any work on each of them
             raise TooManyTokens(f"A request has at most {self._max_tokens} token ids.", "input")
-        match self._serving.token_ids:
-            case "native":
-                return await _native(ids, info)
-            case "reject":
-                raise InvalidTokenIds(REMEDY, "input")
-            case "cl100k" | "auto":
-                decoded = await self._cl100k.texts(ids)
-        errors = {index: text for index, text in enumerate(decoded) if isinstance(text, GatewayError)}
-        indices = [index for index, text in enumerate(decoded) if isinstance(text, str)]
-        texts = [text for text in decoded if isinstance(text, str)]
-        tokenized = await self._tokenizer.tokenize(_prefixed(prompt, texts)) if texts else NOTHING
-        return _with_refused(tokenized, indices, errors, len(ids)) if errors else tokenized
+        elif self._serving.token_ids == "native":
+            tokenized = await _native(inputs, info)
+            tally.add(indices, tokenized)
+            return _spread(tokenized.batch, indices, len(call.inputs))
+        else:
+            indices, texts = await self._decoded(call, inputs, indices, info, tally)
+        if not texts:
+            return _spread(Batch.of([]), indices, len(call.inputs))
 
-    async def _tokenize_pairs(self, pairs: Pairs, info: ModelInfo) -> Tokenized:
-        if not info.takes_pairs:
-            raise InvalidRequest("The model takes no pairs of texts.", "input")
-        return await self._tokenizer.tokenize([first for first, _ in pairs], [second for _, second in pairs])
+        def judge(rows: range, tokenized: Tokenized) -> None:
+            tally.add(indices[rows.start : rows.stop], tokenized)
+
+        return _spread(await sliced.tokenize(judge, prompt, texts, pairs), indices, len(call.inputs))
+
+    async def _decoded(
+        self, call: Call, inputs: IdLists, indices: Sequence[int], info: ModelInfo, tally: Tally
+    ) -> tuple[Sequence[int], Texts]:
+        """Return the texts of ids of OpenAI's vocabulary, and which inputs these are."""
+        if self._serving.token_ids == "reject":
+            raise InvalidTokenIds(REMEDY, "input")
+        decoded = dict(zip(indices, await self._cl100k.texts(inputs), strict=True))
+        tally.refuse({index: error for index, error in decoded.items() if isinstance(error, GatewayError)})
+        texts = {index: text for index, text in decoded.items() if isinstance(text, str)}
+        by_length = self._tally(call, self._policy(call), info)
+        await self._judge_length(by_length, list(texts), list(texts.values()), call, info)
+        tally.refuse(by_length.errors)
+        left = [index for index in texts if index not in by_length.errors]
+        return left, [texts[index] for index in left]
 
     async def _truncated(
         self,
         prepared: Prepared,
         call: Call,
         policy: Literal["right", "left", "mean"],
-        prompt: Prompt,
+        prompt_ids: TokenIds | None,
         info: ModelInfo,
     ) -> Prepared:
-        """Cut the inputs that are too long, or divide them into windows."""
-        prompt_ids = await self._prompt_ids(prompt) if prompt.text else None
+        """Cut the inputs that are too long, or divide them into windows.
+
+        Raises:
+            GatewayError: the prompt leaves no room for a text, or the windows together have too many tokens.
+        """
+        tokens, most = 0, self.max_tokens(call)
         rows: list[TokenIds] = []
         errors: dict[int, GatewayError] = {}
         truncated: list[int] = []
@@ -186,6 +244,9 @@ class Preparer:
             elif len(ids) > info.max_tokens:
                 try:
                     leading = 0 if prompt_ids is None else prompt_tokens(ids, prompt_ids, info)
+                    tokens += tokens_left(ids, info, policy, leading)
+                    if tokens > most:  # before the windows are made
+                        raise too_many(most, tokens)
                     windows, text_tokens, was_cut = truncate(ids, info, policy, f"input[{index}]", leading)
                     if was_cut:
                         truncated.append(index)
@@ -194,6 +255,8 @@ class Preparer:
                         raise
                     errors[len(rows)] = error
                     windows = (ids[:0],)
+            else:
+                tokens += len(ids)
             rows += windows
             row_inputs += [index] * len(windows)
             weights += text_tokens
@@ -205,21 +268,12 @@ class Preparer:
             windows=Windows(np.array(row_inputs), np.array(weights)) if has_windows else None,
         )
 
-    async def _prompt_ids(self, prompt: Prompt) -> TokenIds:
+    async def _prompt_ids(self, prompt: Prompt, hold: Hold | None) -> TokenIds:
         """Return the ids of a prompt alone."""
-        tokenized = await self._tokenizer.tokenize([prompt.text])
+        tokenized = await self._tokenizer.tokenize([prompt.text], hold=hold)
         for error in tokenized.errors.values():
             raise error
         return tokenized.batch.ids
-
-    def _check_total(self, tokens: int, call: Call) -> None:
-        """Refuse a call with more tokens than it may have."""
-        most = self.max_tokens(call)
-        if tokens > most:
-            raise TooManyTokens(f"A request has at most {most} tokens, this one {tokens}.", "input")
-
-
-NOTHING = Tokenized(Batch.of([]), {})
 
 
 async def _native(inputs: IdLists, info: ModelInfo) -> Tokenized:
@@ -236,57 +290,19 @@ async def _native(inputs: IdLists, info: ModelInfo) -> Tokenized:
     return Tokenized(Batch.of(rows), errors)
 
 
-def _prefixed(prompt: str, texts: Texts) -> Texts:
-    return [prompt + text for text in texts] if prompt else texts
-
-
-def _with_refused(
-    tokenized: Tokenized, indices: Sequence[int], refused: Mapping[int, GatewayError], inputs: int
-) -> Tokenized:
-    """Return the inputs of a call of which only some were tokenized.
+def _spread(batch: Batch, indices: Sequence[int], inputs: int) -> Batch:
+    """Return a batch of some inputs of a call as one of all of them; the others have no ids.
 
     Args:
-        tokenized: the inputs that were tokenized.
+        batch: the ids.
         indices: which inputs these are, ascending.
-        refused: the error of each other input.
         inputs: the number of all inputs.
     """
+    if len(indices) == inputs:
+        return batch
     lengths = np.zeros(inputs, np.int32)
-    lengths[np.array(indices, np.int64)] = tokenized.batch.lengths
-    errors = {indices[index]: error for index, error in tokenized.errors.items()}
-    batch = tokenized.batch
-    return Tokenized(Batch(batch.ids, lengths, batch.segments), {**refused, **errors})
-
-
-def _model_errors(
-    batch: Batch, errors: Mapping[int, GatewayError], info: ModelInfo
-) -> dict[int, GatewayError]:
-    """Return the errors of inputs that the tokenizer accepted, but the model cannot take.
-
-    A vocabulary may have no token for a blank, and a model fewer tokens than its tokenizer.
-    """
-    model_errors: dict[int, GatewayError] = {}
-    if not batch.lengths.all():
-        for index in np.flatnonzero(batch.lengths == 0).tolist():
-            if index not in errors:
-                model_errors[index] = InvalidRequest(
-                    "The model has no token for this input.", f"input[{index}]"
-                )
-    if batch.tokens and int(batch.ids.max()) >= info.vocabulary_size:
-        input_indices = np.repeat(np.arange(len(batch)), batch.lengths)
-        for index in np.unique(input_indices[batch.ids >= info.vocabulary_size]).tolist():
-            message = "The model has no vector for a token of this input."
-            model_errors[index] = InvalidRequest(message, f"input[{index}]")
-    return model_errors
-
-
-def _too_long(
-    batch: Batch, is_too_long: NDArray[np.bool_], info: ModelInfo
-) -> dict[int, ContextLengthExceeded]:
-    return {
-        index: too_long(int(batch.lengths[index]), info, f"input[{index}]")
-        for index in np.flatnonzero(is_too_long).tolist()
-    }
+    lengths[np.array(indices, np.int64)] = batch.lengths
+    return Batch(batch.ids, lengths, batch.segments)
 
 
 def _without(batch: Batch, errors: Mapping[int, GatewayError]) -> Batch:

@@ -5,17 +5,24 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
+import os
 from collections.abc import Callable, Collection
 
 from embeddings_gateway.backends.messages import ProtocolError, Ready, Refused, Start
 from embeddings_gateway.backends.spec import Spec
 from embeddings_gateway.workers.engine import WorkerGone
+from embeddings_gateway.workers.local.environment import worker_environment
 from embeddings_gateway.workers.local.hang_detector import WorkerTimeouts
 from embeddings_gateway.workers.local.link import Link
 from embeddings_gateway.workers.local.process import Death, WorkerProcess
+from embeddings_gateway.workers.local.stderr_filter import last_words
 
 LATE_FACTOR = 20
 """A start that takes this many times as long as the fastest one is late."""
+
+
+PROGRAM_FAULTS = tuple(f"signal {name}" for name in ("SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV"))
+"""How a process ends that does something wrong. Others end it by other signals."""
 
 
 class LoadRefused(Exception):
@@ -23,11 +30,23 @@ class LoadRefused(Exception):
 
 
 class LoadCrashed(Exception):
-    """The worker ended before its model was loaded. It saw no user's text: its stderr may be logged."""
+    """The worker ended before its model was loaded. It saw no user's text: its stderr may be logged.
+
+    Attributes:
+        cause: why it ended.
+        reason: how, in a few words.
+    """
 
     def __init__(self, death: Death) -> None:
         super().__init__(f"{death.how}\n{death.stderr}".strip())
+        words = last_words(death.stderr)
         self.cause = death.cause
+        self.reason = f"{death.how}: {words}" if words else death.how
+
+    @property
+    def will_repeat(self) -> bool:
+        """Whether the program itself failed, and not for lack of memory: with the same files it does so again."""
+        return self.reason.startswith(PROGRAM_FAULTS) and "bad_alloc" not in self.reason
 
 
 class Launcher:
@@ -96,7 +115,8 @@ async def startup(
         LoadCrashed: the process ended first.
     """
     try:
-        process = await WorkerProcess.start(spec.threads, cores, forward_stderr)
+        environment = worker_environment(spec, os.environ)
+        process = await WorkerProcess.start(environment, cores, forward_stderr)
     except OSError as error:  # too few processes, descriptors or memory, perhaps only for a while
         raise LoadCrashed(Death("exit", f"it cannot be started: {error.strerror}")) from None
     try:

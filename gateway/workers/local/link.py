@@ -11,12 +11,14 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from embeddings_gateway.backends.base import Batch, ModelInfo, Output
+from embeddings_gateway.backends.base import Batch, Output, Part
 from embeddings_gateway.backends.messages import (
+    Cancel,
     Check,
     Checked,
     Failed,
     FromWorker,
+    Outdated,
     PackedBatch,
     Ping,
     Pong,
@@ -34,6 +36,8 @@ from embeddings_gateway.workers.engine import (
     CrashedOutOfMemory,
     EngineOutOfMemory,
     EngineResult,
+    Loaded,
+    TokenizeResult,
     WorkerCrashed,
     WorkerGone,
 )
@@ -47,7 +51,7 @@ class Link:
     """A worker process with a loaded model. Made by ``launcher.startup``; belongs to one event loop.
 
     Attributes:
-        info: the model's facts.
+        loaded: the model's facts, and its outputs for the self-test's probes.
         load_seconds: how long the model took to load.
         tokens_per_s: the speed in the self-test.
         batches: how many the worker has computed.
@@ -55,7 +59,9 @@ class Link:
     """
 
     def __init__(self, process: WorkerProcess, ready: Ready, timeouts: WorkerTimeouts) -> None:
-        self.info: ModelInfo = ready.info
+        self.loaded = Loaded(
+            ready.info, {output: column.unpack() for output, column in ready.reference.items()}
+        )
         self.load_seconds = ready.seconds
         self.tokens_per_s = ready.tokens_per_s
         self.batches = 0
@@ -70,14 +76,30 @@ class Link:
         self._watch = loop.create_task(self._watch_for_hangs())
 
     async def tokenize(
-        self, texts: Sequence[str], text_pairs: Sequence[str] | None = None, timeout_s: float = math.inf
-    ) -> Batch:
+        self,
+        texts: Sequence[str],
+        text_pairs: Sequence[str] | None = None,
+        part: Part | None = None,
+        timeout_s: float = math.inf,
+    ) -> TokenizeResult:
         """See :class:`embeddings_gateway.workers.engine.Engine`."""
         pairs = None if text_pairs is None else list(text_pairs)
-        match await self._call(Tokenize(next(self._ids), list(texts), pairs), timeout_s):
-            case Tokens(batch=batch):
-                return _unpacked(batch.unpack)
-            case reply:
+        try:
+            reply = await self._call(Tokenize(next(self._ids), list(texts), pairs, part), timeout_s)
+        except CallFailed:
+            not_unicode = _not_unicode(texts, text_pairs)
+            if not not_unicode:
+                raise
+            empty = ["" if index in not_unicode else text for index, text in enumerate(texts)]
+            pairs = (
+                None if pairs is None else ["" if i in not_unicode else pairs[i] for i in range(len(pairs))]
+            )
+            others = await self.tokenize(empty, pairs, part, timeout_s)
+            return TokenizeResult(others.batch, {**others.declined, **not_unicode})
+        match reply:
+            case Tokens(batch=batch, declined=declined, certain=certain) if _fits(reply, texts, part):
+                return TokenizeResult(_unpacked(batch.unpack), declined, certain)
+            case _:
                 raise _failure(reply)
 
     async def run(self, batch: Batch, outputs: Sequence[Output], timeout_s: float = math.inf) -> EngineResult:
@@ -90,9 +112,9 @@ class Link:
             case reply:
                 raise _failure(reply)
 
-    async def check(self, timeout_s: float = math.inf) -> str:
-        """See :class:`embeddings_gateway.workers.engine.Supervised`."""
-        match await self._call(Check(next(self._ids)), timeout_s):
+    async def check(self, timeout_s: float = math.inf, *, brief: bool = False) -> str:
+        """See :class:`embeddings_gateway.workers.engine.Supervised`; ``brief``: compute one probe only."""
+        match await self._call(Check(next(self._ids), brief), timeout_s):
             case Checked(problem=problem):
                 return problem
             case reply:
@@ -133,12 +155,25 @@ class Link:
         try:
             self._process.send(call)
             self._hang_detector.begin(call, timeout_s)
-            return await reply
+            return await (self._tokens(reply, call.id) if isinstance(call, Tokenize) else reply)
         finally:
             del self._replies[call.id]
 
+    async def _tokens(self, reply: asyncio.Future[WorkerReply], call_id: int) -> WorkerReply:
+        """Await the reply. If this is cancelled, cancel the call, and end when the worker is done with it."""
+        try:
+            return await asyncio.shield(reply)
+        except asyncio.CancelledError:
+            self._process.send(Cancel(call_id))
+            await asyncio.wait([reply])
+            reply.exception()  # nobody else looks at it
+            raise
+
     def _receive(self, message: FromWorker) -> None:
         """Give a reply to its call. A reply to a call that was cancelled is dropped."""
+        if isinstance(message, Outdated):
+            self.kill("replaced", f"{message.file} was changed while it was served")
+            return
         if not isinstance(message, WorkerReply):
             raise ProtocolError(f"a {type(message).__name__}, which is no reply")
         self._hang_detector.end(message.id)
@@ -155,7 +190,7 @@ class Link:
             self.lost = True
             self._watch.cancel()
             death = await self._process.end()
-            suspects = self._hang_detector.suspects()
+            suspects = set() if death.cause == "replaced" else self._hang_detector.suspects()
             crash = CrashedOutOfMemory if death.cause == "memory" else WorkerCrashed
             for call_id, reply in self._replies.items():
                 if not reply.done():
@@ -171,6 +206,25 @@ class Link:
                 return
             self._process.sample_oom()
             self._process.send(Ping(next(self._ids)))  # any reply is a sign of life
+
+
+def _fits(tokens: Tokens, texts: Sequence[str], part: Part | None) -> bool:
+    """Return whether a reply tells only of texts, and of characters, that were sent."""
+    begin, end = tokens.certain or (0, 0)
+    is_whole = part is None or bool(tokens.declined)
+    within = tokens.certain is None if is_whole else 0 <= begin <= len(texts[0]) >= end
+    return within and tokens.declined.keys() <= set(range(len(texts)))
+
+
+def _not_unicode(texts: Sequence[str], text_pairs: Sequence[str] | None) -> dict[int, str]:
+    """Return the texts, or pairs, that cannot be sent: half a surrogate pair has no bytes."""
+    not_unicode = {}
+    for index, text in enumerate(texts):
+        try:
+            (text if text_pairs is None else text + text_pairs[index]).encode()
+        except UnicodeEncodeError:
+            not_unicode[index] = "it is not valid Unicode"
+    return not_unicode
 
 
 def _unpacked(unpack: Callable[[], T]) -> T:

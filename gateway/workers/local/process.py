@@ -26,28 +26,17 @@ from embeddings_gateway.backends.messages import (
     encode_frame,
     payload_length,
 )
+from embeddings_gateway.backends.own_process import open_standard_descriptors
+from embeddings_gateway.backends.redact import without_secrets
 from embeddings_gateway.workers.engine import CallFailed, WorkerGone
 
 STDERR_BYTES_KEPT = 4096
 READ_BYTES = 1 << 18
 BUFFER_BYTES_KEPT = 1 << 22
-EXIT_S = 0.2
+EXIT_S = 2.0
 STDERR_S = 1.0
 KILL_S = 10.0
 OOM_INTERVAL_S = 5.0
-
-ENGINE_SETTINGS = {
-    # OpenMP threads synchronize about two hundred times for a short input. With the default, spinning, one
-    # busy neighbour core makes torch and llama.cpp five times slower. With sleeping at once, a short input
-    # takes llama.cpp four times as long. So they spin for a few microseconds, then sleep.
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "GOMP_SPINCOUNT": "200",
-    "GGML_NO_BACKTRACE": "1",  # otherwise ggml starts a debugger when it aborts
-    # By default glibc keeps eight heaps per core, and buffers of an engine's threads spread over all of them:
-    # memory grows for hours without a leak. Two heaps are as fast; a single one costs 7 % of throughput.
-    "MALLOC_ARENA_MAX": "2",
-}
-"""What engines, and the C library below them, read from their environment at import."""
 
 Cause = Literal["exit", "signal", "memory", "hang", "protocol", "replaced"]
 """Why a process ended. It exited, got a signal, or was killed by the system for lack of memory; or the gateway
@@ -89,15 +78,19 @@ class WorkerProcess:
 
     @classmethod
     async def start(
-        cls, threads: int | None, cores: Collection[int], forward_stderr: Callable[[bytes], object] | None
+        cls,
+        environment: Mapping[str, str],
+        cores: Collection[int],
+        forward_stderr: Callable[[bytes], object] | None,
     ) -> WorkerProcess:
         """Start a worker that waits for its first message.
 
         Args:
-            threads: for engines that read their number of threads at import.
+            environment: all its environment variables.
             cores: numbers of the cores that it is pinned to; empty if it is not pinned.
             forward_stderr: gets the process's standard error, such as a download's progress.
         """
+        open_standard_descriptors()  # an application may have closed them
         ours, theirs = socket.socketpair()
         loop = asyncio.get_running_loop()
         transport, frames = await loop.create_unix_connection(FrameReader, sock=ours)
@@ -113,7 +106,7 @@ class WorkerProcess:
                     stdout=DEVNULL,
                     stderr=PIPE,
                     start_new_session=True,
-                    env=environment(threads, os.environ),
+                    env=environment,
                 )
         except BaseException:  # no await after the process exists: a cancelled start would leave it behind
             transport.close()
@@ -168,6 +161,7 @@ class WorkerProcess:
             async with asyncio.timeout(EXIT_S):
                 await self._process.wait()
         if self._process.returncode is None:
+            self._verdict = self._verdict or self._slow_exit()
             self._process.kill()
         try:
             async with asyncio.timeout(KILL_S):
@@ -175,8 +169,17 @@ class WorkerProcess:
         except TimeoutError:  # stuck in the kernel: its resources are lost, but nobody waits for it
             code = -signal.SIGKILL
         await asyncio.wait([self._stderr_reader], timeout=STDERR_S)
-        stderr = self._stderr.decode(errors="replace").strip()
+        stderr = without_secrets(self._stderr.decode(errors="replace").strip())
         return (self._verdict or self._death(code))._replace(stderr=stderr)
+
+    def _slow_exit(self) -> Death | None:
+        """Return how a process ends that is killed because it does not end itself.
+
+        The system may have killed it before, for lack of memory, and a large process takes a while to end.
+        """
+        if self._oom_watch.recent:
+            return None
+        return Death("exit", f"it closed its socket and did not end within {EXIT_S:g} s")
 
     def _death(self, code: int) -> Death:
         """Return how a process ended that the gateway did not kill; a signal by its name, if it has one."""
@@ -320,21 +323,6 @@ class OomWatch:
     def recent(self) -> bool:
         """Whether there was a kill since the older sample."""
         return self._count() > self._older
-
-
-def environment(threads: int | None, own: Mapping[str, str]) -> dict[str, str]:
-    """Return a worker's environment: the settings that engines read at import, and the gateway's own over them.
-
-    Args:
-        threads: of the engine; ``None`` leaves the number to the engine.
-        own: the gateway's environment, which the operator controls.
-    """
-    settings = dict(ENGINE_SETTINGS)
-    if "OMP_WAIT_POLICY" in own:
-        del settings["GOMP_SPINCOUNT"]  # it would take precedence
-    if threads is not None:
-        settings["OMP_NUM_THREADS"] = str(threads)
-    return {**settings, **own}
 
 
 def _pin(pid: int, cores: Collection[int]) -> None:

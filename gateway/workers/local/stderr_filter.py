@@ -75,6 +75,28 @@ FORMS = tuple(
 )
 
 
+LAST_WORDS = tuple(
+    re.compile(form)
+    for form in (
+        r"(?P<words>GGML_ASSERT\([^\n]{1,160}\))(?: failed)?$",
+        r"(?P<words>[Aa]ssertion failed)",
+        rf"^terminate called after throwing an instance of '(?P<words>std::(?:{THROWN}))'",
+        rf"^(?P<words>{NAMES})\b",
+        rf"^Fatal Python error: (?P<words>{CRASHES})",
+    )
+)
+"""The clearer ones first."""
+
+
+def last_words(stderr: str) -> str:
+    """Return what a worker that has seen no text yet says of its end, if it is of a known form; else nothing."""
+    lines = stderr.splitlines()
+    for form in LAST_WORDS:
+        if matches := [match for match in map(form.search, lines) if match]:
+            return matches[-1]["words"]
+    return ""
+
+
 def without_texts(stderr: str, is_file: Callable[[str], bool]) -> str:
     """Return the parts of a worker's output that may be logged, and how many other lines it has.
 

@@ -3,65 +3,47 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from contextlib import asynccontextmanager
-from functools import partial
+from contextlib import asynccontextmanager, nullcontext, suppress
 
-from msgspec.structs import replace
-
-from embeddings_gateway.backends.base import Batch, ModelInfo, Output
+from embeddings_gateway.backends.base import Batch, ModelInfo, Output, Part
 from embeddings_gateway.backends.selftest import TOKENS_MAX as PROBE_TOKENS_MAX
 from embeddings_gateway.backends.spec import Spec
-from embeddings_gateway.config import ModelConfig
 from embeddings_gateway.log import get_logger
 from embeddings_gateway.metrics import ModelMetrics
 from embeddings_gateway.workers.engine import (
     FINAL,
     HANG_FACTOR,
     EngineResult,
-    MakeEngine,
+    Loaded,
+    SearchAborted,
     State,
     Supervised,
+    TokenizeResult,
     WorkerGone,
 )
 from embeddings_gateway.workers.local.breaker import Backoff, Breaker
-from embeddings_gateway.workers.local.cores import divide, usable
 from embeddings_gateway.workers.local.hang_detector import WorkerTimeouts
 from embeddings_gateway.workers.local.launcher import Launcher, LoadCrashed, LoadRefused
 from embeddings_gateway.workers.local.link import Link
 from embeddings_gateway.workers.local.process import Death
+from embeddings_gateway.workers.local.search_share import SearchShare
 from embeddings_gateway.workers.local.stderr_filter import without_texts
 
 CHARS_PER_S_MIN = 100_000
 """Tokenizers are many times as fast. A tokenizer call may take ``hang_s``, and in addition its texts at this speed."""
 
+SEARCHES_MAX = 64
+"""Searches that hold the worker or wait for it: what waits for a search is counted in no queue."""
+
+TEST_VALID_S = 60.0
+"""For so long after the whole self-test one probe is enough."""
+
 log = get_logger()
-
-
-def local_engines(
-    name: str,
-    config: ModelConfig,
-    metrics: ModelMetrics,
-    forward_stderr: Callable[[bytes], object] | None,
-) -> list[MakeEngine]:
-    """Return a factory for each engine of a model on this machine. The engines divide the cores.
-
-    Args:
-        name: of the model.
-        config: what the engines load, and how many there are.
-        metrics: count restarts and crashes.
-        forward_stderr: gets the workers' standard error while they load.
-    """
-    serving = config.serving
-    timeouts = WorkerTimeouts(serving.hang_timeout_s, serving.load_timeout_s)
-    make = partial(Supervisor, name, metrics=metrics, timeouts=timeouts, forward_stderr=forward_stderr)
-    return [
-        partial(make, replace(config.spec, threads=share.threads), cores=share.cores)
-        for share in divide(usable(), serving.replicas, config.spec.threads)
-    ]
 
 
 class Supervisor:
@@ -71,7 +53,7 @@ class Supervisor:
         model: its name, for the log.
         spec: what the worker loads.
         metrics: count restarts and crashes.
-        accepts: whether a worker with a model of these facts may serve.
+        accepts: why a worker that has loaded this must not serve; empty if it may.
         on_change: called after every change of ``state``.
         timeouts: how long the worker may take.
         cores: numbers of the cores that the worker is pinned to; empty if it is not pinned.
@@ -88,7 +70,7 @@ class Supervisor:
         spec: Spec,
         metrics: ModelMetrics,
         *,
-        accepts: Callable[[ModelInfo], bool],
+        accepts: Callable[[Loaded], str],
         on_change: Callable[[], None],
         timeouts: WorkerTimeouts = WorkerTimeouts(),  # noqa: B008 - frozen
         cores: Collection[int] = (),
@@ -112,9 +94,15 @@ class Supervisor:
         self._backoff = backoff or Backoff()
         self._breaker = Breaker()
         self._chars = 0  # of all texts in open tokenizer calls: they wait for one another
-        self._exclusive_lock = asyncio.Lock()
-        self._exclusive_waiters = 0  # those that hold the lock or wait for it
+        self._rerun_lock = asyncio.Lock()
+        self._search_lock = asyncio.Lock()
+        self._searches = 0  # those that hold the lock or wait for it
+        self._search_share = SearchShare(time.monotonic())
+        self._exclusive = False  # whether a step of a search has the worker, or waits until it is idle
         self._searching = False  # whether the worker's calls belong to a search
+        self._crashed_at = 0.0
+        self._load_crash = ""  # how the last start failed, if the worker crashed
+        self._tested_at = -math.inf
 
     def __repr__(self) -> str:
         return f"<Supervisor {self._model} {self.state}>"
@@ -127,23 +115,26 @@ class Supervisor:
     @property
     def ready(self) -> bool:
         """See :class:`embeddings_gateway.workers.engine.Engine`."""
-        return self._link is not None and not self._link.lost and not self._exclusive_waiters
+        return self._link is not None and not self._link.lost and not self._exclusive
 
     @property
     def state(self) -> State:
         """See :class:`embeddings_gateway.workers.engine.Engine`."""
-        if self._state != "ready" or self.ready:
-            return self._state
-        return "searching" if self._exclusive_waiters else "restarting"
+        if self._state == "ready" and self.ready:
+            return "ready"
+        if self._searches and self._state in ("ready", "restarting"):
+            return "searching"
+        return "restarting" if self._state == "ready" else self._state
 
     @property
     def reason(self) -> str:
         """See :class:`embeddings_gateway.workers.engine.Engine`."""
-        if self._state != "ready" or self.ready:
-            return self._reason
-        if self._exclusive_waiters:
-            return "the worker is searching for the input that it failed on"
-        return "the worker crashed"
+        match self.state:
+            case "searching":
+                return "the worker is searching for the input that it failed on"
+            case "restarting" if self._state == "ready":
+                return "the worker crashed"
+        return self._reason
 
     @property
     def tokens_per_s(self) -> float:
@@ -165,13 +156,15 @@ class Supervisor:
             await asyncio.wait([self._task])
         self._set_state("stopped", "the gateway is stopping")
 
-    async def tokenize(self, texts: Sequence[str], text_pairs: Sequence[str] | None = None) -> Batch:
+    async def tokenize(
+        self, texts: Sequence[str], text_pairs: Sequence[str] | None = None, part: Part | None = None
+    ) -> TokenizeResult:
         """See :class:`embeddings_gateway.workers.engine.Engine`."""
         chars = sum(map(len, texts)) + sum(map(len, text_pairs or ()))
         self._chars += chars
         try:
             timeout_s = self._timeouts.hang_s + self._chars / CHARS_PER_S_MIN
-            return await (await self._live_link()).tokenize(texts, text_pairs, timeout_s)
+            return await (await self._live_link()).tokenize(texts, text_pairs, part, timeout_s)
         finally:
             self._chars -= chars
 
@@ -186,31 +179,80 @@ class Supervisor:
         return await self._link.ping()
 
     @asynccontextmanager
-    async def exclusive(self) -> AsyncIterator[None]:
+    async def search(self) -> AsyncIterator[None]:
         """See :class:`embeddings_gateway.workers.engine.Supervised`."""
-        self._exclusive_waiters += 1
-        if self._exclusive_waiters == 1:
-            self._on_change()
+        if self._searches >= SEARCHES_MAX:
+            raise SearchAborted
+        self._searches += 1
         try:
-            async with self._exclusive_lock:
-                if self._link is not None and not self._link.lost:
-                    await self._link.idle()
-                    self._searching = True
+            async with self._search_lock:
                 try:
                     yield
                 finally:
-                    await self._end_search()
+                    self._end_search()
         finally:
-            self._exclusive_waiters -= 1
-            if not self._exclusive_waiters:
-                self._searching = False
-                self._on_change()
+            self._searches -= 1
+
+    def rerun(self) -> asyncio.Lock:
+        """See :class:`embeddings_gateway.workers.engine.Supervised`."""
+        return self._rerun_lock
+
+    @asynccontextmanager
+    async def step(self, *, exclusive: bool) -> AsyncIterator[None]:
+        """See :class:`embeddings_gateway.workers.engine.Supervised`."""
+        await asyncio.sleep(0)  # calls that waited for the step before this one are made first
+        link = await self._time_for_a_step()
+        async with self._reserved(link) if exclusive else nullcontext():
+            began = time.monotonic()
+            try:
+                yield
+            finally:
+                self._search_share.charge(time.monotonic() - began, time.monotonic())
+
+    @asynccontextmanager
+    async def _reserved(self, link: Link) -> AsyncIterator[None]:
+        """Take the engine from others, until the end of the block and until a crash inside has been noted."""
+        self._exclusive = True
+        self._on_change()
+        try:
+            await link.idle()
+            self._searching = not link.lost
+            try:
+                yield
+            finally:
+                while self._state == "ready" and self._link is not None and self._link.lost:
+                    await self._change.wait()
+        finally:
+            self._exclusive = self._searching = False
+            self._on_change()
+
+    async def _time_for_a_step(self) -> Link:
+        """Wait until there is a worker, and searches may take more of its time.
+
+        Raises:
+            WorkerGone: there is no worker, and none is worth waiting for.
+        """
+        while True:
+            wait_s = None
+            if self._link is not None and not self._link.lost:
+                wait_s = self._search_share.wait_s(time.monotonic())
+                if not wait_s:
+                    return self._link
+            elif self._hopeless:
+                raise WorkerGone(self.reason)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._change.wait()
 
     async def check(self) -> str:
         """See :class:`embeddings_gateway.workers.engine.Supervised`."""
-        link = await self._live_link()
+        link, now = await self._live_link(), time.monotonic()
+        brief = now - self._tested_at < TEST_VALID_S
         timeout_s = HANG_FACTOR * PROBE_TOKENS_MAX / max(1, link.tokens_per_s)
-        return await link.check(max(timeout_s, self._timeouts.hang_s))
+        problem = await link.check(max(timeout_s, self._timeouts.hang_s), brief=brief)
+        if not brief:
+            self._tested_at = now
+        return problem
 
     async def replace(self, reason: str) -> None:
         """See :class:`embeddings_gateway.workers.engine.Supervised`."""
@@ -229,16 +271,18 @@ class Supervisor:
             WorkerGone: there is no worker, or it is not worth waiting for.
         """
         while self._link is None or self._link.lost:
-            hopeless = self._state in FINAL or self._breaker.hopeless or self._launcher.late
-            if not self._exclusive_waiters or hopeless:
+            if not self._exclusive or self._hopeless:
                 raise WorkerGone(self.reason)
             await self._change.wait()
         return self._link
 
-    async def _end_search(self) -> None:
+    @property
+    def _hopeless(self) -> bool:
+        """Whether a search need not wait for a worker."""
+        return self._state in FINAL or self._breaker.hopeless or self._launcher.late
+
+    def _end_search(self) -> None:
         """Decide which crashes of the search count."""
-        while self._state == "ready" and self._link is not None and self._link.lost:
-            await self._change.wait()  # until the last crash has been noted
         self._breaker.end_search()
         if self._state == "ready":
             self._breaker.half_open()
@@ -265,14 +309,19 @@ class Supervisor:
         """Run one process from its start to its end.
 
         Raises:
-            LoadRefused: the model cannot be served.
+            LoadRefused: the model cannot be served, or two workers have crashed on it in the same way.
         """
         try:
             link = await self._launcher.launch()
         except LoadCrashed as error:
             self._log.error("worker crashed while loading", how=str(error))
             self._metrics.worker_deaths[error.cause].inc()
-            self._start_failed("the worker crashed while it loaded the model")
+            if error.will_repeat and error.reason == self._load_crash and self.info is None:
+                raise LoadRefused(
+                    f"its worker crashes whenever it loads the model ({error.reason})"
+                ) from None
+            self._load_crash = error.reason
+            self._start_failed(f"the worker crashed while it loaded the model ({error.reason})")
             return
         except LoadRefused as error:
             if self.info is None:
@@ -293,33 +342,35 @@ class Supervisor:
         Raises:
             LoadRefused: the worker does not make the same vectors as before.
         """
-        info = link.info
-        if not self._accepts(info):
-            raise LoadRefused(
-                "its embedding space has changed, so its files or its device have changed: "
-                "start the gateway again"
-            )
+        if problem := self._accepts(link.loaded):
+            raise LoadRefused(f"{problem}: start the gateway again")
+        info = link.loaded.info
         for note in info.notes:
             self._log.warning("model note", note=note)
         self._log.info("model ready", fingerprint=info.fingerprint, seconds=link.load_seconds)
-        self.info, self._link = info, link
-        self._searching = self._exclusive_waiters > 0
+        now = time.monotonic()
+        if self._searches:  # the worker was restarted for the sake of a search
+            self._search_share.charge(now - self._crashed_at, now)
+        self.info, self._link, self._tested_at = info, link, now
+        self._searching = self._exclusive
         self._breaker.half_open()
         self._set_state("ready", "")
         return await link.ended()
 
     def _note_crash(self, link: Link, death: Death) -> None:
         stderr = without_texts(death.stderr, os.path.isfile)
-        self._log.error("worker crashed", how=death.how, stderr=stderr)
+        end = "was replaced" if death.cause == "replaced" else "crashed"
+        self._log.error(f"worker {end}", how=death.how, stderr=stderr)
         self._metrics.worker_deaths[death.cause].inc()
+        self._crashed_at = time.monotonic()
         worked = link.batches > 0
         if worked or self._searching:
             self._backoff.reset()
         if self._searching:
-            self._breaker.crash_in_search(time.monotonic())
+            self._breaker.crash_in_search(self._crashed_at)
         else:
-            self._breaker.crash(time.monotonic(), worked=worked)
-        self._set_restarting(f"the worker crashed ({death.how})")
+            self._breaker.crash(self._crashed_at, worked=worked)
+        self._set_restarting(f"the worker {end} ({death.how})")
 
     def _on_late(self) -> None:
         self._set_state(

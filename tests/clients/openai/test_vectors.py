@@ -78,3 +78,36 @@ def test_partial_answers_say_which_input_failed(client, direct, place):
     assert failed.error["code"] == "context_length_exceeded"
     got = np.array([item.embedding for item in answer.data])
     assert lowest_cosine(got, direct(["A cat sleeps.", "It rains."])) >= EXACT
+
+
+def azure(base_url, **settings):
+    """Return Azure's client, which writes the model into the path."""
+    endpoint = base_url.removesuffix("/v1")
+    return openai.AzureOpenAI(
+        azure_endpoint=endpoint, api_key="not-needed", api_version="2024-10-21", **settings
+    )
+
+
+def test_azures_client(base_url, direct):
+    """Azure's client gets the vectors of its deployment, whatever model the call names."""
+    for settings, model in (({}, "minilm"), ({"azure_deployment": "minilm"}, "another-name")):
+        with azure(base_url, **settings) as client:
+            answer = client.embeddings.create(model=model, input=["A cat sleeps."])
+        assert answer.model == "minilm"
+        assert lowest_cosine(vectors(answer), direct(["A cat sleeps."])) >= EXACT
+
+
+@pytest.mark.parametrize("path", ["", "/", "/v1/", "/v1/v1", "/openai/v1/"])
+def test_other_base_urls(base_url, path):
+    """The client finds embeddings and models under a base URL that is too short, too long, or Azure's."""
+    with openai.OpenAI(base_url=base_url.removesuffix("/v1") + path, api_key="not-needed") as client:
+        assert len(client.embeddings.create(model="fake", input="a").data) == 1
+        assert "fake" in {model.id for model in client.models.list()}
+        assert client.models.retrieve("fake").id == "fake"
+
+
+def test_a_base_url_that_is_wrong(base_url):
+    """Where a base URL cannot be meant, the error says what it has to be."""
+    client = openai.OpenAI(base_url=f"{base_url}/embeddings", api_key="not-needed")
+    with client, pytest.raises(openai.NotFoundError, match="/v1/embeddings"):
+        client.embeddings.create(model="fake", input="a")

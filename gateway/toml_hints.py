@@ -1,0 +1,41 @@
+"""Says how to mend what is no TOML, where the parser's own words do not."""
+
+from __future__ import annotations
+
+import re
+
+_LINE = re.compile(r"\(at line (\d+), column \d+\)")
+_TWICE = re.compile(r"Cannot declare \((.+)\) twice")
+_MODEL = re.compile(r"\s*\[\s*models\s*\.\s*([^\"'\]]+?)\s*\]")
+_BARE_VALUE = re.compile(r"\s*([\w-]+)\s*=\s*([^\s\"'\[{\d+-].*)")
+
+
+def hint(text: str, problem: str) -> str:
+    """Return how to mend a mistake; empty if that is not known.
+
+    Args:
+        text: the whole document.
+        problem: the parser's message about it.
+    """
+    if twice := _TWICE.search(problem):
+        name = ".".join(part.strip(" '") for part in twice[1].split(","))
+        return f"[{name}] stands there twice: join the two, or rename one"
+    if "Cannot overwrite a value" in problem:
+        return "a key stands there twice: remove one"
+    if "Unescaped '\\'" in problem:
+        return "put a text with backslashes in 'single quotes'"
+    found = _LINE.search(problem)
+    lines = text.splitlines()
+    line = lines[int(found[1]) - 1] if found and int(found[1]) <= len(lines) else ""
+    return _hint_for_line(line)
+
+
+def _hint_for_line(line: str) -> str:
+    if model := _MODEL.match(line):
+        return f'put the name in quotes: [models."{model[1]}"]'
+    if value := _BARE_VALUE.match(line):
+        key, word = value[1], value[2].strip()
+        if word.lower() in ("true", "false"):
+            return f"write {key} = {word.lower()}"
+        return f'put the text in quotes: {key} = "..."'
+    return ""
