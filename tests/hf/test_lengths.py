@@ -9,6 +9,7 @@ pytest.importorskip("torch", reason="the hf extra is not installed")
 
 from safetensors.torch import load_file, save_file
 
+from embeddings_gateway.backends.base import LoadError
 from embeddings_gateway.backends.hf.backend import HfBackend
 from embeddings_gateway.backends.hf.conversion.probes import (
     BATCH_TOKENS,
@@ -16,6 +17,7 @@ from embeddings_gateway.backends.hf.conversion.probes import (
     _batches,
     long_lengths,
 )
+from embeddings_gateway.backends.hf.network import network
 from embeddings_gateway.backends.spec import HfSpec
 from tests.cosine import lowest_cosine
 from tests.hf.reference import reference
@@ -64,6 +66,15 @@ def test_buckets_of_positions_in_bf16(own):
     backend = HfBackend(HfSpec(path=str(directory), **OPENVINO, dtype="bf16"))
     inputs = [ids for ids in inputs_of_all_lengths() if len(ids) <= backend.info.max_tokens]
     assert lowest_cosine(embed(backend, inputs), reference(directory, inputs, "mean")) >= 0.999
+
+
+def test_a_model_that_is_right_for_short_texts_only(tiny, monkeypatch):
+    """A model whose long inputs change beside others is refused when it is loaded, with the lengths."""
+    monkeypatch.setattr(network, "split_by_length", lambda _: False)
+    settings = {**TORCH, "pooling": "mean"}
+    assert HfBackend(HfSpec(path=str(tiny("phi3")), **{**settings, "max_batch_tokens": 48}))
+    with pytest.raises(LoadError, match="64 and 8 tokens"):
+        HfBackend(HfSpec(path=str(tiny("phi3")), **settings))
 
 
 def test_the_lengths_that_are_tried():
