@@ -18,8 +18,9 @@ SPARE_CONNECTIONS = 32
 MAX_REFUSED = 4096
 """Connections beyond those that are told so, if there are as many open files. Further ones are closed at once."""
 
-LONG_IDLE_S = 1.0
-"""After this time an idle connection may be closed for another one. A new one may have its request on the way."""
+LONG_IDLE_S = 15.0
+"""After this time an idle connection may be closed for another one. A new one may have its request on the way: a client
+that opens thousands at once takes seconds before it sends."""
 
 SMALL_BYTES = 64 << 10
 """A request that holds no more finds room when large ones find none."""
