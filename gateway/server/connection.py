@@ -90,19 +90,18 @@ class Connection(asyncio.Protocol):
         self._limits.connections.add(self)
         self._set_deadline(self._config.idle_timeout_s)
         room = self._limits.room
-        if room != "enough" and self._limits.idle:
-            longest_idle = next(iter(self._limits.idle))
-            longest_idle.close_idle()
-            self._is_spare = longest_idle._is_spare
+        if room != "enough" and (idle := self._limits.long_idle()) is not None:
+            idle.close_idle()
+            self._is_spare = idle._is_spare
         elif room == "spare":
             self._is_spare = True
         elif room == "none":
             self._refuse(too_many_connections())
             return
-        elif room == "no file":
+        elif room == "not open":
             self.writer.abort()
             return
-        self._limits.idle[self] = None
+        self._limits.idle[self] = time.monotonic()
 
     def data_received(self, data: bytes) -> None:
         """Parse the data. After the last response it is ignored."""
@@ -252,7 +251,7 @@ class Connection(asyncio.Protocol):
         else:
             self._set_deadline(self._config.head_timeout_s if self._in_head else self._config.idle_timeout_s)
             if not self._in_head:
-                self._limits.idle[self] = None
+                self._limits.idle[self] = time.monotonic()
         self._resume_reading()
 
     # Called by the server.
