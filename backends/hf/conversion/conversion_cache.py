@@ -35,7 +35,7 @@ from embeddings_gateway.backends.hf.files.weights import Weights, tokenizer_sums
 from embeddings_gateway.backends.hf.runtimes.runtime import Dtype, TransformerFacts
 from embeddings_gateway.backends.spec import HfSpec
 
-FORMAT = 4  # raised when conversions are made, judged or measured in another way
+FORMAT = 5  # raised when conversions are made, judged or measured in another way
 PACKAGES = ("openvino", "torch", "transformers")
 GRAPH = "model.xml"
 """The converted network; its weights lie beside it, in ``model.bin``."""
