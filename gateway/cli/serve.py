@@ -25,11 +25,12 @@ from embeddings_gateway.cli.options import ConfigPath, fail, forward_stderr, out
 from embeddings_gateway.config import Config, Host
 from embeddings_gateway.config_file import log_renamed
 from embeddings_gateway.metrics import Metrics
+from embeddings_gateway.server.limits import MAX_REFUSED, SPARE_CONNECTIONS
 from embeddings_gateway.server.server import STOP_SIGNALS, CannotListen, Server
 from embeddings_gateway.server.unix_socket import socket_path
 from embeddings_gateway.serving.registry import Registry
 
-OWN_FILES = 128  # open files that the gateway needs itself; each connection takes one more
+OWN_FILES = 128  # open files that the gateway and its workers need; each connection takes one more
 MANY_FILES = (65536, 10240)  # limits to try where the maximum is refused; the last is macOS's own
 POLL_S = 0.05
 
@@ -42,10 +43,10 @@ def serve(
     ] = None,
 ) -> None:
     """Serve the configured models over HTTP."""
+    write_standard_streams_in_background()
     settings = read_or_fail(config)
     if host is not None and (problem := explain_value(host, Host, "--host")):
         fail(problem)
-    write_standard_streams_in_background()
     log.configure(settings.server.log_format, settings.server.log_level)
     log_renamed(settings)
     forbid_core_files()
@@ -53,15 +54,17 @@ def serve(
         settings.server,
         host=settings.server.host if host is None else host,
         port=settings.server.port if port is None else port,
-        max_connections=max(1, min(settings.server.max_connections, raise_file_limit() - OWN_FILES)),
+        max_connections=max(1, min(settings.server.max_connections, most_connections(raise_file_limit()))),
     )
     settings = msgspec.structs.replace(settings, server=server)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
             ended_well = runner.run(run(settings))
-        except CannotListen:
-            port_too = "" if socket_path(server.host) else f" port {server.port}"
-            fail(f"cannot listen on {server.host}{port_too}")
+        except CannotListen as error:
+            port_too, keys = (
+                ("", "host") if socket_path(server.host) else (f" port {server.port}", "host or port")
+            )
+            fail(f"cannot listen on {server.host}{port_too}: {error}: set {keys} to another")
         ignore_signals()
     if not ended_well:
         raise typer.Exit(1)
@@ -74,6 +77,11 @@ def openapi(
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(openapi_document(), indent=2, sort_keys=True) + "\n")
     out.print(f"Wrote {output}.")
+
+
+def most_connections(max_files: int) -> int:
+    """Return how many connections there may be with so many open files, beside spare and refused ones."""
+    return max_files - OWN_FILES - SPARE_CONNECTIONS - MAX_REFUSED
 
 
 def raise_file_limit() -> int:

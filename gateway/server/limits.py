@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from email.utils import formatdate
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 from embeddings_gateway.config import ServerConfig
 from embeddings_gateway.errors import Overloaded, RetryAfter
 
 C = TypeVar("C")
+
+SPARE_CONNECTIONS = 32
+"""Connections beyond the most, for probes of the gateway's health alone."""
+
+MAX_REFUSED = 32
+"""Connections beyond those that are told so. Further ones are closed without a word: they use up open files."""
 
 SMALL_BYTES = 64 << 10
 """A request that holds no more finds room when large ones find none."""
@@ -22,6 +28,7 @@ class Limits(Generic[C]):
 
     Attributes:
         connections: the open connections.
+        idle: those that have no request, the longest idle ones first.
         bytes: in memory: request bodies, from their arrival until the request is answered, and responses, from
             the moment when their size is known until they are sent.
         draining: whether the server is stopping. A connection then closes after its last response.
@@ -31,6 +38,7 @@ class Limits(Generic[C]):
     def __init__(self, config: ServerConfig) -> None:
         self.config = config
         self.connections: set[C] = set()
+        self.idle: dict[C, None] = {}
         self.bytes = 0
         self.draining = False
         self.set_date()
@@ -39,13 +47,17 @@ class Limits(Generic[C]):
         """Set the date to now."""
         self.date = f"date: {formatdate(usegmt=True)}\r\n".encode()
 
-    def too_many_connections(self) -> Overloaded | None:
-        """Return the error for a new connection if there are too many."""
-        if len(self.connections) <= self.config.max_connections:
-            return None
-        return Overloaded("The gateway has too many connections.", retry_after=RetryAfter.CONNECTIONS)
+    @property
+    def room(self) -> Literal["enough", "spare", "none", "no file"]:
+        """Return for what there is room with the open connections: for all, for probes, for a refusal, or nothing."""
+        beyond = len(self.connections) - self.config.max_connections
+        if beyond <= 0:
+            return "enough"
+        if beyond <= SPARE_CONNECTIONS:
+            return "spare"
+        return "none" if beyond <= SPARE_CONNECTIONS + MAX_REFUSED else "no file"
 
-    def room(self, held: int) -> int:
+    def room_for_bytes(self, held: int) -> int:
         """Return how many bytes all requests may hold, for one that holds so many of them."""
         most = self.config.max_buffered_bytes
         if held <= SMALL_BYTES:
@@ -54,7 +66,12 @@ class Limits(Generic[C]):
 
     def too_many_bytes(self, held: int) -> Overloaded | None:
         """Return the error for a request that holds so many bytes if there is no room for them."""
-        if self.bytes <= self.room(held):
+        if self.bytes <= self.room_for_bytes(held):
             return None
         message = "The gateway has too many bytes of requests and answers in memory."
         return Overloaded(message, retry_after=RetryAfter.CONNECTIONS)
+
+
+def too_many_connections() -> Overloaded:
+    """Return the error for a connection, or a request on a spare one, for which there is no room."""
+    return Overloaded("The gateway has too many connections.", retry_after=RetryAfter.CONNECTIONS)

@@ -31,7 +31,7 @@ log = get_logger()
 
 
 class CannotListen(Exception):
-    """The address cannot be bound. The reason has been logged."""
+    """The address cannot be bound; the message is the reason, which has been logged too."""
 
 
 class Server:
@@ -83,7 +83,7 @@ class Server:
         except (OSError, UnicodeError) as error:
             reason = (error.strerror or str(error)) if isinstance(error, OSError) else "no host name"
             log.error("cannot listen", reason=reason)
-            raise CannotListen from None
+            raise CannotListen(reason) from None
 
     async def _listen_on_socket(self, path: Path) -> None:
         self._unix_socket = UnixSocket(path, int(self._config.socket_mode, 8))

@@ -15,7 +15,19 @@ import pytest
 from tests.server import eventually, serving
 
 ROOT = Path(__file__).parent.parent.parent
-SERVED = '[server]\nhost = "unix:gateway.sock"\nsocket_mode = "0600"\n[models.m]\nbackend = "fake"\n'
+SERVED = """
+[server]
+host = "unix:gateway.sock"
+socket_mode = "0600"
+root_path = "/kept"
+
+[models.m]
+backend = "fake"
+"""
+PREFIXES = """
+location /taken/ { proxy_pass http://embeddings_gateway/; }
+location /kept/ { proxy_pass http://embeddings_gateway; }
+"""
 AROUND = """
 {user}
 daemon off;
@@ -36,7 +48,7 @@ CHANGES = {
     "server 127.0.0.1:8000;": "server unix:{folder}/gateway.sock;",
     "listen 443 ssl": "listen unix:{folder}/nginx.sock ssl",
     "/etc/ssl/EMBEDDINGS.EXAMPLE.ORG": "{folder}/certificate",
-    "location = /metrics": "location /prefix/ {{ proxy_pass http://embeddings_gateway/; }} location = /metrics",
+    "location = /metrics": PREFIXES.replace("{", "{{").replace("}", "}}") + "location = /metrics",
 }
 KEY = {"authorization": "Bearer CHANGE-THIS-KEY"}
 
@@ -100,9 +112,10 @@ def test_keys(nginx):
     assert nginx.get("/metrics", headers=KEY).status_code == 404
 
 
-def test_the_description_behind_a_prefix(nginx):
-    """All that the page needs is found under the prefix that the proxy takes away."""
-    for path in ("/prefix/docs", "/prefix/docs/"):
+@pytest.mark.parametrize("prefix", ["/taken", "/kept"])
+def test_a_prefix(nginx, prefix):
+    """Under a prefix that the proxy takes away or leaves there is everything that the description's page needs."""
+    for path in (f"{prefix}/docs", f"{prefix}/docs/"):
         page = nginx.get(path)
         links = [
             link for link in re.findall(r'(?:src=|href=|url: )"([^"]+)', page.text) if link[:5] != "data:"
@@ -110,3 +123,5 @@ def test_the_description_behind_a_prefix(nginx):
         assert len(links) == 3
         for link in links:
             assert nginx.get(urljoin(str(page.url), link)).status_code == 200
+    answer = nginx.post(f"{prefix}/v1/embeddings", json={"model": "m", "input": "a"}, headers=KEY)
+    assert answer.status_code == 200

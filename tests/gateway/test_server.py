@@ -416,6 +416,34 @@ async def test_room_of_a_response_whose_client_leaves(begins):
         out.close()
 
 
+STRANGE_PATHS = [
+    "/docs/assets/a%00b",
+    "/docs/assets/" + "a" * 300,
+    "/docs/assets/" + "a/" * 2500,
+    "/docs/assets/%ED%A0%80",
+    "/docs/assets/%FF",
+    "/docs/assets/%2e%2e",
+    "/docs/assets/swagger_style.css/x",
+    "/docs/openapi.txt",
+    "/v1/models/%00",
+    "/v1/models/%FF",
+    "/v1/models/" + "a" * 5000,
+    "/v1/models/..%2f..",
+    "/%2e%2e/livez",
+    "/livez;x",
+]
+
+
+async def test_strange_paths():
+    """A path that no file and no model can have is 404 or 405 for every method, and no failure of the gateway."""
+    async with running() as (server, *_), httpx.AsyncClient(base_url=server.url) as client:
+        for path in STRANGE_PATHS:
+            for method in ("GET", "HEAD", "POST", "OPTIONS"):
+                answer = await client.request(method, httpx.URL(f"{server.url}{path}"))
+                assert answer.status_code in (404, 405) or method == "OPTIONS", (method, path)
+                assert answer.status_code < 500
+
+
 @pytest.mark.parametrize(("host", "addresses"), [("::", ["127.0.0.1", "[::1]"]), ("[::1]", ["[::1]"])])
 async def test_hosts_of_ipv6(host, addresses):
     """``::`` is every network, those of IPv4 too; an address may have the brackets that it has in a URL."""
