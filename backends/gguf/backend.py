@@ -119,6 +119,7 @@ class GgufBackend:
             max_batch_tokens=sizes.max_batch_tokens,
             max_batch_inputs=SEQUENCES_MAX,
             created=int(self._model.path.stat().st_mtime),
+            token_span=tokenizer.span,
         )
 
 

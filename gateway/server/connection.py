@@ -70,7 +70,7 @@ class Connection(asyncio.Protocol):
         self._is_late = False
         self._is_spare = False
         self._linger_until = math.inf
-        self._complete_at = -math.inf  # when the latest request had arrived
+        self._complete_at = -math.inf  # when the latest request had arrived, if it is small
         self._is_half_closed = False  # by the client
         self._held = 0
 
@@ -117,7 +117,7 @@ class Connection(asyncio.Protocol):
         """Close the connection once the client has read what was written: it sends no more.
 
         A client that only closed its sending side looks the same as one that is gone, until something is written. The
-        first kind does it right after its request, and may have the response.
+        first kind does it right after its request, and may have the response, if little was asked.
         """
         request, is_soon = self.current, time.monotonic() < self._complete_at + HALF_CLOSE_S
         self._is_half_closed = bool(request and request.complete and is_soon and not self.writer.closing)
@@ -191,7 +191,7 @@ class Connection(asyncio.Protocol):
         """Complete the body. Reading goes on, to notice when the client disconnects."""
         request = cast(Request, self._incoming)
         request.end_body()
-        self._complete_at = time.monotonic()
+        self._complete_at = time.monotonic() if request.held <= MAX_UNREAD_BYTES else -math.inf
         if request is self.current:
             self.deadline = math.inf
         self._resume_reading()
