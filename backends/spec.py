@@ -37,7 +37,7 @@ class BackendSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     Attributes:
         max_tokens: a lower limit for an input than the model's own, in tokens, special tokens included.
         max_batch_tokens: the largest cost of one batch, in tokens; ``None``: the backend decides.
-        dimensions: the Matryoshka sizes to offer, if the model's own files do not say.
+        dimensions: the Matryoshka sizes to offer, instead of those in the model's own files.
         threads: processor threads of the engine; ``None``: this replica's share of the cores.
         prompts: prompt name -> prompt, instead of the model's own.
         default_prompt: the name of the prompt for requests that name none; ``""``: no prompt, whatever the
@@ -66,7 +66,7 @@ class HfSpec(BackendSpec, frozen=True, kw_only=True, tag="hf"):
         path: an absolute directory, ``package:module/sub`` for a directory in an installed Python package, or
             a hub id such as ``BAAI/bge-m3``.
         revision: commit, tag or branch of a hub id.
-        sha256: the checksum of the weights file, or a table of file name -> checksum.
+        sha256: the checksum of the only weights file, or a table of file name -> checksum.
         runtime: what computes the network; ``auto`` is OpenVINO on a processor and torch on a GPU.
         device: ``auto`` is a GPU if there is one.
         dtype: of the arithmetic; ``auto`` is bf16 if the processor or GPU has it, else fp32. It is fp32 for

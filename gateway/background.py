@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 MAX_CHARS = 4 << 20
 """What may wait to be written, in characters or bytes."""
-GATHER_S = 0.01
+GATHER_S = 0.05
 """How long the thread lets lines gather. To wake it for each one would take longer than to write the line."""
 FLUSH_S = 1.0
 """How long the end of the process waits for what is not written yet."""

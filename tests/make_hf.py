@@ -15,12 +15,18 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import (
     BertConfig,
     BertModel,
+    Gemma3TextConfig,
+    Gemma3TextModel,
+    MistralConfig,
+    MistralModel,
     ModernBertConfig,
     ModernBertModel,
     MPNetConfig,
     MPNetModel,
     NomicBertConfig,
     NomicBertModel,
+    Phi3Config,
+    Phi3Model,
     PreTrainedModel,
     Qwen3Config,
     Qwen3Model,
@@ -96,6 +102,33 @@ def _t5() -> PreTrainedModel:
     )
 
 
+def _mistral() -> PreTrainedModel:
+    heads = {"num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0, "eos_token_id": 0, "bos_token_id": 0}
+    return MistralModel(MistralConfig(vocab_size=VOCABULARY, sliding_window=12, **heads, **SIZES))
+
+
+def _gemma3() -> PreTrainedModel:
+    # As EmbeddingGemma: every token sees those on both sides, in some layers only the near ones.
+    layers = {"sliding_window": 12, "layer_types": ["sliding_attention", "full_attention"]}
+    heads = {"num_key_value_heads": 1, "head_dim": 8, "use_bidirectional_attention": True}
+    special = {"pad_token_id": 0, "eos_token_id": 0, "bos_token_id": 0}
+    return Gemma3TextModel(Gemma3TextConfig(vocab_size=VOCABULARY, **layers, **heads, **special, **SIZES))
+
+
+def _phi3() -> PreTrainedModel:
+    factors = {"short_factor": [1.0] * 4, "long_factor": [1.5, 3.0, 8.0, 16.0]}
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "original_max_position_embeddings": 24,
+        **factors,
+    }
+    special = {"pad_token_id": 0, "eos_token_id": 0, "bos_token_id": 0, "num_key_value_heads": 2}
+    config = {"original_max_position_embeddings": 24, "rope_parameters": rope, **special, **SIZES}
+    return Phi3Model(Phi3Config(vocab_size=VOCABULARY, **config))
+
+
+DECODER = ("<|endoftext|>", None, "<|endoftext|>")
 FAMILIES: Mapping[str, Family] = {
     "bert": Family(_bert, BERT_TOKENS, "[PAD]", "[CLS]", "[SEP]"),
     "xlm-roberta": Family(_xlm_roberta, ROBERTA_TOKENS, "<pad>", "<s>", "</s>"),
@@ -105,11 +138,17 @@ FAMILIES: Mapping[str, Family] = {
     "qwen3": Family(_qwen3, ["<|endoftext|>"], "<|endoftext|>", None, "<|endoftext|>"),
     "t5": Family(_t5, ["<pad>", "</s>", "<unk>"], "<pad>", None, "</s>"),
 }
+BY_LENGTH: Mapping[str, Family] = {
+    "gemma3": Family(_gemma3, ["<|endoftext|>"], *DECODER),
+    "mistral": Family(_mistral, ["<|endoftext|>"], *DECODER),
+    "phi3": Family(_phi3, ["<|endoftext|>"], *DECODER),
+}
+"""Models that treat long inputs in another way than short ones."""
 
 
 def make_model(directory: Path, family: str, seed: int = 0) -> Path:
     """Write a plain transformers directory with random weights and a trained vocabulary; return it."""
-    kind = FAMILIES[family]
+    kind = {**FAMILIES, **BY_LENGTH}[family]
     torch.manual_seed(seed)
     model = kind.make()
     with torch.no_grad():

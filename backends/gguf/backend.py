@@ -118,6 +118,7 @@ class GgufBackend:
             max_batch_tokens=sizes.max_batch_tokens,
             max_batch_inputs=INPUTS_MAX,
             created=int(self._model.path.stat().st_mtime),
+            token_span=tokenizer.span,
         )
 
 

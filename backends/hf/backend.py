@@ -21,6 +21,7 @@ from embeddings_gateway.backends.base import (
 )
 from embeddings_gateway.backends.checksum import fingerprint
 from embeddings_gateway.backends.hf import hardware
+from embeddings_gateway.backends.hf.company_check import check_company
 from embeddings_gateway.backends.hf.conversion.probes import calibration_sum
 from embeddings_gateway.backends.hf.files.layout import Layout, read_layout, resolve, with_prompts
 from embeddings_gateway.backends.hf.files.weights import Weights, locate, verify_weights, vocabulary_sums
@@ -28,6 +29,7 @@ from embeddings_gateway.backends.hf.runtimes.load_runtime import load_runtime, s
 from embeddings_gateway.backends.hf.runtimes.runtime import LoadedModel, best_batch_tokens
 from embeddings_gateway.backends.hf.tokenizer import HfTokenizer, open_tokenizer
 from embeddings_gateway.backends.model_options import offered_dimensions
+from embeddings_gateway.backends.selftest import PROBES
 from embeddings_gateway.backends.spec import HfSpec
 
 # They limit batches of very short inputs, where the token budget does not.
@@ -64,6 +66,7 @@ class HfBackend:
         self._runtime = loaded.runtime
         self.files: Sequence[Path] = loaded_files(layout, weights, loaded)
         self.info = self._describe(spec, resolve(layout, spec, loaded.facts.causal), weights, loaded)
+        check_company(self._runtime, self.info, self.tokenize(PROBES).ids)
 
     def __repr__(self) -> str:
         info = self.info

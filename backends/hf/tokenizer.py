@@ -146,8 +146,8 @@ def open_vocabulary(
     Where the folder has no ``tokenizer.json``, it is the one in ``converted``, which :func:`save_vocabulary` has
     saved there, or transformers converts the vocabulary now.
 
-    Text that looks like a special token (``[SEP]``) becomes that token, as in sentence-transformers: otherwise
-    the same text would have another vector here.
+    Text that looks like a special token (``[SEP]``) becomes that token unless the settings say otherwise, as in
+    sentence-transformers: otherwise the same text would have another vector here.
     """
     file = folder / FILE
     if not file.is_file() and converted is not None:
@@ -176,6 +176,7 @@ def apply_settings(tokenizer: Tokenizer, settings: TokenizerSettings) -> None:
         byte_level = tokenizer.pre_tokenizer
         byte_level.add_prefix_space = settings.add_prefix_space
         tokenizer.pre_tokenizer = byte_level
+    tokenizer.encode_special_tokens = settings.split_special_tokens
     for token in settings.added_tokens:
         flags = {name: value for name, value in msgspec.structs.asdict(token).items() if name != "id"}
         tokenizer.add_tokens([AddedToken(**flags)])

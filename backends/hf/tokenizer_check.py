@@ -72,7 +72,7 @@ def check_tokenizer(layout: Layout) -> TokenizerSettings:
             theirs = AutoTokenizer.from_pretrained(
                 layout.folder, trust_remote_code=False, local_files_only=True
             )
-            reference = Tokenizer.from_str(theirs.backend_tokenizer.to_str())
+            reference: Tokenizer = theirs.backend_tokenizer
         except Exception as error:  # of transformers and of the libraries that it calls
             if not (layout.folder / FILE).is_file():
                 raise unconvertible(layout.folder, error) from error
@@ -81,11 +81,14 @@ def check_tokenizer(layout: Layout) -> TokenizerSettings:
     reference.no_padding()
     reference.no_truncation()
     if not (layout.folder / FILE).is_file():
-        return TokenizerSettings(segments=_segments(layout, reference))
+        return TokenizerSettings(
+            split_special_tokens=reference.encode_special_tokens, segments=_segments(layout, reference)
+        )
     own = open_vocabulary(layout.folder, lower_case=False)
     settings = TokenizerSettings(
         normalizer=_normalizer(own, reference),
         add_prefix_space=_add_prefix_space(own, reference),
+        split_special_tokens=reference.encode_special_tokens,
         added_tokens=_added_tokens(own, reference),
         segments=_segments(layout, own),
     )
@@ -143,6 +146,8 @@ def _tokens(tokenizer: Tokenizer) -> list[AddedToken]:
 
 def _without_misplaced_tokens(layout: Layout, settings: TokenizerSettings) -> TokenizerSettings:
     """Leave out added tokens that would get other ids here than transformers gives them."""
+    if not settings.added_tokens:
+        return settings
     trial = open_vocabulary(layout.folder, lower_case=False)
     apply_settings(trial, settings)
     fit = tuple(token for token in settings.added_tokens if trial.token_to_id(token.content) == token.id)

@@ -70,7 +70,7 @@ def health_routes(registry: Registry, metrics: Metrics) -> list[HTTPRouteHandler
         body = Health("ready" if is_ready else "unavailable", models)
         return Response(body, status_code=200 if is_ready else 503)
 
-    @get("/metrics", media_type="text/plain; version=0.0.4", sync_to_thread=False)
+    @get("/metrics", media_type="text/plain; version=0.0.4", sync_to_thread=True)
     def prometheus() -> bytes:
         """Return all metrics in Prometheus' text format."""
         return metrics.expose()

@@ -19,7 +19,7 @@ from embeddings_gateway.errors import ClientGone, GatewayError, InternalError
 from embeddings_gateway.log import get_logger, log_request
 from embeddings_gateway.metrics import PHASES, Metrics
 from embeddings_gateway.server.asgi import ASGIApp, call_asgi
-from embeddings_gateway.server.request import Request
+from embeddings_gateway.server.request import Head, Request
 from embeddings_gateway.serving.registry import stopping
 
 LOG = "embeddings_gateway.api.log"
@@ -146,6 +146,13 @@ class Middleware:
             await self._respond_error(request, request_log, InternalError())
         finally:
             self._finish(request_log)
+
+    def is_probe(self, head: Head) -> bool:
+        """Return whether a request asks for the gateway's health or metrics."""
+        return (
+            head.method in ("GET", "HEAD")
+            and target_of(head.path, self._server.root_path).path in QUIET_PATHS
+        )
 
     def refusal(self, error: GatewayError) -> tuple[int, bytes, bytes]:
         """Return status, header lines and body for an error that belongs to no request."""

@@ -28,6 +28,9 @@ class Target(NamedTuple):
     model: str | None = None
 
 
+_EMBEDDINGS = Target(EMBEDDINGS)
+
+
 def target_of(path: str, root_path: str = "") -> Target:
     """Return what a request for a decoded path is for.
 
@@ -36,7 +39,7 @@ def target_of(path: str, root_path: str = "") -> Target:
         root_path: what the proxy leaves in front of each path.
     """
     if path == EMBEDDINGS:
-        return Target(path)
+        return _EMBEDDINGS
     path = _SLASHES.sub("/", path).rstrip("/")
     if root_path and path.startswith(f"{root_path}/"):
         path = path.removeprefix(root_path)

@@ -21,7 +21,7 @@ from embeddings_gateway.errors import (
     RetryAfter,
 )
 from embeddings_gateway.log import get_logger
-from embeddings_gateway.server.limits import Limits
+from embeddings_gateway.server.limits import Limits, too_many_connections
 from embeddings_gateway.server.parser import RequestParser
 from embeddings_gateway.server.peer import peer_of
 from embeddings_gateway.server.request import STATUS_LINES, Application, Head, Request
@@ -68,22 +68,40 @@ class Connection(asyncio.Protocol):
         self._in_head = False
         self._is_reading = True
         self._is_late = False
+        self._is_spare = False
         self._linger_until = math.inf
-        self._complete_at = -math.inf  # when the latest request had arrived
+        self._complete_at = -math.inf  # when the latest request had arrived, if it is small
         self._is_half_closed = False  # by the client
         self._held = 0
 
     # Called by the transport.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start the idle timeout; refuse the connection if there are too many."""
+        """Start the idle timeout, and make room for the connection. There are four cases if there are too many.
+
+        1. The one that has been idle for the longest time is closed instead.
+        2. All are busy: this one is for probes of the gateway's health alone.
+        3. There are enough of these, too: it is refused.
+        4. Many more come: they are closed at once, since they take open files that workers need.
+        """
         self._transport = cast(asyncio.Transport, transport)
         self.writer = Writer(self._transport, self._config.send_timeout_s)
         self._peer = peer_of(self._transport)
         self._limits.connections.add(self)
         self._set_deadline(self._config.idle_timeout_s)
-        if error := self._limits.too_many_connections():
-            self._refuse(error)
+        room = self._limits.room
+        if room != "enough" and (idle := self._limits.long_idle()) is not None:
+            idle.close_idle()
+            self._is_spare = idle._is_spare
+        elif room == "spare":
+            self._is_spare = True
+        elif room == "none":
+            self._refuse(too_many_connections())
+            return
+        elif room == "not open":
+            self.writer.abort()
+            return
+        self._limits.idle[self] = time.monotonic()
 
     def data_received(self, data: bytes) -> None:
         """Parse the data. After the last response it is ignored."""
@@ -99,7 +117,7 @@ class Connection(asyncio.Protocol):
         """Close the connection once the client has read what was written: it sends no more.
 
         A client that only closed its sending side looks the same as one that is gone, until something is written. The
-        first kind does it right after its request, and may have the response.
+        first kind does it right after its request, and may have the response, if little was asked.
         """
         request, is_soon = self.current, time.monotonic() < self._complete_at + HALF_CLOSE_S
         self._is_half_closed = bool(request and request.complete and is_soon and not self.writer.closing)
@@ -113,6 +131,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel the current request: the client disconnected."""
         self._limits.connections.discard(self)
+        self._limits.idle.pop(self, None)
         self._limits.bytes -= self._held
         self._held = 0
         if self.current is not None:
@@ -131,6 +150,7 @@ class Connection(asyncio.Protocol):
     def head_begins(self) -> None:
         """Start the timeout of a head, unless another request is being answered."""
         self._in_head = True
+        self._limits.idle.pop(self, None)
         if self.current is None:
             self._set_deadline(self._config.head_timeout_s)
 
@@ -141,6 +161,8 @@ class Connection(asyncio.Protocol):
             raise Overloaded(
                 "A connection has too many requests waiting on it.", retry_after=RetryAfter.CONNECTIONS
             )
+        if self._is_spare and self._limits.room != "enough" and not self._app.is_probe(head):
+            raise too_many_connections()
         request = self._incoming = Request(self, head, head.keep_alive, self._peer)
         if self.current is None:
             self._start(request)
@@ -169,7 +191,7 @@ class Connection(asyncio.Protocol):
         """Complete the body. Reading goes on, to notice when the client disconnects."""
         request = cast(Request, self._incoming)
         request.end_body()
-        self._complete_at = time.monotonic()
+        self._complete_at = time.monotonic() if request.held <= MAX_UNREAD_BYTES else -math.inf
         if request is self.current:
             self.deadline = math.inf
         self._resume_reading()
@@ -190,7 +212,7 @@ class Connection(asyncio.Protocol):
             Overloaded: there is no room for them now.
             InvalidRequest: there will never be.
         """
-        if length > (room := self._limits.room(length)):
+        if length > (room := self._limits.room_for_bytes(length)):
             message = f"The answer would have about {length} bytes, and the gateway holds {room}: send fewer inputs."
             raise InvalidRequest(message, "input")
         self._hold(request, length)
@@ -219,7 +241,7 @@ class Connection(asyncio.Protocol):
         if self.writer.closing:
             return
         if not request.keep_alive and self._is_half_closed:
-            self._close_idle()
+            self.close_idle()
         elif not request.keep_alive:
             self._end(b"")
         elif self._waiting:
@@ -228,6 +250,8 @@ class Connection(asyncio.Protocol):
             self._end(self._refusal)
         else:
             self._set_deadline(self._config.head_timeout_s if self._in_head else self._config.idle_timeout_s)
+            if not self._in_head:
+                self._limits.idle[self] = time.monotonic()
         self._resume_reading()
 
     # Called by the server.
@@ -247,12 +271,19 @@ class Connection(asyncio.Protocol):
         if self.current is not None and not self.current.complete:
             self._cancel(self.current)
 
+    def close_idle(self) -> None:
+        """Close the connection, which has no request."""
+        self._limits.idle.pop(self, None)
+        if not self.writer.closing:
+            self._set_deadline(0)
+            self.writer.close()
+
     def shutdown(self) -> None:
         """Cancel the current request, or close an idle connection."""
         if self.current is not None:
             self._cancel(self.current)
         else:
-            self._close_idle()
+            self.close_idle()
 
     # The steps of a request.
 
@@ -292,7 +323,7 @@ class Connection(asyncio.Protocol):
         elif self._in_head:
             self._refuse(HeadTimeout("The head of the request was not received in time."))
         else:
-            self._close_idle()
+            self.close_idle()
 
     def _refuse(self, error: GatewayError) -> None:
         """Respond with an error and close, after the responses to earlier requests."""
@@ -318,17 +349,13 @@ class Connection(asyncio.Protocol):
         """Send a last response and close the sending side; the client can read it while it still sends."""
         if self.writer.closing:
             return
+        self._limits.idle.pop(self, None)
         if response:
             self.writer.write(response)
         self.writer.half_close()
         self._linger_until = time.monotonic() + (MAX_LATE_LINGER_S if self._is_late else MAX_LINGER_S)
         self.deadline = min(time.monotonic() + LINGER_S, self._linger_until)
         self._resume_reading()
-
-    def _close_idle(self) -> None:
-        if not self.writer.closing:
-            self._set_deadline(0)
-            self.writer.close()
 
     def _set_deadline(self, seconds: float) -> None:
         self.deadline = time.monotonic() + seconds

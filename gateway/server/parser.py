@@ -17,6 +17,7 @@ from embeddings_gateway.log import get_logger
 from embeddings_gateway.server.request import Head, Headers
 
 MAX_HEAD_BYTES = 32 << 10  # of the request line and headers; also of the bytes between two chunks of a body
+MAX_HEADERS = 128  # a tiny header takes twenty times its bytes in memory
 VERSIONS = ("1.1", "1.0")
 
 log = get_logger()
@@ -79,6 +80,8 @@ class RequestParser:
     def on_header(self, name: bytes, value: bytes) -> None:
         """Add a header."""
         self._headers.append((name.lower(), value))
+        if len(self._headers) > MAX_HEADERS:
+            raise _head_too_large()
 
     def on_headers_complete(self) -> None:
         """Report the head, unless it offers an upgrade: then it is parsed again without the offer."""
@@ -188,7 +191,7 @@ def _count(headers: Headers, name: bytes) -> int:
 
 
 def _head_too_large() -> HeadTooLarge:
-    return HeadTooLarge(f"The headers have at most {MAX_HEAD_BYTES} bytes.")
+    return HeadTooLarge(f"A request has at most {MAX_HEADERS} headers, of {MAX_HEAD_BYTES} bytes in all.")
 
 
 def _refusal(error: httptools.HttpParserError) -> GatewayError:

@@ -217,5 +217,8 @@ class Application(Protocol):
         The task is cancelled when the client disconnects (``request.gone``) or the server stops.
         """
 
+    def is_probe(self, head: Head) -> bool:
+        """Return whether a request asks for the gateway's health, so that it is answered also without room."""
+
     def refusal(self, error: GatewayError) -> tuple[int, bytes, bytes]:
         """Return status, header lines and body for an error that belongs to no request."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from embeddings_gateway.server.parser import MAX_HEAD_BYTES
+from embeddings_gateway.server.parser import MAX_HEAD_BYTES, MAX_HEADERS
 from tests.connection import SMALL, START, Connection, sized
 from tests.server import eventually, serving
 
@@ -235,6 +235,8 @@ TOO_LARGE = {
     "path": b"GET /" + b"a" * MAX_HEAD_BYTES + b" HTTP/1.1\r\nhost: x\r\n\r\n",
     "one header": START + b"x: " + b"a" * MAX_HEAD_BYTES + b"\r\n\r\n",
     "many headers": START + b"x: a\r\n" * (MAX_HEAD_BYTES // 6) + b"\r\n",
+    "tiny headers": START + b"a:b\r\n" * MAX_HEADERS + b"\r\n",
+    "tiny trailers": START + chunked(SMALL)[:-2] + b"a:b\r\n" * (MAX_HEADERS + 1) + b"\r\n",
     "trailer": START + chunked(SMALL)[:-2] + b"x: " + b"a" * MAX_HEAD_BYTES * 20,
 }
 
@@ -249,8 +251,11 @@ def test_too_many_header_bytes(connect, sent):
 
 
 def test_headers_within_their_bound(connect):
-    """Headers up to the bound are taken."""
+    """Headers up to the bounds are taken."""
     client = connect()
+    rest = sized(SMALL)
+    client.send(START + b"a:b\r\n" * (MAX_HEADERS - START.count(b":") - 1) + rest)
+    assert_vectors(client.receive())
     client.send(START + b"x: " + b"a" * (MAX_HEAD_BYTES - 500) + b"\r\n" + sized(SMALL))
     assert_vectors(client.receive())
 

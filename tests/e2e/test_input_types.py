@@ -51,6 +51,7 @@ def ask(client, model, text, **extra):
         ("minilm@query", {}),
         ("search@query", {}),
         ("minilm@query", {"input_type": "query"}),
+        ("minilm@query", {"input_type": "search_query"}),
     ],
 )
 def test_a_query_has_the_prompt_of_a_query(client, model, extra):
@@ -61,9 +62,17 @@ def test_a_query_has_the_prompt_of_a_query(client, model, extra):
     assert lowest_cosine(vector, expected) >= 0.9999
 
 
-def test_a_document_has_the_prompt_of_a_document(client):
-    """The prompt for documents may have another name in the model; clients need not know it."""
-    vector, prompt = ask(client, "minilm@document", "The sea is deep.")
+@pytest.mark.parametrize(
+    ("model", "extra"),
+    [
+        ("minilm@document", {}),
+        ("minilm", {"input_type": "passage"}),
+        ("minilm", {"input_type": "search_document"}),
+    ],
+)
+def test_a_document_has_the_prompt_of_a_document(client, model, extra):
+    """The prompt for documents may have another name in the model; clients need not know it, and have several."""
+    vector, prompt = ask(client, model, "The sea is deep.", **extra)
     expected, _ = ask(client, "minilm", "passage: The sea is deep.")
     assert prompt == "passage"
     assert lowest_cosine(vector, expected) >= 0.9999

@@ -51,10 +51,10 @@ def test_the_mean_is_that_of_the_windows(client, model, min_cosine, ids, room):
     assert "x-averaged-inputs" not in headers
 
 
-@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("side", ["right", "left", "END", "START", True])
 def test_what_is_left_is_one_end_of_the_text(client, model, ids, room, side):
-    """``right`` leaves the beginning of a text and ``left`` its end, between the special tokens."""
-    left = ids[:room] if side == "right" else ids[-room:]
+    """``right`` leaves the beginning of a text and ``left`` its end; other APIs' words for them do the same."""
+    left = ids[-room:] if side in ("left", "START") else ids[:room]
     vectors, headers = ask(client, model, [TEXT], truncate=side)
     expected, _ = ask(client, model, [left])
     assert lowest_cosine(vectors, expected) >= 0.9999

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -34,30 +35,51 @@ def assert_overloaded(answer):
     assert int(headers["retry-after"]) >= 1
 
 
-@pytest.mark.parametrize("sent", [b"", START + sized(SMALL)], ids=["silent", "asking"])
-def test_too_many_connections(tmp_path, sent):
-    """One connection too many is refused and ends, the others go on, and when one has ended there is room."""
-    with serving(tmp_path, NARROW) as server:
-        others = [Connection(server.url) for _ in range(3)]
-        for one in others * 2:
-            one.send(START + sized(SMALL))
-            assert one.receive()[0] == 200
-        with Connection(server.url) as late:
-            late.send(sent)
-            received = late.receive()
-            assert_overloaded(received)
-            assert received[1]["connection"] == "close"
-            assert late.ended()
-        others.pop().close()
-        eventually(lambda: is_served(server))
-        for one in others:
-            one.close()
+@pytest.fixture
+def busy(tmp_path):
+    """Return a gateway, and as many connections as it may have, with a request on each that is not answered yet."""
+    with serving(tmp_path, NARROW) as server, contextlib.ExitStack() as stack:
+        os.kill(server.worker(), signal.SIGSTOP)
+        connections = [stack.enter_context(Connection(server.url)) for _ in range(3)]
+        for connection in connections:
+            connection.send(START + sized(SMALL))
+        eventually(lambda: not is_served(server))
+        yield server, connections
+        os.kill(server.worker(), signal.SIGCONT)
+
+
+def test_too_many_connections(busy):
+    """While all are busy, one connection too many is refused and ends; the others go on, and then there is room."""
+    server, connections = busy
+    with Connection(server.url) as late:
+        late.send(START + sized(SMALL))
+        received = late.receive()
+        assert_overloaded(received)
+        assert received[1]["connection"] == "close"
+        assert late.ended()
+    os.kill(server.worker(), signal.SIGCONT)
+    for connection in connections:
+        assert connection.receive()[0] == 200
+    connections[0].close()
+    eventually(lambda: is_served(server))
+
+
+@pytest.mark.parametrize("path", [b"/livez", b"/readyz", b"/health", b"/metrics"])
+def test_health_without_room(busy, path):
+    """While all connections are busy, the gateway still answers whoever asks for its health."""
+    server, _ = busy
+    with Connection(server.url) as probe:
+        for _ in range(2):
+            probe.send(b"GET %b HTTP/1.1\r\nhost: x\r\n\r\n" % path)
+            assert probe.receive()[0] in (200, 503)
+        probe.send(START + sized(SMALL))
+        assert_overloaded(probe.receive())
 
 
 def is_served(server):
-    """Tell whether there is room for a connection."""
+    """Tell whether there is room for a request on a connection of its own."""
     with Connection(server.url) as connection:
-        connection.send(START + sized(SMALL))
+        connection.send(b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n")
         return connection.receive()[0] == 200
 
 

@@ -10,6 +10,8 @@ from embeddings_gateway.config import ServerConfig, ServingConfig
 from embeddings_gateway.config_file import ConfigError, log_renamed, read_config
 from tests.processes import SECONDS_MAX
 
+FAKE = '[models.m]\nbackend = "fake"\n'
+
 
 @pytest.fixture
 def read(tmp_path):
@@ -58,6 +60,57 @@ def test_every_part(read):
     assert model.serving == ServingConfig(aliases=("n", "o"), replicas=3, truncate="left", token_ids="native")
 
 
+@pytest.mark.parametrize(
+    ("struct", "table"),
+    [(ServerConfig, "[server]\n{} = 0.5\n" + FAKE), (ServingConfig, FAKE + "{} = 0.5\n")],
+)
+def test_seconds_take_fractions(read, struct, table):
+    """Every setting in seconds may be a fraction of one."""
+    names = [name for name in struct.__struct_fields__ if name.endswith("_s")]
+    assert names
+    for name in names:
+        config = read(table.format(name))
+        assert getattr(config.server if struct is ServerConfig else config.models["m"].serving, name) == 0.5
+
+
+ORIGINS = (
+    "*",
+    "null",
+    "http://localhost:3000",
+    "app://obsidian.md",
+    "https://[::1]:8443",
+    "moz-extension://0a-1b",
+)
+NO_ORIGINS = (
+    "http://localhost:3000/",
+    "localhost",
+    "https://*.example.org",
+    "https://a.org:443",
+    "http://A.org",
+    "",
+)
+
+
+def test_origins(read, refusal):
+    """An origin is written as browsers write it, or would never be met."""
+    config = read(f"[server]\ncors_origins = {list(ORIGINS)}\n{FAKE}")
+    assert config.server.cors_origins == ORIGINS
+    for origin in NO_ORIGINS:
+        message = refusal(f"[server]\ncors_origins = ['{origin}']\n{FAKE}")
+        assert message.startswith("server: cors_origins[0] is ")
+        assert "without a path" in message
+
+
+def test_sockets_and_prefixes(read, refusal, tmp_path):
+    """A socket is relative to the file as any path; its permissions and a prefix have to be well-formed."""
+    server = read(f'[server]\nhost = "unix:run/a.sock"\nroot_path = "/a/b-1"\n{FAKE}').server
+    assert (server.host, server.root_path) == (f"unix:{tmp_path.resolve()}/run/a.sock", "/a/b-1")
+    assert read(f'[server]\nhost = "unix:/run/a.sock"\n{FAKE}').server.host == "unix:/run/a.sock"
+    assert "octal" in refusal(f'[server]\nsocket_mode = "rw"\n{FAKE}')
+    for prefix in ("/", "a", "/a/", "/a b"):
+        assert "without a slash at the end" in refusal(f'[server]\nroot_path = "{prefix}"\n{FAKE}')
+
+
 def test_relative_paths(read, tmp_path):
     """A path is relative to the file that names it, and is absolute afterwards."""
     (tmp_path / "bge").mkdir()
@@ -101,7 +154,6 @@ def test_a_file_in_place_of_a_directory(refusal, tmp_path):
     assert 'backend = "gguf"' in message
 
 
-FAKE = '[models.m]\nbackend = "fake"\n'
 WRONG = {
     "mistyped top level": ("[modles.m]", ["the top level", "'modles'", "did you mean 'models'?"]),
     "mistyped server key": ("[server]\nprot = 1\n" + FAKE, ["server", "'prot'", "did you mean 'port'?"]),
@@ -156,6 +208,10 @@ WRONG = {
     "text without quotes": ("[models.m]\nbackend = fake", ["line 2", 'backend = "..."']),
     "path without quotes": ("[models.m]\npath = ./m", ["line 2", 'path = "..."']),
     "capital": ("[server]\nstrict = True", ["line 2", "strict = true"]),
+    "colon": ("[server]\nport: 80", ["line 2", "port = ..."]),
+    "open quotes": ('[models.m]\nbackend = "fake\n', ["line 2", "close the quotes"]),
+    "list of tables": ("[[models]]\nbackend = 'fake'", ["models is not a table", "[models.NAME]"]),
+    "name with a blank": ("[models.my model]", ["line 1", '[models."my model"]']),
     "backslashes": ('[models.m]\npath = "C:\\models"', ["not TOML", "'single quotes'"]),
     "name with a slash": ("[models.BAAI/bge-m3]", ["line 1", '[models."BAAI/bge-m3"]']),
     "name with a slash and a dot": ("[models.org/m-v1.5]", ["line 1", '[models."org/m-v1.5"]']),

@@ -12,10 +12,23 @@ from urllib.parse import urljoin
 import httpx
 import pytest
 
+from embeddings_gateway.config import ServerConfig
 from tests.server import eventually, serving
 
 ROOT = Path(__file__).parent.parent.parent
-SERVED = '[server]\nhost = "unix:gateway.sock"\nsocket_mode = "0600"\n[models.m]\nbackend = "fake"\n'
+SERVED = """
+[server]
+host = "unix:gateway.sock"
+socket_mode = "0600"
+root_path = "/kept"
+
+[models.m]
+backend = "fake"
+"""
+PREFIXES = """
+location /taken/ { proxy_pass http://embeddings_gateway/; }
+location /kept/ { proxy_pass http://embeddings_gateway; }
+"""
 AROUND = """
 {user}
 daemon off;
@@ -36,7 +49,7 @@ CHANGES = {
     "server 127.0.0.1:8000;": "server unix:{folder}/gateway.sock;",
     "listen 443 ssl": "listen unix:{folder}/nginx.sock ssl",
     "/etc/ssl/EMBEDDINGS.EXAMPLE.ORG": "{folder}/certificate",
-    "location = /metrics": "location /prefix/ {{ proxy_pass http://embeddings_gateway/; }} location = /metrics",
+    "location = /metrics": PREFIXES.replace("{", "{{").replace("}", "}}") + "location = /metrics",
 }
 KEY = {"authorization": "Bearer CHANGE-THIS-KEY"}
 
@@ -78,6 +91,19 @@ def nginx(tmp_path_factory):
             process.wait()
 
 
+def test_the_limits_agree():
+    """What the example says of bodies and times fits the gateway's defaults."""
+    example, defaults = (ROOT / "deploy/nginx.conf").read_text(), ServerConfig()
+
+    def number(name):
+        return int(re.search(rf"\b{name} (\d+)[ms];", example)[1])
+
+    assert number("client_max_body_size") << 20 == defaults.max_body_bytes
+    assert number("client_body_timeout") == defaults.body_timeout_s
+    assert number("keepalive_timeout") < defaults.idle_timeout_s
+    assert number("proxy_read_timeout") > defaults.request_timeout_s
+
+
 def test_requests(nginx):
     """Requests with a key are answered, also with large bodies, and errors pass unchanged."""
     large = {"model": "m", "input": ["a"] * 2000, "ignored": "b" * (2 << 20)}
@@ -100,9 +126,10 @@ def test_keys(nginx):
     assert nginx.get("/metrics", headers=KEY).status_code == 404
 
 
-def test_the_description_behind_a_prefix(nginx):
-    """All that the page needs is found under the prefix that the proxy takes away."""
-    for path in ("/prefix/docs", "/prefix/docs/"):
+@pytest.mark.parametrize("prefix", ["/taken", "/kept"])
+def test_a_prefix(nginx, prefix):
+    """Under a prefix that the proxy takes away or leaves there is everything that the description's page needs."""
+    for path in (f"{prefix}/docs", f"{prefix}/docs/"):
         page = nginx.get(path)
         links = [
             link for link in re.findall(r'(?:src=|href=|url: )"([^"]+)', page.text) if link[:5] != "data:"
@@ -110,3 +137,5 @@ def test_the_description_behind_a_prefix(nginx):
         assert len(links) == 3
         for link in links:
             assert nginx.get(urljoin(str(page.url), link)).status_code == 200
+    answer = nginx.post(f"{prefix}/v1/embeddings", json={"model": "m", "input": "a"}, headers=KEY)
+    assert answer.status_code == 200

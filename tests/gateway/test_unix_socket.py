@@ -44,7 +44,7 @@ def test_a_socket_that_was_left_behind(tmp_path):
         with serving(tmp_path, CONFIG.format("")), client_of(path) as client:
             refused = run("serve", "--config", str(tmp_path / "gateway.toml"), cwd=tmp_path)
             assert refused.returncode == 1
-            assert f"cannot listen on unix:{path}" in refused.stderr.decode()
+            assert f"cannot listen on unix:{path}: Another process listens" in refused.stderr.decode()
             assert client.get("/livez").status_code == 200
 
 

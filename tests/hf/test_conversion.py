@@ -21,6 +21,7 @@ pytest.importorskip("openvino", reason="the openvino extra is not installed")
 from embeddings_gateway.backends import checksum
 from embeddings_gateway.backends.base import LoadError
 from embeddings_gateway.backends.hf import backend as hf_backend
+from embeddings_gateway.backends.hf import hardware
 from embeddings_gateway.backends.hf.backend import HfBackend
 from embeddings_gateway.backends.hf.conversion import conversion_cache, convert
 from embeddings_gateway.backends.hf.conversion.conversion_cache import (
@@ -33,8 +34,8 @@ from embeddings_gateway.backends.hf.conversion.conversion_cache import (
     conversion_key,
     find_or_convert,
 )
-from embeddings_gateway.backends.hf.conversion.convert import UnconvertibleError
 from embeddings_gateway.backends.hf.conversion.probes import SAME_RUNTIME, Agreement
+from embeddings_gateway.backends.hf.conversion.trace import UnconvertibleError
 from embeddings_gateway.backends.hf.files.layout import read_layout
 from embeddings_gateway.backends.hf.files.weights import verify_weights
 from embeddings_gateway.backends.hf.runtimes import load_runtime
@@ -150,6 +151,29 @@ def test_made_anew_for_what_moves_a_vector(settings):
     assert key_of(threads=2, max_tokens=16) == keys[-1]
 
 
+def test_made_anew_for_another_tokenizer(settings):
+    """Each file that a tokenizer may be made of is part of what a conversion depends on."""
+    keys = [conversion_key(*source_of(HfSpec(**settings)))]
+    for name in ("tokenizer_config.json", "added_tokens.json", "vocab.txt"):
+        Path(settings["path"], name).write_text("{}")
+        keys.append(conversion_key(*source_of(HfSpec(**settings))))
+    assert len(set(keys)) == len(keys)
+
+
+def test_what_is_known_of_the_tokenizer_is_kept(converted):
+    """The tokenizer's settings and all notes are those of the conversion: nothing is compared at later starts."""
+    record = entry(converted) / "record.json"
+    plain, content = load(converted), json.loads(record.read_text())
+    content["tokenizer"] = {"split_special_tokens": True, "notes": ["of the tokenizer"]}
+    record.write_text(json.dumps({**content, "notes": ["of the files"]}))
+    record.with_name("record.sha256").write_text(checksum.sha256(record))
+    heeding = load(converted)
+    assert plain.info.notes == ()
+    assert heeding.info.notes == ("of the files", "of the tokenizer")
+    assert len(plain.tokenize(["[SEP]"]).ids) < len(heeding.tokenize(["[SEP]"]).ids)
+    assert plain.info.fingerprint != heeding.info.fingerprint
+
+
 @pytest.mark.parametrize(
     ("file", "harm"),
     [("model.bin", "changed"), ("model.xml", "gone"), ("record.json", "cut"), ("record.json", "changed")],
@@ -263,6 +287,21 @@ def test_disagreement_is_refused(settings, monkeypatch):
         load(settings, runtime="openvino")
 
 
+def test_what_bf16_is_too_coarse_for_is_served_in_fp32(settings, made, monkeypatch):
+    """OpenVINO in fp32 serves what it cannot serve in bf16, and says why; torch comes last."""
+    copied = conversion_cache._run
+    refused = ConversionRefused("the lowest cosine to fp32 on probe texts is 0.12345")
+    monkeypatch.setattr(
+        conversion_cache, "_run", lambda order: refused if order.dtype == "bf16" else copied(order)
+    )
+    monkeypatch.setattr(hardware, "has_bf16", lambda: True)
+    info = load(settings, dtype="auto").info
+    assert (info.runtime, info.dtype) == ("openvino", "fp32")
+    assert "0.12345" in info.notes[0]
+    with pytest.raises(LoadError, match=r"0\.12345"):
+        load(settings, dtype="bf16", runtime="openvino")
+
+
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "int8"])
 def test_judgement(dtype):
     """What is not near enough, or not a number, falls short, with the figure."""
@@ -305,6 +344,16 @@ def test_a_process_that_dies_is_told_from_one_that_refuses(settings, monkeypatch
         outcome = conversion_cache._run(order)
         assert isinstance(outcome, ConversionFailed)
         assert told in outcome.reason
+
+
+def test_converting_needs_no_access_to_the_hub(monkeypatch):
+    """The converting process gets neither the hub's token nor proxies: it downloads nothing."""
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HTTPS_PROXY", "https_proxy", "HF_HOME"):
+        monkeypatch.setenv(name, "S3CRET")
+    program = "import os; raise SystemExit(sum(value == 'S3CRET' for value in os.environ.values()))"
+    monkeypatch.setattr(conversion_cache, "COMMAND", (sys.executable, "-c", program))
+    order = ConversionOrder(spec=HfSpec(path="/nowhere"), dtype="fp32", key="k", folder="/nowhere")
+    assert "status 1" in conversion_cache._run(order).reason  # HF_HOME alone
 
 
 def test_converting_ends_with_the_worker():

@@ -17,7 +17,8 @@ pytest.importorskip("tokenizers", reason="the hf extra is not installed")
 
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from embeddings_gateway.backends.base import PART_CONTEXT, Batch, EmbedError, Part
+from embeddings_gateway.backends.base import Batch, EmbedError, Part
+from embeddings_gateway.backends.hf import text_rules
 from embeddings_gateway.backends.hf.text_rules import TextRules, read_rules
 from embeddings_gateway.backends.hf.tokenizer import EndTokens, HfTokenizer
 from embeddings_gateway.config import ServingConfig
@@ -33,6 +34,7 @@ from embeddings_gateway.workers.isolation import Quarantine
 from tests.gateway.fakes import AnsweringEngine, make_dispatcher, make_info
 from tests.texts import varied_texts
 
+CONTEXT = 16
 SAMPLE = varied_texts(200, seed=3)
 SPECIAL = ["<s>", "</s>", "<unk>", "<mask>"]
 WORDS = r"'(?:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
@@ -207,16 +209,18 @@ def expected_ids(kind, text, policy, info, prompt=""):
 
 @pytest.fixture(autouse=True, scope="module")
 def short_parts():
-    """Make the parts of long texts as short as the texts of these tests."""
+    """Make the parts of long texts as short as the texts of these tests, with as little context as is enough."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(slices, "MIN_PART_CHARS", PART_CONTEXT + 30)
-        patch.setattr(slices, "SLICE_CHARS", 2 * PART_CONTEXT)
+        for module in (slices, text_rules):
+            patch.setattr(module, "PART_CONTEXT", CONTEXT)
+        patch.setattr(slices, "MIN_PART_CHARS", 2 * CONTEXT)
+        patch.setattr(slices, "SLICE_CHARS", 4 * CONTEXT)
         yield
 
 
 @every_kind
 @pytest.mark.parametrize("policy", ["right", "left", "mean"])
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(text=adversarial, prompt=st.sampled_from(["", "query: ", "ask "]))
 def test_long_texts_are_cut_as_whole_ones(kind, policy, text, prompt):
     """What is left of a long text, and every window, has the ids that it has if all of the text is tokenized."""
@@ -226,7 +230,7 @@ def test_long_texts_are_cut_as_whole_ones(kind, policy, text, prompt):
 
 
 @every_kind
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(text=adversarial)
 def test_least_tokens(kind, text):
     """A text never has fewer tokens than is said before it is tokenized."""

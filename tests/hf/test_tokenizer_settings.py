@@ -58,6 +58,7 @@ def edit_vocabulary(directory, part, **values):
         ("bert", "normalizer", {"lowercase": True}, {**BERT, "do_lower_case": False}),
         ("bert", "normalizer", {}, {**BERT, "strip_accents": False}),
         ("bert", "normalizer", {}, {**BERT, "tokenize_chinese_chars": False}),
+        ("bert", "normalizer", {}, {**BERT, "split_special_tokens": True}),
         (
             "xlm-roberta",
             "pre_tokenizer",

@@ -290,6 +290,29 @@ async def test_texts_wait_for_an_engine(held):
     assert engine.texts == [["a", "c"]]
 
 
+async def test_search_that_nobody_waits_for(held):
+    """A search for a text that ends workers ends when the last request for the texts has left."""
+    engine, tokenizer = held
+    tokenizer_runs = []
+
+    def crash(texts, pairs=None):
+        tokenizer_runs.append(len(texts))
+        engine.gate.clear()
+        raise WorkerCrashed("signal SIGABRT")
+
+    engine.gate.set()
+    engine.tokenizer = crash
+    requests = ask(tokenizer, ["a", "b"], ["c"])
+    await all_quiet()
+    for request in requests:
+        request.cancel()
+    await all_quiet()
+    engine.gate.set()
+    await all_quiet()
+    assert tokenizer_runs == [3, 3]  # the step that had begun, and no other
+    assert repr(tokenizer) == "<TokenizeCoalescer 0 waiting, 0 calls>"
+
+
 async def test_no_engine_is_coming(held):
     """When no engine will be ready soon, waiting requests are refused, and so are those of the same turn."""
     engine, tokenizer = held

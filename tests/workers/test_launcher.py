@@ -47,7 +47,7 @@ async def test_calls(link):
     assert result.seconds >= 0
     assert await link.check() == ""
     assert await link.ping() >= 0
-    assert link.info.dimensions == 4
+    assert link.loaded.info.dimensions == 4
 
 
 async def test_killed(link, own_child):

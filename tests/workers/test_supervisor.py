@@ -15,7 +15,8 @@ from embeddings_gateway.backends.base import Batch
 from embeddings_gateway.backends.spec import FakeSpec, FaultSpec
 from embeddings_gateway.workers.engine import SearchAborted, WorkerCrashed, WorkerGone
 from embeddings_gateway.workers.local.breaker import Backoff
-from embeddings_gateway.workers.local.supervisor import SEARCHES_MAX, Supervisor
+from embeddings_gateway.workers.local.search_turns import SEARCHES_MAX
+from embeddings_gateway.workers.local.supervisor import Supervisor
 from tests.processes import Watch, freeze
 from tests.workers.fakes import all_quiet, make_batch, right_vectors
 
@@ -163,7 +164,7 @@ async def test_crashes_of_a_search_that_do_not_count(watched):
     async with watching.engine.search():
         await crash_in_search(watching.engine, 6)
         watching.engine.exonerate(7)
-    assert watching.engine.state == "restarting"
+    assert watching.engine.state == "searching"
     watching.forget()
     await watching.until("ready")
     await crash(watching.engine, 1)
@@ -207,6 +208,25 @@ async def test_searches_wait_for_one_another(watched):
         with pytest.raises(SearchAborted):
             await search(-1)
     assert order == list(range(SEARCHES_MAX))
+
+
+async def test_searches_pay_for_restarts(watched):
+    """Restarts after crashes that are searched for count as the searches' time, the first and the last as well."""
+    watching = watched(FaultSpec(load_seconds=0.1))
+    await watching.until("ready")
+    engine = watching.engine
+    charged = []
+    engine._search_share.charge = lambda seconds, now: charged.append(seconds)
+    await crash(engine, 1)
+    async with engine.search():
+        await crash_in_search(engine, 1)
+    watching.forget()
+    await watching.until("ready")
+    assert sum(seconds >= 0.1 for seconds in charged) == 2
+    await crash(engine, 1)
+    watching.forget()
+    await watching.until("ready")
+    assert len(charged) == 3  # the third is the step itself
 
 
 async def test_step_that_waits_when_the_engine_stops(watched):

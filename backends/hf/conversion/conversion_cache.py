@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -34,13 +35,15 @@ from embeddings_gateway.backends.hf.files.weights import Weights, tokenizer_sums
 from embeddings_gateway.backends.hf.runtimes.runtime import Dtype, TransformerFacts
 from embeddings_gateway.backends.spec import HfSpec
 
-FORMAT = 4  # raised when conversions are made, judged or measured in another way
+FORMAT = 5  # raised when conversions are made, judged or measured in another way
 PACKAGES = ("openvino", "torch", "transformers")
 GRAPH = "model.xml"
 """The converted network; its weights lie beside it, in ``model.bin``."""
 RECORD = "record.json"
 RECORD_SUM = "record.sha256"
 COMMAND = (sys.executable, "-P", "-m", "embeddings_gateway.backends.hf.conversion.converting_process")
+ACCESS = re.compile(r"HF_TOKEN|HF_ENDPOINT|HUGGING|\w+_proxy$", re.IGNORECASE)
+"""Variables that a worker needs to download a model. They may hold tokens and passwords."""
 SECONDS_MAX = 3600
 CONVERTING = "Converting the model for OpenVINO, once; this takes from seconds to a few minutes.\n"
 
@@ -282,6 +285,7 @@ def _run(order: ConversionOrder) -> ConversionOutcome:
             [*COMMAND, str(os.getpid())],
             input=msgspec.json.encode(order),
             stdout=subprocess.PIPE,
+            env={name: value for name, value in os.environ.items() if not ACCESS.match(name)},
             timeout=SECONDS_MAX,
             check=False,
         )

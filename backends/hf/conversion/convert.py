@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
 
 from embeddings_gateway.backends import checksum
 from embeddings_gateway.backends.base import BackendError, Batch, Vectors
@@ -32,9 +31,12 @@ from embeddings_gateway.backends.hf.conversion.probes import (
     PROBE_TOKENS_MAX,
     PROBES,
     calibration_texts,
+    long_inputs,
+    long_lengths,
     measure_agreement,
     probe_inputs,
 )
+from embeddings_gateway.backends.hf.conversion.trace import UnconvertibleError, trace
 from embeddings_gateway.backends.hf.files.layout import Layout, read_layout, resolve
 from embeddings_gateway.backends.hf.files.tokenizer_settings import TokenizerSettings
 from embeddings_gateway.backends.hf.files.weights import Weights, verify_weights
@@ -47,12 +49,6 @@ from embeddings_gateway.backends.hf.tokenizer_check import check_tokenizer
 
 REFERENCES = 4
 """Probes whose vectors are stored, and compared each time the conversion is loaded."""
-# Two rows of unequal length: what depends on the mask must show while the module is traced.
-EXAMPLE_LENGTHS = (8, 5)
-
-
-class UnconvertibleError(Exception):
-    """OpenVINO cannot express the network."""
 
 
 class ConvertedModel(NamedTuple):
@@ -96,8 +92,11 @@ def _write(order: ConversionOrder, layout: Layout, weights: Weights) -> Converte
     facts = transformer.facts
     resolved = resolve(layout, order.spec, facts.causal)
     network = build_network(resolved, transformer.model, settings.segments)
-    max_tokens = min(limit for limit in (layout.max_tokens, facts.positions, PROBE_TOKENS_MAX) if limit)
-    probes = probe_inputs(tokenizer, PROBES, max_tokens, facts.vocabulary_size)
+    limit = min((limit for limit in (layout.max_tokens, facts.positions) if limit), default=None)
+    max_tokens = min(limit or PROBE_TOKENS_MAX, PROBE_TOKENS_MAX)
+    parameters = sum(weight.numel() for weight in network.parameters())
+    long = long_inputs(tokenizer, long_lengths(layout.config, limit, parameters), facts.vocabulary_size)
+    probes = Batch.concat([probe_inputs(tokenizer, PROBES, max_tokens, facts.vocabulary_size), long])
     expected = _torch_vectors(network, probes)
     graph = trace(network, int(probes.ids[0]))
     if order.dtype == "int8":
@@ -114,26 +113,6 @@ def _torch_vectors(network: Network, batch: Batch) -> Vectors:
         row = torch.from_numpy(ids.astype(np.int64))[None]
         rows.append(network(row, torch.ones_like(row)).numpy())
     return np.concatenate(rows).astype(np.float32)
-
-
-def trace(network: nn.Module, token: int) -> openvino.Model:
-    """Return the network as OpenVINO's graph, for any number of inputs of any length.
-
-    ``token`` is any id of the vocabulary but that of padding.
-    """
-    longest = max(EXAMPLE_LENGTHS)
-    ids = torch.full((len(EXAMPLE_LENGTHS), longest), token)
-    mask = (torch.arange(longest) < torch.tensor(EXAMPLE_LENGTHS)[:, None]).long()
-    example = {"input_ids": ids, "attention_mask": mask}
-    try:
-        with torch.inference_mode():
-            model = openvino.convert_model(network, example_input=example)
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:  # torch's tracer and OpenVINO raise all kinds
-        raise UnconvertibleError(" ".join(str(error).split())[:300]) from error
-    model.reshape({port: openvino.PartialShape([-1, -1]) for port in model.inputs})
-    return model
 
 
 def save(model: openvino.Model, path: Path, *, half: bool) -> None:

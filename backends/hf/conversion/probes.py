@@ -6,11 +6,13 @@ torch the vectors of a conversion have to be.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from embeddings_gateway.backends import checksum
 from embeddings_gateway.backends.base import Batch, LoadError, Vectors
@@ -29,11 +31,24 @@ CALIBRATION_MAX = 512
 JOINED_TEXTS = (1, 1, 1, 1, 2, 3, 5, 8)
 """How many texts are joined to one input, again and again, so that short and long inputs share a batch."""
 PROBE_TOKENS_MAX = 512
+CHARACTERS_PER_TOKEN = 8
+"""No tokenizer makes fewer tokens of the probes, on average."""
 COSINE_MIN: dict[Dtype, float] = {"fp32": 0.9999, "bf16": 0.999, "int8": 0.995}
 """What the lowest cosine over the probes has to be at least; for int8 the mean."""
 SAME_RUNTIME: dict[Dtype, float] = {"fp32": 0.99999, "bf16": 0.9999, "int8": 0.999}
 """The lowest cosine between two vectors of one text by one runtime, whatever batch it is in."""
 BATCH_INPUTS = 8
+BATCH_TOKENS = 16384
+"""The most tokens, with padding, that probes are computed in together."""
+# Where a model begins to treat a text in another way: keys of its configuration.
+LENGTH_KEYS = frozenset(
+    ("attention_chunk_size", "local_attention", "original_max_position_embeddings", "sliding_window")
+)
+LONG_TOKENS_MAX = 8192
+LONG_TOKENS_DEFAULT = 2048
+"""The longest input that is tried of a model that names no limit."""
+LONG_WORK_MAX = 3e13
+"""Weights times tokens, for all long inputs together: a few minutes of torch on two cores."""
 
 
 class Agreement(NamedTuple):
@@ -92,13 +107,62 @@ def probe_inputs(
     return Batch.of([ids for ids in cut if len(ids) and int(ids.max()) < vocabulary_size])
 
 
+def long_lengths(config: Mapping[str, Any], limit: int | None, parameters: int) -> list[int]:
+    """Return the lengths in tokens, ascending, at which a model may go wrong though it is right for short texts.
+
+    Args:
+        config: the model's ``config.json``: just above and at twice each length that it names, as that of a
+            window of attention, tokens begin to see less, or have other positions.
+        limit: the longest input that the model takes, if there is a limit. It is tried too.
+        parameters: how many weights there are: the more, the fewer lengths.
+    """
+    named = sorted(_named_lengths(config))
+    longest = min(limit or LONG_TOKENS_DEFAULT, LONG_TOKENS_MAX)
+    wanted = dict.fromkeys([*(length + 1 for length in named), longest, *(2 * length for length in named)])
+    lengths: list[int] = []
+    for length in wanted:
+        if length <= longest and (sum(lengths) + length) * parameters <= LONG_WORK_MAX:
+            lengths.append(length)
+    return sorted(lengths)
+
+
+def _named_lengths(config: Mapping[str, Any]) -> set[int]:
+    lengths = {value for key, value in config.items() if key in LENGTH_KEYS and isinstance(value, int)}
+    parts = [value for value in config.values() if isinstance(value, dict)]
+    return {length for length in lengths if length > 0}.union(*map(_named_lengths, parts))
+
+
+def long_inputs(tokenizer: HfTokenizer, lengths: Sequence[int], vocabulary_size: int) -> Batch:
+    """Return an input of each length, with one short input behind each, so that they come into the same batches."""
+    texts = [" ".join(PROBES[i:] + PROBES[:i]) for i in range(len(lengths))]
+    inputs = []
+    for text, length in zip(texts, lengths, strict=True):
+        repeated = " ".join([text] * (1 + length * CHARACTERS_PER_TOKEN // len(text)))
+        inputs += [*probe_inputs(tokenizer, [repeated], length, vocabulary_size).split()]
+        inputs += [*probe_inputs(tokenizer, [PROBES[0]], length, vocabulary_size).split()]
+    return Batch.of(inputs)
+
+
 def measure_agreement(runtime: Runtime, batch: Batch, expected: Vectors) -> Agreement:
     """Compare a runtime's vectors, alone and in batches of several lengths, with the expected ones."""
-    batches = [batch.part(start, start + BATCH_INPUTS) for start in range(0, len(batch), BATCH_INPUTS)]
+    batches = [batch.part(start, end) for start, end in _batches(batch.lengths)]
     alone = np.concatenate([runtime.run(single) for single in batch.singles()])
     together = np.concatenate([runtime.run(part) for part in batches])
+    if alone.shape != expected.shape or together.shape != expected.shape:
+        return Agreement(math.nan, math.nan)  # a graph that mixes up its inputs' lengths or numbers
     cosines = np.concatenate([cosine(alone, expected), cosine(together, expected)])
     return Agreement(float(cosines.min()), float(cosines.mean()))
+
+
+def _batches(lengths: NDArray[np.int32]) -> Iterator[tuple[int, int]]:
+    """Return where batches of neighbours begin and end."""
+    start = 0
+    for end in range(1, len(lengths) + 1):
+        following = lengths[start : end + 1]
+        full = len(following) > BATCH_INPUTS or len(following) * following.max() > BATCH_TOKENS
+        if end == len(lengths) or full:
+            yield start, end
+            start = end
 
 
 def _unreadable(path: str, error: OSError) -> LoadError:

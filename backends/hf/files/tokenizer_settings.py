@@ -43,6 +43,7 @@ class TokenizerSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
     Attributes:
         normalizer: instead of the file's.
         add_prefix_space: whether a text begins with a blank, in byte-level tokenizers.
+        split_special_tokens: whether a text that reads like a special token is text.
         added_tokens: beside the file's, or with other attributes than there.
         segments: where they are not all 0.
         notes: in what transformers differs in spite of this, for the operator.
@@ -50,6 +51,7 @@ class TokenizerSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
 
     normalizer: BertNormalizer | None = None
     add_prefix_space: bool | None = None
+    split_special_tokens: bool = False
     added_tokens: tuple[AddedToken, ...] = ()
     segments: Segments | None = None
     notes: tuple[str, ...] = ()

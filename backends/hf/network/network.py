@@ -21,6 +21,7 @@ from embeddings_gateway.backends.hf.files.weights import SINGLE
 from embeddings_gateway.backends.hf.network.encoder import position_offset
 from embeddings_gateway.backends.hf.network.packed_attention import UnpackableError
 from embeddings_gateway.backends.hf.network.packed_batch import PackedTensors, packed_pooling, position_ids
+from embeddings_gateway.backends.hf.network.rotary import own_positions, split_by_length
 from embeddings_gateway.backends.spec import Pooling
 
 
@@ -42,6 +43,7 @@ class Network(nn.Module):
         self.dense = nn.Sequential(*dense)
         self.normalize = normalize
         self.offset = position_offset(transformer)
+        self.by_length = split_by_length(transformer)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Compute one vector per row.
@@ -53,10 +55,12 @@ class Network(nn.Module):
         Returns:
             fp32 ``[inputs, dimensions]``.
         """
-        types = {}
+        extra = {}
         if self.segments is not None:
-            types["token_type_ids"] = token_types(attention_mask, self.segments)
-        output = self.transformer(input_ids=input_ids, attention_mask=attention_mask, **types)
+            extra["token_type_ids"] = token_types(attention_mask, self.segments)
+        if self.by_length:
+            extra["position_ids"] = own_positions(attention_mask)
+        output = self.transformer(input_ids=input_ids, attention_mask=attention_mask, **extra)
         return self._finished(pool(output.last_hidden_state, attention_mask, self.modes))
 
     def forward_packed(self, batch: PackedTensors) -> Tensor:

@@ -20,7 +20,7 @@ from embeddings_gateway.backends.hf.conversion.conversion_cache import (
 from embeddings_gateway.backends.hf.conversion.probes import SAME_RUNTIME, measure_agreement
 from embeddings_gateway.backends.hf.files.layout import Layout
 from embeddings_gateway.backends.hf.files.weights import Weights
-from embeddings_gateway.backends.hf.runtimes.runtime import LoadedModel, RuntimeChoice
+from embeddings_gateway.backends.hf.runtimes.runtime import Dtype, LoadedModel, RuntimeChoice
 from embeddings_gateway.backends.spec import HfSpec
 
 
@@ -80,17 +80,30 @@ def _runtime(spec: HfSpec, device: str) -> Literal["torch", "openvino"]:
 
 
 def load_runtime(spec: HfSpec, choice: RuntimeChoice, layout: Layout, weights: Weights) -> LoadedModel:
-    """Load the model; torch serves it where OpenVINO cannot, unless the configuration insists on OpenVINO."""
+    """Load the model into the fastest engine and dtype that gives its vectors: OpenVINO in bf16, in fp32, torch.
+
+    The last two are tried where the configuration leaves the dtype and the engine to us.
+    """
     if choice.runtime == "torch":
         return _load_torch(spec, choice, layout, weights)
-    loaded = _load_openvino(ConversionSource(spec, choice.dtype, layout, weights))
-    if isinstance(loaded, LoadedModel):
-        return loaded
+    # What bf16 is too coarse for OpenVINO computes in fp32, which is still faster than torch.
+    dtypes: list[Dtype] = (
+        [choice.dtype, "fp32"] if (spec.dtype, choice.dtype) == ("auto", "bf16") else [choice.dtype]
+    )
+    reasons: list[str] = []
+    for dtype in dtypes:
+        loaded = _load_openvino(ConversionSource(spec, dtype, layout, weights))
+        if isinstance(loaded, LoadedModel):
+            notes = [f"served in {dtype}, which is slower, since {reason}" for reason in reasons]
+            return loaded._replace(notes=(*notes, *loaded.notes))
+        reasons.append(f"OpenVINO in {dtype} is not possible: {loaded.reason}")
+        if isinstance(loaded, ConversionFailed):  # the next attempt may succeed, in the dtype that was wanted
+            break
     if spec.runtime == "openvino" or choice.dtype == "int8":
-        raise LoadError(f"not served by OpenVINO in {choice.dtype}: {loaded.reason}")
-    note = f"served by torch, since OpenVINO in {choice.dtype} is not possible: {loaded.reason}"
+        raise LoadError("; ".join(reasons))
     in_torch = select_runtime(msgspec.structs.replace(spec, runtime="torch", device="cpu"))
     model = _load_torch(spec, in_torch, layout, weights)
+    note = f"served by torch, which is slower, since {'; '.join(reasons)}"
     return model._replace(notes=(note, *model.notes))
 
 

@@ -61,7 +61,7 @@ class _Request:
 class _OpenCall:
     """A call that was made, and how many requests still wait for it. It is cancelled when none does.
 
-    A call that searches for a text that harms workers is not: the search would begin again with the next request.
+    A search for a text that harms workers ends after its current step: what that costs has to be counted.
     """
 
     def __init__(self, call: TokenizerCall, task: asyncio.Task[None], requests: int) -> None:
@@ -72,7 +72,11 @@ class _OpenCall:
     def leave(self) -> None:
         """One of the requests does not wait any more."""
         self._requests -= 1
-        if not self._requests and not self._call.searching:
+        if self._requests:
+            return
+        if self._call.searching:
+            self._call.abandon()
+        else:
             self._task.cancel()
 
 

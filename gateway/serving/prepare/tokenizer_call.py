@@ -80,11 +80,12 @@ class TokenizerCall:
         self._errors: dict[int, GatewayError] = {}
         self._done: set[int] = set()
         self.searching = False
+        self._abandoned = False
 
     async def run(self) -> Tokenized:
         """Return the ids of each text, or its error."""
         everything = range(len(self._texts))
-        while len(self._done) < len(self._texts):
+        while len(self._done) < len(self._texts) and not self._abandoned:
             try:
                 engine = await self._dispatcher.tokenizing_engine()
                 with self._dispatcher.tokenizing(engine):
@@ -96,7 +97,13 @@ class TokenizerCall:
                     self._log.warning("no engine tokenizes", inputs=len(self._texts), reason=str(error))
                     for text in self._pending(everything):
                         self._refuse(text, worker_gone())
+        for text in set(everything) - self._done:  # it was abandoned
+            self._refuse(text, worker_gone())
         return self._tokenized()
+
+    def abandon(self) -> None:
+        """End the search for a text that an engine fails on, as soon as possible: nobody waits for the texts."""
+        self._abandoned = True
 
     async def _run(self, engine: Engine, items: Sequence[int]) -> Sequence[int]:
         everything = len(items) == len(self._texts)
@@ -122,6 +129,8 @@ class TokenizerCall:
 
     def _pending(self, items: Sequence[int]) -> Sequence[int]:
         """Return the texts that are not done yet, after refusing those that are known to fail."""
+        if self._abandoned:
+            return []
         if len(self._quarantine):
             for item in items:
                 if item not in self._done and self._content(item) in self._quarantine:

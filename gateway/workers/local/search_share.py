@@ -10,7 +10,10 @@ SHARE = 0.1
 """Of a worker's time, in the long run."""
 
 SAVED_S_MAX = 30.0
-"""What searches have not used they may use later, up to so many seconds: a single search runs without a pause."""
+"""What searches have not used they may use later, up to so many seconds, or so many restarts if these take longer: a
+single search runs without a pause, whatever it costs."""
+
+SAVED_RESTARTS = 24
 
 
 class SearchShare:
@@ -21,8 +24,14 @@ class SearchShare:
     """
 
     def __init__(self, now: float) -> None:
-        self._saved_s = SAVED_S_MAX
+        self._saved_s = self._saved_s_max = SAVED_S_MAX
         self._updated = now
+
+    def restart_takes(self, seconds: float) -> None:
+        """Note how long the worker takes to start."""
+        more = max(0.0, SAVED_RESTARTS * seconds - self._saved_s_max)
+        self._saved_s_max += more
+        self._saved_s += more
 
     def wait_s(self, now: float) -> float:
         """Return how many seconds the next step has to wait at the time ``now``."""
@@ -35,5 +44,5 @@ class SearchShare:
         self._saved_s -= seconds
 
     def _update(self, now: float) -> None:
-        self._saved_s = min(SAVED_S_MAX, self._saved_s + SHARE * (now - self._updated))
+        self._saved_s = min(self._saved_s_max, self._saved_s + SHARE * (now - self._updated))
         self._updated = now

@@ -20,7 +20,6 @@ from embeddings_gateway.workers.engine import (
     HANG_FACTOR,
     EngineResult,
     Loaded,
-    SearchAborted,
     State,
     Supervised,
     TokenizeResult,
@@ -32,13 +31,11 @@ from embeddings_gateway.workers.local.launcher import Launcher, LoadCrashed, Loa
 from embeddings_gateway.workers.local.link import Link
 from embeddings_gateway.workers.local.process import Death
 from embeddings_gateway.workers.local.search_share import SearchShare
+from embeddings_gateway.workers.local.search_turns import SearchTurns
 from embeddings_gateway.workers.local.stderr_filter import without_texts
 
 CHARS_PER_S_MIN = 100_000
 """Tokenizers are many times as fast. A tokenizer call may take ``hang_s``, and in addition its texts at this speed."""
-
-SEARCHES_MAX = 64
-"""Searches that hold the worker or wait for it: what waits for a search is counted in no queue."""
 
 TEST_VALID_S = 60.0
 """For so long after the whole self-test one probe is enough."""
@@ -94,13 +91,12 @@ class Supervisor:
         self._backoff = backoff or Backoff()
         self._breaker = Breaker()
         self._chars = 0  # of all texts in open tokenizer calls: they wait for one another
-        self._rerun_lock = asyncio.Lock()
-        self._search_lock = asyncio.Lock()
-        self._searches = 0  # those that hold the lock or wait for it
+        self._turns = SearchTurns()
         self._search_share = SearchShare(time.monotonic())
         self._exclusive = False  # whether a step of a search has the worker, or waits until it is idle
         self._searching = False  # whether the worker's calls belong to a search
         self._crashed_at = 0.0
+        self._crash_is_searched = False  # so searches pay for the restart
         self._load_crash = ""  # how the last start failed, if the worker crashed
         self._tested_at = -math.inf
 
@@ -122,7 +118,7 @@ class Supervisor:
         """See :class:`embeddings_gateway.workers.engine.Engine`."""
         if self._state == "ready" and self.ready:
             return "ready"
-        if self._searches and self._state in ("ready", "restarting"):
+        if self._state in ("ready", "restarting") and (self._turns.pending or self._crash_is_searched):
             return "searching"
         return "restarting" if self._state == "ready" else self._state
 
@@ -181,21 +177,16 @@ class Supervisor:
     @asynccontextmanager
     async def search(self) -> AsyncIterator[None]:
         """See :class:`embeddings_gateway.workers.engine.Supervised`."""
-        if self._searches >= SEARCHES_MAX:
-            raise SearchAborted
-        self._searches += 1
-        try:
-            async with self._search_lock:
-                try:
-                    yield
-                finally:
-                    self._end_search()
-        finally:
-            self._searches -= 1
+        self._crash_is_searched |= self._link is None or self._link.lost
+        async with self._turns.search():
+            try:
+                yield
+            finally:
+                self._end_search()
 
     def rerun(self) -> asyncio.Lock:
         """See :class:`embeddings_gateway.workers.engine.Supervised`."""
-        return self._rerun_lock
+        return self._turns.rerun
 
     @asynccontextmanager
     async def step(self, *, exclusive: bool) -> AsyncIterator[None]:
@@ -349,8 +340,10 @@ class Supervisor:
             self._log.warning("model note", note=note)
         self._log.info("model ready", fingerprint=info.fingerprint, seconds=link.load_seconds)
         now = time.monotonic()
-        if self._searches:  # the worker was restarted for the sake of a search
+        self._search_share.restart_takes(self._launcher.fastest_s)
+        if self._crash_is_searched:
             self._search_share.charge(now - self._crashed_at, now)
+        self._crash_is_searched = False
         self.info, self._link, self._tested_at = info, link, now
         self._searching = self._exclusive
         self._breaker.half_open()
@@ -367,6 +360,7 @@ class Supervisor:
         if worked or self._searching:
             self._backoff.reset()
         if self._searching:
+            self._crash_is_searched = True
             self._breaker.crash_in_search(self._crashed_at)
         else:
             self._breaker.crash(self._crashed_at, worked=worked)
