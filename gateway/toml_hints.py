@@ -7,6 +7,7 @@ import re
 _LINE = re.compile(r"\(at line (\d+), column \d+\)")
 _TWICE = re.compile(r"Cannot declare \((.+)\) twice")
 _MODEL = re.compile(r"\s*\[\s*models\s*\.\s*([^\"'\]]+?)\s*\]")
+_COLON = re.compile(r"\s*([\w-]+)\s*:")
 _BARE_VALUE = re.compile(r"\s*([\w-]+)\s*=\s*([^\s\"'\[{\d+-].*)")
 
 
@@ -38,4 +39,6 @@ def _hint_for_line(line: str) -> str:
         if word.lower() in ("true", "false"):
             return f"write {key} = {word.lower()}"
         return f'put the text in quotes: {key} = "..."'
-    return ""
+    if colon := _COLON.match(line):
+        return f"write {colon[1]} = ..., with = in place of :"
+    return "close the quotes" if line.count('"') % 2 else ""

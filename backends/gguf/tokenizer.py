@@ -22,6 +22,7 @@ import numpy as np
 from embeddings_gateway.backends.base import EmbedError, LoadError, TokenIds
 from embeddings_gateway.backends.gguf.bindings import llama
 from embeddings_gateway.backends.gguf.model import GgufFacts, LlamaModel, metadata
+from embeddings_gateway.backends.gguf.token_span import token_span
 
 TEXT_BYTES_MAX = 2**30  # the engine counts bytes and tokens in 32 bits
 SPARE = 16  # special tokens, and what a tokenizer adds before a text
@@ -47,6 +48,7 @@ class LlamaTokenizer:
     Attributes:
         prefix, suffix: the special ids before and after every text.
         appended: the end token's id where the file forgets it and we add it, else ``None``.
+        span: how much of a text one token can stand for.
     """
 
     def __init__(self, model: LlamaModel, pooling: str) -> None:
@@ -60,6 +62,7 @@ class LlamaTokenizer:
         self.appended = None if suffix else self._forgotten_end(model.facts, pooling)
         self._end = np.array([] if self.appended is None else [self.appended], dtype=np.int32)
         self.suffix = suffix or tuple(self._end.tolist())
+        self.span = token_span(self._pointer, lambda text: self._tokenize(text.encode(), add_special=False))
 
     def __repr__(self) -> str:
         return f"<LlamaTokenizer {self.prefix} ... {self.suffix}>"

@@ -71,12 +71,15 @@ class RunningBatch:
         chunk.request.fail(row, error if param is None else error.about(param))
 
     def pending(self, items: Sequence[int]) -> Sequence[int]:
-        """Return which of some items are open, of requests that are not over."""
-        is_over = [chunk.request.done.done() for chunk in self.chunks]
-        if self.open.all() and len(items) == len(self) and not any(is_over):
+        """Return which of some items are open, except those that nobody waits for any more.
+
+        Those of a request that has failed are among them: it may be sent again.
+        """
+        has_left = [chunk.request.done.cancelled() for chunk in self.chunks]
+        if self.open.all() and len(items) == len(self) and not any(has_left):
             return items
         sizes = np.diff(self._ends, prepend=0)
-        pending = self.open & ~np.repeat(is_over, sizes)
+        pending = self.open & ~np.repeat(has_left, sizes)
         return [item for item in items if pending[item]]
 
     def still_open(self) -> list[Chunk]:

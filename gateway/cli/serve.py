@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import json
+import math
 import resource
 import signal
 import sys
@@ -25,7 +26,7 @@ from embeddings_gateway.cli.options import ConfigPath, fail, forward_stderr, out
 from embeddings_gateway.config import Config, Host
 from embeddings_gateway.config_file import log_renamed
 from embeddings_gateway.metrics import Metrics
-from embeddings_gateway.server.limits import MAX_REFUSED, SPARE_CONNECTIONS
+from embeddings_gateway.server.limits import SPARE_CONNECTIONS
 from embeddings_gateway.server.server import STOP_SIGNALS, CannotListen, Server
 from embeddings_gateway.server.unix_socket import socket_path
 from embeddings_gateway.serving.registry import Registry
@@ -50,16 +51,17 @@ def serve(
     log.configure(settings.server.log_format, settings.server.log_level)
     log_renamed(settings)
     forbid_core_files()
+    max_open = raise_file_limit() - OWN_FILES
     server = msgspec.structs.replace(
         settings.server,
         host=settings.server.host if host is None else host,
         port=settings.server.port if port is None else port,
-        max_connections=max(1, min(settings.server.max_connections, most_connections(raise_file_limit()))),
+        max_connections=max(1, min(settings.server.max_connections, max_open - 2 * SPARE_CONNECTIONS)),
     )
     settings = msgspec.structs.replace(settings, server=server)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            ended_well = runner.run(run(settings))
+            ended_well = runner.run(run(settings, max_open))
         except CannotListen as error:
             port_too, keys = (
                 ("", "host") if socket_path(server.host) else (f" port {server.port}", "host or port")
@@ -77,11 +79,6 @@ def openapi(
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(openapi_document(), indent=2, sort_keys=True) + "\n")
     out.print(f"Wrote {output}.")
-
-
-def most_connections(max_files: int) -> int:
-    """Return how many connections there may be with so many open files, beside spare and refused ones."""
-    return max_files - OWN_FILES - SPARE_CONNECTIONS - MAX_REFUSED
 
 
 def raise_file_limit() -> int:
@@ -103,8 +100,12 @@ def ignore_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-async def run(config: Config) -> bool:
+async def run(config: Config, max_open: float = math.inf) -> bool:
     """Serve until a signal comes or no model can be served; return whether shutdown was orderly.
+
+    Args:
+        config: what to serve.
+        max_open: the most connections that may be open, refused ones included.
 
     Raises:
         CannotListen: the address cannot be bound.
@@ -115,7 +116,7 @@ async def run(config: Config) -> bool:
     def drain() -> None:
         registry.draining = True
 
-    server = Server(create_app(config, registry, metrics), config.server, drain)
+    server = Server(create_app(config, registry, metrics), config.server, drain, max_open=max_open)
     gc.collect()
     gc.freeze()  # all that stays; looking through it for garbage would hold the event loop for 40 ms
     await server.listen()

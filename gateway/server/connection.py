@@ -70,7 +70,7 @@ class Connection(asyncio.Protocol):
         self._is_late = False
         self._is_spare = False
         self._linger_until = math.inf
-        self._complete_at = -math.inf  # when the latest request had arrived
+        self._complete_at = -math.inf  # when the latest request had arrived, if it is small
         self._is_half_closed = False  # by the client
         self._held = 0
 
@@ -90,19 +90,18 @@ class Connection(asyncio.Protocol):
         self._limits.connections.add(self)
         self._set_deadline(self._config.idle_timeout_s)
         room = self._limits.room
-        if room != "enough" and self._limits.idle:
-            longest_idle = next(iter(self._limits.idle))
-            longest_idle.close_idle()
-            self._is_spare = longest_idle._is_spare
+        if room != "enough" and (idle := self._limits.long_idle()) is not None:
+            idle.close_idle()
+            self._is_spare = idle._is_spare
         elif room == "spare":
             self._is_spare = True
         elif room == "none":
             self._refuse(too_many_connections())
             return
-        elif room == "no file":
+        elif room == "not open":
             self.writer.abort()
             return
-        self._limits.idle[self] = None
+        self._limits.idle[self] = time.monotonic()
 
     def data_received(self, data: bytes) -> None:
         """Parse the data. After the last response it is ignored."""
@@ -118,7 +117,7 @@ class Connection(asyncio.Protocol):
         """Close the connection once the client has read what was written: it sends no more.
 
         A client that only closed its sending side looks the same as one that is gone, until something is written. The
-        first kind does it right after its request, and may have the response.
+        first kind does it right after its request, and may have the response, if little was asked.
         """
         request, is_soon = self.current, time.monotonic() < self._complete_at + HALF_CLOSE_S
         self._is_half_closed = bool(request and request.complete and is_soon and not self.writer.closing)
@@ -192,7 +191,7 @@ class Connection(asyncio.Protocol):
         """Complete the body. Reading goes on, to notice when the client disconnects."""
         request = cast(Request, self._incoming)
         request.end_body()
-        self._complete_at = time.monotonic()
+        self._complete_at = time.monotonic() if request.held <= MAX_UNREAD_BYTES else -math.inf
         if request is self.current:
             self.deadline = math.inf
         self._resume_reading()
@@ -252,7 +251,7 @@ class Connection(asyncio.Protocol):
         else:
             self._set_deadline(self._config.head_timeout_s if self._in_head else self._config.idle_timeout_s)
             if not self._in_head:
-                self._limits.idle[self] = None
+                self._limits.idle[self] = time.monotonic()
         self._resume_reading()
 
     # Called by the server.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from email.utils import formatdate
 from typing import Generic, Literal, TypeVar
 
@@ -13,8 +15,12 @@ C = TypeVar("C")
 SPARE_CONNECTIONS = 32
 """Connections beyond the most, for probes of the gateway's health alone."""
 
-MAX_REFUSED = 32
-"""Connections beyond those that are told so. Further ones are closed without a word: they use up open files."""
+MAX_REFUSED = 4096
+"""Connections beyond those that are told so, if there are as many open files. Further ones are closed at once."""
+
+LONG_IDLE_S = 15.0
+"""After this time an idle connection may be closed for another one. A new one may have its request on the way: a client
+that opens thousands at once takes seconds before it sends."""
 
 SMALL_BYTES = 64 << 10
 """A request that holds no more finds room when large ones find none."""
@@ -26,19 +32,24 @@ SPARE_PART = 8
 class Limits(Generic[C]):
     """The state that the connections of a server share. It belongs to one event loop.
 
+    Args:
+        config: limits.
+        max_open: the most connections that may be open, refused ones included.
+
     Attributes:
         connections: the open connections.
-        idle: those that have no request, the longest idle ones first.
+        idle: those that have no request, the longest idle ones first -> since when, in monotonic seconds.
         bytes: in memory: request bodies, from their arrival until the request is answered, and responses, from
             the moment when their size is known until they are sent.
         draining: whether the server is stopping. A connection then closes after its last response.
         date: the ``date`` header line of every response.
     """
 
-    def __init__(self, config: ServerConfig) -> None:
+    def __init__(self, config: ServerConfig, max_open: float = math.inf) -> None:
         self.config = config
+        self._max_open = min(max_open, config.max_connections + SPARE_CONNECTIONS + MAX_REFUSED)
         self.connections: set[C] = set()
-        self.idle: dict[C, None] = {}
+        self.idle: dict[C, float] = {}
         self.bytes = 0
         self.draining = False
         self.set_date()
@@ -48,14 +59,20 @@ class Limits(Generic[C]):
         self.date = f"date: {formatdate(usegmt=True)}\r\n".encode()
 
     @property
-    def room(self) -> Literal["enough", "spare", "none", "no file"]:
+    def room(self) -> Literal["enough", "spare", "none", "not open"]:
         """Return for what there is room with the open connections: for all, for probes, for a refusal, or nothing."""
         beyond = len(self.connections) - self.config.max_connections
         if beyond <= 0:
             return "enough"
         if beyond <= SPARE_CONNECTIONS:
             return "spare"
-        return "none" if beyond <= SPARE_CONNECTIONS + MAX_REFUSED else "no file"
+        return "none" if len(self.connections) <= self._max_open else "not open"
+
+    def long_idle(self) -> C | None:
+        """Return the connection that has been idle for the longest time, if that is long."""
+        for connection, since in self.idle.items():
+            return connection if time.monotonic() - since >= LONG_IDLE_S else None
+        return None
 
     def room_for_bytes(self, held: int) -> int:
         """Return how many bytes all requests may hold, for one that holds so many of them."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -40,6 +41,7 @@ class Server:
     Args:
         app: answers requests.
         config: address and limits.
+        max_open: the most connections that may be open, refused ones included.
         on_drain: is called once, when the server begins to stop.
 
     Attributes:
@@ -49,7 +51,12 @@ class Server:
     """
 
     def __init__(
-        self, app: Application, config: ServerConfig, on_drain: Callable[[], object] = lambda: None
+        self,
+        app: Application,
+        config: ServerConfig,
+        on_drain: Callable[[], object] = lambda: None,
+        *,
+        max_open: float = math.inf,
     ) -> None:
         self.url = ""
         self.unix_path = socket_path(config.host)
@@ -57,7 +64,7 @@ class Server:
         self._app = app
         self._config = config
         self._on_drain = on_drain
-        self._limits: Limits[Connection] = Limits(config)
+        self._limits: Limits[Connection] = Limits(config, max_open)
         self._stopping = asyncio.Event()
         self._accepted: list[asyncio.Task[None]] = []
         self._stop_deadline = 0.0

@@ -13,7 +13,6 @@ import pytest
 
 from embeddings_gateway.config_file import ConfigError, parse
 from embeddings_gateway.server.connection import MAX_PIPELINED
-from embeddings_gateway.server.limits import MAX_REFUSED, SPARE_CONNECTIONS
 from tests.connection import SMALL, START, Connection, sized
 from tests.server import eventually, serving
 
@@ -75,33 +74,6 @@ def test_health_without_room(busy, path):
             assert probe.receive()[0] in (200, 503)
         probe.send(START + sized(SMALL))
         assert_overloaded(probe.receive())
-
-
-def test_idle_connections_make_room(tmp_path):
-    """The connection that has been idle for the longest time is closed for one that comes when there are too many."""
-    with serving(tmp_path, NARROW) as server, contextlib.ExitStack() as stack:
-        idle = [stack.enter_context(Connection(server.url)) for _ in range(3)]
-        for one in (*idle, idle[0]):
-            one.send(START + sized(SMALL))
-            assert one.receive()[0] == 200
-        late = stack.enter_context(Connection(server.url))
-        late.send(START + sized(SMALL))
-        assert late.receive()[0] == 200
-        assert idle[1].ended()
-        idle[0].send(START + sized(SMALL))
-        assert idle[0].receive()[0] == 200
-
-
-def test_refused_connections_take_few_files(busy):
-    """However many connections come, those beyond the most and a few more are closed at once."""
-    server, _ = busy
-    files = Path(f"/proc/{server.pid}/fd")
-    before = len(list(files.iterdir()))
-    with contextlib.ExitStack() as stack:
-        for _ in range(300):
-            stack.enter_context(Connection(server.url))
-        assert len(list(files.iterdir())) <= before + SPARE_CONNECTIONS + MAX_REFUSED + 10
-    assert httpx.get(f"{server.url}/livez").status_code == 200
 
 
 def is_served(server):

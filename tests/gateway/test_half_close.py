@@ -8,6 +8,7 @@ import math
 
 import pytest
 
+from embeddings_gateway.errors import ClientGone
 from embeddings_gateway.server import connection
 from tests.gateway.test_server import GET, serving
 
@@ -57,6 +58,24 @@ async def test_work_is_cancelled(monkeypatch, name):
         assert await cancelled.get()
         with contextlib.suppress(ConnectionResetError):
             assert await reader.read() == b""
+
+
+async def test_large_requests(monkeypatch):
+    """The work for a large request is cancelled at once: it is not done for a client that may be gone."""
+    monkeypatch.setattr(connection, "HALF_CLOSE_S", math.inf)
+    monkeypatch.setattr(connection, "MAX_HALF_CLOSE_S", math.inf)
+    cancelled = asyncio.Queue()
+
+    async def answer(request):
+        try:
+            await request.read(1 << 20, math.inf)
+            await asyncio.get_running_loop().create_future()
+        except (asyncio.CancelledError, ClientGone):
+            cancelled.put_nowait(request.gone)
+
+    head = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % (1 << 20)
+    async with serving(answer) as server, half_closed(server, head + bytes(1 << 20)):
+        assert await cancelled.get()
 
 
 async def test_a_client_that_is_gone(monkeypatch):

@@ -12,6 +12,7 @@ from urllib.parse import urljoin
 import httpx
 import pytest
 
+from embeddings_gateway.config import ServerConfig
 from tests.server import eventually, serving
 
 ROOT = Path(__file__).parent.parent.parent
@@ -88,6 +89,19 @@ def nginx(tmp_path_factory):
         finally:
             process.terminate()
             process.wait()
+
+
+def test_the_limits_agree():
+    """What the example says of bodies and times fits the gateway's defaults."""
+    example, defaults = (ROOT / "deploy/nginx.conf").read_text(), ServerConfig()
+
+    def number(name):
+        return int(re.search(rf"\b{name} (\d+)[ms];", example)[1])
+
+    assert number("client_max_body_size") << 20 == defaults.max_body_bytes
+    assert number("client_body_timeout") == defaults.body_timeout_s
+    assert number("keepalive_timeout") < defaults.idle_timeout_s
+    assert number("proxy_read_timeout") > defaults.request_timeout_s
 
 
 def test_requests(nginx):

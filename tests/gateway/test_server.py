@@ -19,8 +19,9 @@ from embeddings_gateway.config import ServerConfig
 from embeddings_gateway.config_file import parse
 from embeddings_gateway.errors import ClientGone
 from embeddings_gateway.metrics import Metrics
-from embeddings_gateway.server import writer
+from embeddings_gateway.server import limits, writer
 from embeddings_gateway.server.connection import Connection
+from embeddings_gateway.server.limits import SPARE_CONNECTIONS
 from embeddings_gateway.server.peer import client_of
 from embeddings_gateway.server.server import Server, sweep
 from embeddings_gateway.serving.local import LocalModel
@@ -414,6 +415,68 @@ async def test_room_of_a_response_whose_client_leaves(begins):
         assert await outcomes.get()  # the task had gone on when the client was gone
         assert server._limits.bytes == 0
         out.close()
+
+
+async def connect(server):
+    """Return the streams of a connection."""
+    return await asyncio.open_connection(*server.address, limit=1 << 20)
+
+
+async def ask(streams, path="/v1/models"):
+    """Return the status of the answer to a request for a path, or ``None`` if the connection is closed."""
+    reader, out = streams
+    out.write(f"GET {path} HTTP/1.1\r\nhost: a\r\n\r\n".encode())
+    try:
+        head = await reader.readuntil(b"\r\n\r\n")
+    except (asyncio.IncompleteReadError, ConnectionResetError):
+        return None
+    await reader.readexactly(int(re.search(rb"content-length: (\d+)", head)[1]))
+    return int(head.split()[1])
+
+
+async def test_idle_connections_make_room(monkeypatch):
+    """The connection that has been idle for the longest time is closed for one that comes when there are too many."""
+    monkeypatch.setattr(limits, "LONG_IDLE_S", 0)
+    bounds = ServerConfig(port=0, max_connections=3)
+    async with running(bounds=bounds) as (server, *_):
+        idle = [await connect(server) for _ in range(3)]
+        for one in (*idle, idle[0]):
+            assert await ask(one) == 200
+        late = await connect(server)
+        assert await ask(late) == 200
+        assert [await ask(one) for one in (idle[0], idle[2], late)] == [200, 200, 200]
+        assert await ask(idle[1]) is None
+        for _, out in (*idle, late):
+            out.close()
+
+
+async def test_new_connections_are_not_idle():
+    """A connection that came just now is not closed for another one: its request may be on the way."""
+    bounds = ServerConfig(port=0, max_connections=2)
+    async with running(bounds=bounds) as (server, *_):
+        both = [await connect(server) for _ in range(2)]
+        late = await connect(server)
+        assert await ask(late) == 429
+        assert [await ask(one) for one in both] == [200, 200]
+        for _, out in (*both, late):
+            out.close()
+
+
+async def test_refused_connections_take_few_files():
+    """However many connections come, no more are open than the system has files for; the others are closed at once."""
+    config, metrics = parse(MODELS, Path(), "a test"), Metrics()
+    bounds = ServerConfig(port=0, max_connections=2)
+    app = create_app(config, Registry(config, metrics), metrics)
+    server = Server(app, bounds, max_open=2 + SPARE_CONNECTIONS + 3)
+    await server.listen()
+    serving = asyncio.ensure_future(server.serve())
+    many = [await connect(server) for _ in range(2 + SPARE_CONNECTIONS + 10)]
+    assert [await ask(one) for one in many[: 2 + SPARE_CONNECTIONS]] == [200] * 2 + [429] * SPARE_CONNECTIONS
+    assert [await ask(one) for one in many[2 + SPARE_CONNECTIONS :]] == [429] * 3 + [None] * 7
+    for _, out in many:
+        out.close()
+    server.stop()
+    await serving
 
 
 STRANGE_PATHS = [

@@ -115,6 +115,18 @@ def test_padding_id_outside_the_vocabulary(own):
     assert lowest_cosine(embed(backend, inputs), alone) >= 0.99999
 
 
+def test_padding_token_without_a_vector(own):
+    """A padding token whose embedding is not a number spoils no input beside it."""
+    directory = own("bert")
+    weights = load_file(directory / "model.safetensors")
+    weights["embeddings.word_embeddings.weight"][0] = float("nan")
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+    backend = load(directory)
+    inputs = ids_of(backend, TEXTS)
+    alone = np.concatenate([embed(backend, [ids]) for ids in inputs])
+    assert lowest_cosine(embed(backend, inputs), alone) >= 0.99999
+
+
 @pytest.mark.parametrize("kind", ["masked", "causal"])
 def test_checkpoint_with_a_head(own, kind):
     """A checkpoint saved with a language head is loaded without it, every layer with its own weights."""

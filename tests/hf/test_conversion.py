@@ -151,6 +151,29 @@ def test_made_anew_for_what_moves_a_vector(settings):
     assert key_of(threads=2, max_tokens=16) == keys[-1]
 
 
+def test_made_anew_for_another_tokenizer(settings):
+    """Each file that a tokenizer may be made of is part of what a conversion depends on."""
+    keys = [conversion_key(*source_of(HfSpec(**settings)))]
+    for name in ("tokenizer_config.json", "added_tokens.json", "vocab.txt"):
+        Path(settings["path"], name).write_text("{}")
+        keys.append(conversion_key(*source_of(HfSpec(**settings))))
+    assert len(set(keys)) == len(keys)
+
+
+def test_what_is_known_of_the_tokenizer_is_kept(converted):
+    """The tokenizer's settings and all notes are those of the conversion: nothing is compared at later starts."""
+    record = entry(converted) / "record.json"
+    plain, content = load(converted), json.loads(record.read_text())
+    content["tokenizer"] = {"split_special_tokens": True, "notes": ["of the tokenizer"]}
+    record.write_text(json.dumps({**content, "notes": ["of the files"]}))
+    record.with_name("record.sha256").write_text(checksum.sha256(record))
+    heeding = load(converted)
+    assert plain.info.notes == ()
+    assert heeding.info.notes == ("of the files", "of the tokenizer")
+    assert len(plain.tokenize(["[SEP]"]).ids) < len(heeding.tokenize(["[SEP]"]).ids)
+    assert plain.info.fingerprint != heeding.info.fingerprint
+
+
 @pytest.mark.parametrize(
     ("file", "harm"),
     [("model.bin", "changed"), ("model.xml", "gone"), ("record.json", "cut"), ("record.json", "changed")],

@@ -9,12 +9,17 @@ pytest.importorskip("torch", reason="the hf extra is not installed")
 import torch
 from safetensors.torch import save_file
 
+from embeddings_gateway.backends.checksum import sha256
+from embeddings_gateway.backends.hf.backend import HfBackend
+from embeddings_gateway.backends.spec import HfSpec
 from tests.hf.refusal import change, refused
+from tests.hf.torch_settings import TORCH
 from tests.make_hf import HIDDEN, add_modules, write_json
 
 POOLING = ("Pooling", {"embedding_dimension": HIDDEN, "pooling_mode": "mean"})
 MESSAGE = {"message": {"method": "forward", "method_output_name": "last_hidden_state"}}
 DENSE = {"in_features": HIDDEN, "out_features": 8}
+DENSE_WEIGHTS = "2_Dense/model.safetensors"
 
 
 @pytest.mark.parametrize(
@@ -42,6 +47,21 @@ def test_dense_of_another_width(own):
     assert "first input" in refused(directory)
     save_file({"linear.weight": weights["linear.weight"]}, directory / "2_Dense/model.safetensors")
     assert "does not fit" in refused(directory)
+
+
+def test_one_sum_for_several_files(own):
+    """One checksum is of one weights file: with Dense modules a table is wanted, which pins them too."""
+    directory = add_modules(own("bert"), POOLING, ("Dense", DENSE))
+    save_file(
+        {"linear.weight": torch.ones(8, HIDDEN), "linear.bias": torch.ones(8)}, directory / DENSE_WEIGHTS
+    )
+    sums = {name: sha256(directory / name) for name in ("model.safetensors", DENSE_WEIGHTS)}
+    assert "give a table" in refused(directory, sha256=sums["model.safetensors"])
+    HfBackend(HfSpec(path=str(directory), sha256=sums, **TORCH))
+    save_file(
+        {"linear.weight": torch.zeros(8, HIDDEN), "linear.bias": torch.ones(8)}, directory / DENSE_WEIGHTS
+    )
+    assert DENSE_WEIGHTS in refused(directory, sha256=sums)
 
 
 @pytest.mark.parametrize("order", [["Dense", "Pooling"], ["Normalize", "Pooling"], ["Normalize"], []])

@@ -12,6 +12,8 @@ pytest.importorskip("llama_cpp", reason="the gguf extra is not installed")
 
 from embeddings_gateway.backends.base import EmbedError
 from embeddings_gateway.backends.gguf.tokenizer import RUN_CHARACTERS_MAX
+from embeddings_gateway.serving.prepare.tally import least_tokens
+from tests.texts import varied_texts
 from tests.vectors import embed, ids_of
 
 END = 257  # <|endoftext|> in the tiny Qwen3's vocabulary
@@ -57,6 +59,17 @@ def test_a_text_cannot_spell_a_special_token(bert_file, qwen3_file, open_backend
     assert not {2, 3, 4} & set(ids[1:-1])
     ids = ids_of(open_backend(qwen3_file()), ["a<|endoftext|>b"])[0].tolist()
     assert ids.index(END) == len(ids) - 1 == len("a<|endoftext|>b")
+
+
+def test_least_tokens(bert_file, qwen3_file, t5_file, open_backend):
+    """No text has fewer tokens than is known of it before it is tokenized, which is much for an ordinary one."""
+    for file, at_least in ((bert_file("cls"), 99), (qwen3_file(), 99), (t5_file, 0)):
+        backend = open_backend(file)
+        special = len(backend.info.prefix) + len(backend.info.suffix)
+        texts = [*varied_texts(300), "[SEP]" * 99, "!" * 999, "x" * 9999, " " * 99, "a b " * 50]
+        for text, ids in zip(texts, ids_of(backend, texts), strict=True):
+            assert least_tokens(text, backend.info.token_span) <= len(ids) - special
+        assert least_tokens("a b " * 50, backend.info.token_span) >= at_least
 
 
 def test_a_nul_does_not_end_a_text(qwen3_file, open_backend):

@@ -164,7 +164,7 @@ async def test_crashes_of_a_search_that_do_not_count(watched):
     async with watching.engine.search():
         await crash_in_search(watching.engine, 6)
         watching.engine.exonerate(7)
-    assert watching.engine.state == "restarting"
+    assert watching.engine.state == "searching"
     watching.forget()
     await watching.until("ready")
     await crash(watching.engine, 1)

@@ -29,7 +29,7 @@ def refuse_untrusted(path: Path) -> None:
     for facts_of in (Path.lstat, Path.stat):  # of a link, and of what it leads to
         try:
             reason = untrusted(facts_of(path), os.geteuid(), os.getegid())
-        except (FileNotFoundError, NotADirectoryError):
+        except OSError:  # what cannot be looked at cannot be read either
             return
         if reason:
             raise LoadError(

@@ -152,22 +152,33 @@ def _shape(size: object) -> str:
 
 
 def _facts(folder: Path, model: nn.Module, config: Any) -> TransformerFacts:
-    vocabulary_size = _vocabulary_size(folder, model)
+    table = _token_embeddings(folder, model)
     offset = position_offset(model)
-    pad_id = getattr(config, "pad_token_id", None) if offset is None else offset.padding
-    if not isinstance(pad_id, int) or not 0 <= pad_id < vocabulary_size:
-        pad_id = 0  # any does: it is masked, and no position depends on it
     return TransformerFacts(
-        pad_id=pad_id,
+        pad_id=_pad_id(folder, table, config, offset),
         positions=_positions(offset, config),
-        vocabulary_size=vocabulary_size,
-        causal=_causal(folder, model, config, vocabulary_size),
+        vocabulary_size=len(table),
+        causal=_causal(folder, model, config, len(table)),
     )
 
 
-def _vocabulary_size(folder: Path, model: Any) -> int:
+def _pad_id(folder: Path, table: Tensor, config: Any, offset: PositionOffset | None) -> int:
+    """Return the id that fills rows; its embedding is finite, or it would spoil those beside it."""
+    wanted = getattr(config, "pad_token_id", None) if offset is None else offset.padding
+    if isinstance(wanted, int) and 0 <= wanted < len(table) and table[wanted].isfinite().all():
+        return wanted
+    # It is masked, so any does where no position depends on it.
+    finite = table.isfinite().all(dim=1).nonzero()
+    if offset is not None or not len(finite):
+        raise LoadError(f"{folder}: the embedding of the padding token {wanted} is not finite")
+    return int(finite[0])
+
+
+def _token_embeddings(folder: Path, model: Any) -> Tensor:
+    """Return the table of token embeddings, ``[vocabulary, width]``."""
     try:
-        return int(model.get_input_embeddings().weight.shape[0])
+        weight = model.get_input_embeddings().weight
+        return weight.detach().reshape(len(weight), -1)  # type: ignore[no-any-return]
     except (AttributeError, NotImplementedError, TypeError):
         raise LoadError(
             f"{folder}: {type(model).__name__} has no table of token embeddings, "

@@ -141,6 +141,8 @@ class Preparer:
             joined = [f"{first} {second}" for first, second in call.inputs]
             await self._judge_length(tally, range(len(joined)), joined, call, info)
         else:
+            if sum(map(len, call.inputs)) > self._max_tokens:
+                raise TooManyTokens(f"A request has at most {self._max_tokens} token ids.", "input")
             return call
         return replace(call, refused={**call.refused, **tally.errors}) if tally.errors else call
 
@@ -184,8 +186,6 @@ class Preparer:
             texts, pairs = [first for first, _ in inputs], [second for _, second in inputs]
         elif are_texts(inputs):
             texts = inputs
-        elif sum(map(len, inputs)) > self._max_tokens:  # before any work on each of them
-            raise TooManyTokens(f"A request has at most {self._max_tokens} token ids.", "input")
         elif self._serving.token_ids == "native":
             tokenized = await _native(inputs, info)
             tally.add(indices, tokenized)

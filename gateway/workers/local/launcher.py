@@ -58,6 +58,7 @@ class Launcher:
 
     Attributes:
         late: whether the current start is late.
+        fastest_s: how long the fastest start took.
     """
 
     def __init__(
@@ -73,11 +74,11 @@ class Launcher:
         self._startup = functools.partial(startup, spec, cores, forward_stderr, timeouts=timeouts)
         self._timeouts = timeouts
         self._on_late = on_late
-        self._fastest_s = math.inf
+        self.fastest_s = math.inf
 
     async def launch(self) -> Link:
         """Start the worker; see :func:`startup`."""
-        late_s = max(self._timeouts.hang_s, LATE_FACTOR * self._fastest_s)
+        late_s = max(self._timeouts.hang_s, LATE_FACTOR * self.fastest_s)
         never_s = self._timeouts.load_s + 1  # by then the start has timed out
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -87,7 +88,7 @@ class Launcher:
         finally:
             timer.cancel()
             self.late = False
-        self._fastest_s = min(self._fastest_s, loop.time() - began)
+        self.fastest_s = min(self.fastest_s, loop.time() - began)
         return link
 
     def _note_late(self) -> None:

@@ -11,9 +11,9 @@ SHARE = 0.1
 
 SAVED_S_MAX = 30.0
 """What searches have not used they may use later, up to so many seconds, or so many restarts if these take longer: a
-single search runs without a pause."""
+single search runs without a pause, whatever it costs."""
 
-SAVED_RESTARTS = 6
+SAVED_RESTARTS = 24
 
 
 class SearchShare:

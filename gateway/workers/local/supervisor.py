@@ -118,7 +118,7 @@ class Supervisor:
         """See :class:`embeddings_gateway.workers.engine.Engine`."""
         if self._state == "ready" and self.ready:
             return "ready"
-        if self._turns.pending and self._state in ("ready", "restarting"):
+        if self._state in ("ready", "restarting") and (self._turns.pending or self._crash_is_searched):
             return "searching"
         return "restarting" if self._state == "ready" else self._state
 
@@ -340,7 +340,7 @@ class Supervisor:
             self._log.warning("model note", note=note)
         self._log.info("model ready", fingerprint=info.fingerprint, seconds=link.load_seconds)
         now = time.monotonic()
-        self._search_share.restart_takes(link.load_seconds)
+        self._search_share.restart_takes(self._launcher.fastest_s)
         if self._crash_is_searched:
             self._search_share.charge(now - self._crashed_at, now)
         self._crash_is_searched = False
