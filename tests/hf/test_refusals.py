@@ -239,7 +239,7 @@ def test_configurations_that_the_class_does_not_fit(own, values, says):
     ],
 )
 def test_configurations_with_keys_that_mean_nothing(own, values):
-    """Keys of no effect here, and those of an author's code that change no vector, are passed over; code gets a note."""
+    """Keys that change no vector here are passed over, and code of the author's own gets a note."""
     directory = own("bert")
     change(directory / "config.json", **values)
     notes = HfBackend(HfSpec(path=str(directory), **TORCH)).info.notes
