@@ -21,6 +21,7 @@ BATCH_INVARIANCE = {
 }
 """The lowest cosine between an input's vector alone and in a batch, by dtype."""
 TORCH_BF16 = 0.999  # it keeps eight bits between layers, and on a GPU kernels differ by batch
+LLAMA_QUANTISED = 0.999  # on a processor company changes nothing (see backends/gguf/packing)
 FEWER_BITS = 0.99
 SCORE_TOLERANCE = {"fp32": 1e-4, "f32": 1e-4, "bf16": 1e-2, "f16": 1e-2, "fp16": 1e-2}
 """The largest difference of a score or of a sparse weight, by dtype; relative where it is above 1."""
@@ -35,6 +36,8 @@ def batch_invariance(info: ModelInfo) -> float:
     """Return the lowest cosine between a text's vector alone and in a batch."""
     if (info.runtime, info.dtype) == ("torch", "bf16"):
         return TORCH_BF16
+    if (info.runtime, info.device) == ("llama.cpp", "cpu"):
+        return BATCH_INVARIANCE.get(info.dtype, LLAMA_QUANTISED)
     return BATCH_INVARIANCE.get(info.dtype, FEWER_BITS)
 
 

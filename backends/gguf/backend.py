@@ -23,7 +23,7 @@ from embeddings_gateway.backends.base import (
 )
 from embeddings_gateway.backends.gguf.context import Contexts, read_traits
 from embeddings_gateway.backends.gguf.model import LlamaModel, check_file
-from embeddings_gateway.backends.gguf.packing import SEQUENCES_MAX, Sizes, choose_sizes
+from embeddings_gateway.backends.gguf.packing import INPUTS_MAX, Sizes, choose_sizes
 from embeddings_gateway.backends.gguf.tokenizer import LlamaTokenizer
 from embeddings_gateway.backends.model_options import offered_dimensions, resolve_prompts
 from embeddings_gateway.backends.spec import GgufSpec
@@ -36,10 +36,10 @@ class GgufBackend:
 
     def __init__(self, spec: GgufSpec) -> None:
         path = Path(spec.path)
-        check_file(path)
+        header = check_file(path)
         self.files: Sequence[Path] = (path,)
         weights = checksum.verify(path.parent, [path.name], spec.sha256)
-        self._model = LlamaModel(path, spec.n_gpu_layers)
+        self._model = LlamaModel(path, header, spec.n_gpu_layers)
         try:
             self._start(spec, weights[path.name])
         except LoadError as error:
@@ -52,7 +52,6 @@ class GgufBackend:
         sizes = choose_sizes(
             facts,
             read_traits(self._model),
-            pooling,
             spec,
             on_gpu=self._model.on_gpu,
             memory_bytes=_memory_bytes(),
@@ -117,7 +116,7 @@ class GgufBackend:
             ),
             cost="packed",
             max_batch_tokens=sizes.max_batch_tokens,
-            max_batch_inputs=SEQUENCES_MAX,
+            max_batch_inputs=INPUTS_MAX,
             created=int(self._model.path.stat().st_mtime),
             token_span=tokenizer.span,
         )

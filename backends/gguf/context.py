@@ -10,17 +10,22 @@ import ctypes
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from embeddings_gateway.backends.base import Batch, EmbedError, LoadError, OutOfMemory, Vectors
 from embeddings_gateway.backends.gguf.bindings import llama
 from embeddings_gateway.backends.gguf.model import POOLINGS, LlamaModel, start_llama
 from embeddings_gateway.backends.gguf.packing import (
-    SEQUENCES_MAX,
+    INPUTS_MAX,
+    SEQUENCES,
     TILE_TOKENS,
     ContextTraits,
     PackedTokens,
+    Pooled,
     Sizes,
+    share_calls,
     short_sizes,
+    up_to_multiple,
 )
 
 ALLOCATION_FAILED = -2
@@ -28,7 +33,7 @@ POOLING_TYPES = {name: value for value, name in POOLINGS.items()}
 
 
 class Contexts:
-    """The contexts of one model: one for batches of any size, and on a processor a second for short batches.
+    """The contexts of one model: one for calls of any size, and on a processor a second for short ones.
 
     Used by one thread. Must be closed before its model.
     """
@@ -36,9 +41,12 @@ class Contexts:
     def __init__(self, model: LlamaModel, sizes: Sizes, pooling: str, threads: int) -> None:
         self._sizes = sizes
         self._vocabulary_size = model.facts.vocabulary_size
+        self._dimensions = model.facts.dimensions
         self._any = Context(model, sizes, pooling, threads, flash=True)
         self._short = (
-            None if model.on_gpu else Context(model, short_sizes(sizes), pooling, threads, flash=False)
+            None
+            if model.on_gpu
+            else Context(model, short_sizes(sizes), pooling, threads, flash=model.facts.quantised)
         )
 
     def __repr__(self) -> str:
@@ -51,8 +59,12 @@ class Contexts:
             EmbedError: the batch breaks a limit, or llama.cpp fails. The contexts can be used again.
         """
         check_batch(batch, self._sizes, self._vocabulary_size)
-        is_short = batch.tokens < TILE_TOKENS
-        return (self._short if self._short and is_short else self._any).embed(batch)
+        inputs = batch.split()
+        vectors = np.empty((len(batch), self._dimensions), dtype=np.float32)
+        for rows in share_calls(batch.lengths, self._sizes.shared_tokens):
+            call = Batch.of([inputs[i] for i in rows])
+            vectors[rows] = self._context_for(call.tokens).embed(call)
+        return vectors
 
     def close(self) -> None:
         """Free both. A second call does nothing."""
@@ -60,22 +72,31 @@ class Contexts:
         if self._short:
             self._short.close()
 
+    def _context_for(self, tokens: int) -> Context:
+        is_short = up_to_multiple(tokens, self._sizes.multiple) < TILE_TOKENS
+        return self._short if self._short and is_short else self._any
+
 
 class Context:
-    """A ``llama_context`` that pools each sequence into one vector, with flash attention or without."""
+    """A ``llama_context``, with flash attention or without.
+
+    It pools each input into one vector, or, where inputs go through in chunks, gives the vector of each token.
+    """
 
     def __init__(self, model: LlamaModel, sizes: Sizes, pooling: str, threads: int, *, flash: bool) -> None:
         self._dimensions = model.facts.dimensions
         self._sizes = sizes
+        self._pooling = pooling
         self._batch = TokenBatch(sizes.call_tokens)
-        params = _params(pooling, threads, on_gpu=model.on_gpu, flash=flash)
-        params.n_ctx = sizes.capacity
+        params = _params("none" if sizes.in_chunks else pooling, threads, on_gpu=model.on_gpu, flash=flash)
+        params.n_ctx = max(sizes.capacity + TILE_TOKENS, sizes.call_tokens)  # a few are filled up
         params.n_batch = params.n_ubatch = sizes.call_tokens
-        params.n_seq_max = SEQUENCES_MAX
+        params.n_seq_max = SEQUENCES
         params.n_outputs_max = sizes.call_outputs
         self._pointer: Any = _open(model, params)
         self._memory = llama.llama_get_memory(self._pointer)
         self._call = llama.llama_encode if model.facts.route == "encode" else llama.llama_decode
+        self._filled = 0
         self._tainted = False
 
     def __repr__(self) -> str:
@@ -86,18 +107,31 @@ class Context:
         if self._memory:
             # After a failure its numbers are cleared too, for a NaN times a mask of zero is a NaN.
             llama.llama_memory_clear(self._memory, self._tainted)
+        self._filled = 0
         self._tainted = False
         packed = PackedTokens.of(batch)
-        if len(packed) > self._sizes.call_outputs:
-            packed = self._prefill(packed)
-        self._compute(packed, outputs=True)
-        return self._collect(len(batch))
+        if self._sizes.in_chunks:
+            vectors = self._embed_in_chunks(packed, batch.lengths)
+        else:
+            self._compute(packed, outputs=True)
+            vectors = self._collect(len(batch))
+        self._tainted = not np.isfinite(vectors).all()
+        return vectors
 
     def close(self) -> None:
         """Free the context. A second call does nothing."""
         if self._pointer:
             llama.llama_free(self._pointer)
             self._pointer = None
+
+    def _embed_in_chunks(self, packed: PackedTokens, lengths: NDArray[np.int32]) -> Vectors:
+        if self._pooling == "last" and len(packed) > self._sizes.call_outputs:
+            packed = self._prefill(packed)
+        pooled = Pooled(self._pooling, lengths, self._dimensions)
+        for chunk in packed.chunks(self._sizes.call_outputs):
+            self._compute(chunk, outputs=True)
+            pooled.add(chunk, self._token_vectors(len(chunk)))
+        return pooled.vectors()
 
     def _prefill(self, packed: PackedTokens) -> PackedTokens:
         """Put all but the last few tokens of each input into the memory, and return those.
@@ -115,22 +149,28 @@ class Context:
         return tails
 
     def _compute(self, packed: PackedTokens, *, outputs: bool) -> None:
-        code = self._call(self._pointer, self._batch.fill(packed, outputs=outputs))
+        filled_up = packed.filled_up(self._sizes.multiple, self._filled)
+        self._filled += len(filled_up) - len(packed)
+        code = self._call(self._pointer, self._batch.fill(filled_up, outputs=outputs))
         if code != 0:
             self._tainted = True
             kind = OutOfMemory if code == ALLOCATION_FAILED else EmbedError
             raise kind(f"llama.cpp failed with code {code} on {len(packed)} tokens")
 
     def _collect(self, inputs: int) -> Vectors:
-        vectors = np.empty((inputs, self._dimensions), dtype=np.float32)
-        for i in range(inputs):
-            row = llama.llama_get_embeddings_seq(self._pointer, i)
-            if not row:
-                self._tainted = True
-                raise EmbedError(f"llama.cpp has no vector for input {i} of {inputs}")
-            vectors[i] = np.ctypeslib.as_array(row, shape=(self._dimensions,))
-        self._tainted = not np.isfinite(vectors).all()
-        return vectors
+        """Return the vectors of whole inputs, which the engine has pooled."""
+        rows = [llama.llama_get_embeddings_seq(self._pointer, i) for i in range(inputs)]
+        return np.stack([self._array(row, (self._dimensions,)) for row in rows])
+
+    def _token_vectors(self, tokens: int) -> Vectors:
+        """Return the vectors of the first tokens of the last call, valid until the next one."""
+        return self._array(llama.llama_get_embeddings(self._pointer), (tokens, self._dimensions))
+
+    def _array(self, pointer: Any, shape: tuple[int, ...]) -> Vectors:
+        if not pointer:
+            self._tainted = True
+            raise EmbedError("llama.cpp has no vector for an input")
+        return np.ctypeslib.as_array(pointer, shape=shape)
 
 
 def read_traits(model: LlamaModel) -> ContextTraits:
@@ -171,8 +211,8 @@ def _open(model: LlamaModel, params: Any) -> Any:
 
 def check_batch(batch: Batch, sizes: Sizes, vocabulary_size: int) -> None:
     """Refuse a batch that does not fit the context, with an ``EmbedError``."""
-    if not 1 <= len(batch) <= SEQUENCES_MAX:
-        raise EmbedError(f"a batch of {len(batch)} inputs; from 1 to {SEQUENCES_MAX} are possible")
+    if not 1 <= len(batch) <= INPUTS_MAX:
+        raise EmbedError(f"a batch of {len(batch)} inputs; from 1 to {INPUTS_MAX} are possible")
     misfits = np.flatnonzero((batch.lengths < 1) | (batch.lengths > sizes.max_tokens))
     if len(misfits):
         i = misfits[0]

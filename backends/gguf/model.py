@@ -10,7 +10,6 @@ import ctypes
 import functools
 import os
 import re
-import struct
 from collections import deque
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +18,7 @@ import msgspec
 
 from embeddings_gateway.backends.base import LoadError
 from embeddings_gateway.backends.gguf.bindings import llama
+from embeddings_gateway.backends.gguf.header import GgufHeader, read_header, weights_dtype
 
 Route = Literal["encode", "decode"]
 """Which of the engine's two calls computes the model."""
@@ -30,7 +30,6 @@ POOLINGS = {
     llama.LLAMA_POOLING_TYPE_LAST: "last",
     llama.LLAMA_POOLING_TYPE_RANK: "rank",
 }
-FTYPE_GUESSED = 1024  # LLAMA_FTYPE_GUESSED: the file names no type, so the engine took the commonest
 FTYPES = {
     value: name.removeprefix("LLAMA_FTYPE_").removeprefix("ALL_").removeprefix("MOSTLY_").lower()
     for name, value in vars(llama).items()
@@ -39,15 +38,11 @@ FTYPES = {
 VALUE_BYTES = 256  # the engine cuts a longer value; only short ones are asked for
 ERROR = 4  # GGML_LOG_LEVEL_ERROR in ggml.h; the binding has no name for it
 LINES_MAX = 16
-MAGIC = b"GGUF"
-VERSIONS = (2, 3)
-FILE_HEADER = struct.Struct("<4sIQQ")  # magic, version, tensors, metadata entries
-ENTRY_BYTES_MIN = 12  # the shortest metadata entry: an empty key, its type, nothing else
 SHARD = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
 
 
-def check_file(path: Path) -> None:
-    """Refuse a path that is plainly no whole GGUF model file. llama.cpp refuses more, by what the file holds."""
+def check_file(path: Path) -> GgufHeader:
+    """Return the header of a file, or refuse what is plainly no whole GGUF model file. llama.cpp refuses more."""
     if not path.is_absolute():
         raise LoadError(f"{path}: give the absolute path of a GGUF file")
     if not path.is_file():
@@ -56,32 +51,20 @@ def check_file(path: Path) -> None:
     shard = SHARD.search(path.name)
     if shard and int(shard[1]) > 1:
         raise LoadError(f"{path}: one part of {int(shard[1])}; merge them with llama-gguf-split --merge")
-    with path.open("rb") as file:
-        start = file.read(FILE_HEADER.size)
-    if start[:4] != MAGIC:
-        raise LoadError(f"path: {path} is not a GGUF file")
-    if len(start) < FILE_HEADER.size:
-        raise LoadError(f"{path}: cut short after {len(start)} bytes")
-    _magic, version, tensors, entries = FILE_HEADER.unpack(start)
-    if version not in VERSIONS:
-        raise LoadError(f"{path}: GGUF version {version}, but only {VERSIONS} are known; convert it again")
-    if tensors == 0:
-        raise LoadError(f"{path}: holds no tensors (a vocabulary, or the index of a split model)")
-    if (tensors + entries) * ENTRY_BYTES_MIN > path.stat().st_size:
-        raise LoadError(f"{path}: cut short or damaged: it is too small for what its header announces")
+    return read_header(path)
 
 
 class LlamaModel:
     """A ``llama_model``, mapped into memory. Must outlive the contexts made from it.
 
     Attributes:
-        path: the file, which has passed :func:`check_file`.
+        path: the file, whose header :func:`check_file` has read.
         pointer: the ``llama_model``, for the engine's functions.
         facts: what the file says.
         on_gpu: whether any layer was put on a GPU.
     """
 
-    def __init__(self, path: Path, n_gpu_layers: int) -> None:
+    def __init__(self, path: Path, header: GgufHeader, n_gpu_layers: int) -> None:
         log = start_llama()
         if n_gpu_layers and not llama.llama_supports_gpu_offload():
             raise LoadError(
@@ -99,7 +82,7 @@ class LlamaModel:
         if llama.llama_vocab_type(self.vocabulary) == llama.LLAMA_VOCAB_TYPE_NONE:
             self.close()
             raise LoadError(f"{path}: has no tokenizer; convert the model again, with its tokenizer files")
-        self.facts = read_facts(self.pointer)
+        self.facts = read_facts(self.pointer, header)
 
     def __repr__(self) -> str:
         state = f"{self.facts.architecture} {self.facts.dtype}" if self.pointer else "closed"
@@ -127,6 +110,7 @@ class GgufFacts(msgspec.Struct, frozen=True, kw_only=True):
         vocabulary_size: token ids are in ``range(vocabulary_size)``.
         pooling: what the file says, or ``None`` where it says nothing.
         dtype: of the weights: ``f32``, ``bf16``, ``q8_0``, ``q4_k_m``, ...
+        quantised: whether any are multiplied by tokens in fewer than 16 bits.
         route: the call that computes it.
         adds_end: whether the tokenizer ends a text with its end token, or ``None`` where the file is silent.
     """
@@ -137,12 +121,13 @@ class GgufFacts(msgspec.Struct, frozen=True, kw_only=True):
     vocabulary_size: int
     pooling: str | None
     dtype: str
+    quantised: bool
     route: Route
     adds_end: bool | None
 
 
-def read_facts(model: Any) -> GgufFacts:
-    """Ask the engine for the facts of ``model``, a ``llama_model`` pointer."""
+def read_facts(model: Any, header: GgufHeader) -> GgufFacts:
+    """Ask the engine for the facts of ``model``, a ``llama_model`` pointer; the header has some more."""
     architecture = metadata(model, "general.architecture") or "unknown"
     pooling = metadata(model, f"{architecture}.pooling_type")
     adds_end = metadata(model, "tokenizer.ggml.add_eos_token")
@@ -152,7 +137,8 @@ def read_facts(model: Any) -> GgufFacts:
         max_tokens_trained=llama.llama_model_n_ctx_train(model),
         vocabulary_size=llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(model)),
         pooling=None if pooling is None else POOLINGS.get(int(pooling), pooling),
-        dtype=FTYPES.get(llama.llama_model_ftype(model) & ~FTYPE_GUESSED, "unknown"),
+        dtype=weights_dtype(FTYPES.get(header.numbers.get("general.file_type"), "unknown"), header.matrices),
+        quantised=header.quantised,
         # Only T5-like models "have an encoder", and of those the encoder makes the vectors. llama_decode is right
         # for all others: it calls the encoder itself for models without memory (BERT).
         route="encode" if llama.llama_model_has_encoder(model) else "decode",

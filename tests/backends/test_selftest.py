@@ -157,7 +157,7 @@ def changing(times):
         runs += 1
         return values if runs <= times else np.roll(values, 1, axis=1)
 
-    return SelfTest(Answering(dense(change)))
+    return SelfTest(Answering(dense(change), max_batch_tokens=2**20))
 
 
 def test_other_vectors_than_before():

@@ -51,7 +51,7 @@ def test_three_hundred_random_batches(family, request, open_backend):
     ("batch", "message"),
     [
         ([], "a batch of 0 inputs"),
-        ([ids(2)] * 65, "a batch of 65 inputs"),
+        ([ids(2)] * 64, "a batch of 64 inputs"),
         ([ids(2), ids()], "input 1 has 0 tokens"),
         ([ids(*[2] * 65)], "input 0 has 65 tokens"),
         ([ids(2), ids(2, 31)], "input 1 has a token id outside"),
@@ -93,5 +93,5 @@ def test_a_vector_that_is_not_there_is_an_error(bert_file, open_backend, monkeyp
     """A null pointer where the engine should have a vector is an EmbedError."""
     backend = open_backend(bert_file("cls"))
     monkeypatch.setattr(backend._contexts._short, "_call", lambda *_: 0)  # says yes, computes nothing
-    with pytest.raises(EmbedError, match="no vector for input 0"):
+    with pytest.raises(EmbedError, match="no vector for an input"):
         embed(backend, [ids(2, 7, 3)])

@@ -49,11 +49,12 @@ def test_a_decoder_in_batches(qwen3_file, tiny_qwen3, open_backend):
     assert lowest_cosine(packed(backend, inputs), plain(tiny_qwen3, inputs, "last")) >= FP32
 
 
-def test_a_mean_over_a_decoder_is_never_chunked(qwen3_file, tiny_qwen3, open_backend):
-    """The mean counts every token of a long input, not those of the last chunk."""
-    backend = open_backend(qwen3_file("mean"))
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_all_chunks_of_a_decoder_count(pooling, qwen3_file, tiny_qwen3, open_backend):
+    """The mean counts every token of a long input, not those of the last chunk; the first token is the first."""
+    backend = open_backend(qwen3_file(pooling))
     inputs = ids_of(backend, LONG)
-    assert lowest_cosine(alone(backend, inputs), plain(tiny_qwen3, inputs, "mean")) >= FP32
+    assert lowest_cosine(alone(backend, inputs), plain(tiny_qwen3, inputs, pooling)) >= FP32
 
 
 def test_the_encoder_of_t5(t5_file, tiny_t5, open_backend):

@@ -15,7 +15,7 @@ def test_the_facts_of_a_model(bert_file, open_backend):
     assert (info.prompts, info.default_prompt) == ({}, None)
     assert (info.pooling, info.normalized) == ("cls", True)
     assert (info.dtype, info.device, info.runtime) == ("f32", "cpu", "llama.cpp")
-    assert (info.cost, info.max_batch_tokens, info.max_batch_inputs) == ("packed", 100, 64)
+    assert (info.cost, info.max_batch_tokens, info.max_batch_inputs) == ("packed", 100, 63)
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f16", "bf16", "q8_0"])

@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("llama_cpp", reason="the gguf extra is not installed")
 
 from embeddings_gateway.backends.base import Batch
-from embeddings_gateway.backends.gguf.packing import PackedTokens
+from embeddings_gateway.backends.gguf.packing import INPUTS_MAX, PackedTokens, Pooled, share_calls
 
 BATCH = Batch.of([np.array(ids, dtype=np.int32) for ids in ([5, 6, 7], [8], [9, 10])])
 
@@ -44,7 +44,7 @@ def test_tails_are_as_short_as_the_count_allows():
 def test_tails_fit_a_call(seed):
     """However long the inputs are, the tails are at least so many tokens but less than twice as many."""
     source = np.random.default_rng(seed)
-    lengths = source.integers(1, 300, source.integers(1, 64, endpoint=True))
+    lengths = source.integers(1, 300, source.integers(1, INPUTS_MAX, endpoint=True))
     packed = PackedTokens.of(Batch(np.zeros(lengths.sum(), np.int32), lengths))
     _, tails = packed.split_tails(64)
     assert min(64, len(packed)) <= len(tails) < 128
@@ -52,9 +52,50 @@ def test_tails_fit_a_call(seed):
 
 
 def test_chunks_are_even():
-    """Chunks keep the order, hold no more than the given size, and none is nearly empty."""
+    """Chunks keep the order, hold no more than the given size, nearly all multiples of 8; none is nearly empty."""
     packed = PackedTokens.of(Batch.of([np.arange(1100, dtype=np.int32)]))
     chunks = list(packed.chunks(512))
-    assert [len(chunk) for chunk in chunks] == [366, 367, 367]
+    assert [len(chunk) for chunk in chunks] == [360, 368, 372]
     assert [row for chunk in chunks for row in rows(chunk)] == rows(packed)
     assert list(PackedTokens.of(Batch.of([])).chunks(512)) == []
+
+
+@pytest.mark.parametrize("tokens", [1, 64, 120, 121, 128, 129, 8192, 8191, 1000])
+def test_chunks_fit_a_call_when_they_are_filled_up(tokens):
+    """Whatever the length, no chunk is larger than a call, and all but the last are multiples of 8."""
+    lengths = [len(chunk) for chunk in PackedTokens.of(Batch.of([np.zeros(tokens, np.int32)])).chunks(128)]
+    assert sum(lengths) == tokens
+    assert max(lengths) <= 128
+    assert all(length % 8 == 0 for length in lengths[:-1])
+
+
+def test_a_call_is_filled_up_by_a_sequence_of_its_own():
+    """Tokens are added to a multiple, at the next positions of a sequence that no input has."""
+    filled_up = PackedTokens.of(BATCH).filled_up(8, filled=3)
+    assert rows(filled_up)[6:] == [(0, 3, INPUTS_MAX), (0, 4, INPUTS_MAX)]
+    assert rows(filled_up.filled_up(8, filled=5)) == rows(filled_up)
+
+
+def test_inputs_share_calls_as_far_as_they_fit():
+    """Inputs are together in a call as long as their tokens allow; longer ones have one by themselves."""
+    calls = share_calls(np.array([20, 30, 57, 6, 1, 200, 55], np.int32), 56)
+    assert sorted(calls) == [[0, 1, 3], [2], [4, 6], [5]]
+    assert share_calls(np.array([1, 1], np.int32), 0) == [[1], [0]]
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
+def test_vectors_of_chunks_are_pooled_as_those_of_whole_inputs(pooling):
+    """Wherever the chunks begin and end, the pooled vectors are the same."""
+    lengths = np.array([3, 200, 1, 90], np.int32)
+    packed = PackedTokens.of(Batch(np.arange(lengths.sum(), dtype=np.int32), lengths))
+    tokens = np.random.default_rng(0).standard_normal((len(packed), 5)).astype(np.float32)
+    pooled = Pooled(pooling, lengths, 5)
+    for chunk in packed.chunks(64):
+        pooled.add(chunk, tokens[chunk.ids])
+    inputs = np.split(tokens, np.cumsum(lengths)[:-1])
+    expected = {
+        "mean": [i.mean(0) for i in inputs],
+        "cls": [i[0] for i in inputs],
+        "last": [i[-1] for i in inputs],
+    }
+    np.testing.assert_allclose(pooled.vectors(), np.stack(expected[pooling]), rtol=1e-5, atol=1e-6)

@@ -21,15 +21,16 @@ FACTS = GgufFacts(
     vocabulary_size=150_000,
     pooling=None,
     dtype="f16",
+    quantised=False,
     route="decode",
     adds_end=None,
 )
 
 
-def sizes(traits=DECODER, pooling="last", *, memory=64 * GIB, on_gpu=False, facts=FACTS, **options):
+def sizes(traits=DECODER, *, memory=64 * GIB, on_gpu=False, facts=FACTS, **options):
     """Return the sizes for a large decoder, unless told otherwise."""
     spec = GgufSpec(path="/model.gguf", **options)
-    return choose_sizes(facts, traits, pooling, spec, on_gpu=on_gpu, memory_bytes=memory)
+    return choose_sizes(facts, traits, spec, on_gpu=on_gpu, memory_bytes=memory)
 
 
 def test_a_decoder_s_long_context_is_bounded():
@@ -41,37 +42,41 @@ def test_a_decoder_s_long_context_is_bounded():
 
 
 @pytest.mark.parametrize(
-    ("traits", "pooling", "route"),
-    [
-        (DECODER, "mean", "decode"),
-        (DECODER, "cls", "decode"),
-        (BERT, "last", "decode"),
-        (ContextTraits(has_memory=True, causal=False), "last", "decode"),
-        (DECODER, "last", "encode"),
-    ],
+    ("traits", "route"),
+    [(BERT, "decode"), (ContextTraits(has_memory=True, causal=False), "decode"), (DECODER, "encode")],
 )
-def test_only_the_last_token_of_a_causal_decoder_is_chunked(traits, pooling, route):
-    """For any other model the longest input fits one call."""
-    chosen = sizes(traits, pooling, facts=msgspec.structs.replace(FACTS, route=route), max_tokens=2000)
-    assert chosen.call_tokens == chosen.call_outputs == chosen.capacity == 2000
+def test_only_a_causal_decoder_is_chunked(traits, route):
+    """For any other model the longest input fits one call, of a multiple of the engine's sequences."""
+    chosen = sizes(traits, facts=msgspec.structs.replace(FACTS, route=route), max_tokens=2000)
+    assert not chosen.in_chunks
+    assert chosen.capacity == 2000
+    assert chosen.call_tokens == chosen.call_outputs == 2048
+
+
+def test_only_inputs_below_a_tile_share_a_call_of_a_quantised_model():
+    """On a processor; on a GPU, and with weights of 16 bits, inputs share calls as long as a batch."""
+    quantised = msgspec.structs.replace(FACTS, quantised=True)
+    assert sizes(facts=quantised).shared_tokens == 56
+    assert sizes(facts=quantised, on_gpu=True).shared_tokens == 2048
+    assert sizes().shared_tokens == sizes().max_batch_tokens == 512
 
 
 def test_a_large_vocabulary_lowers_the_default_limit():
     """The default keeps the engine's output rows within 2 GiB; a configured limit is taken as it is."""
-    chosen = sizes(BERT, "mean")
+    chosen = sizes(BERT)
     assert 3000 < chosen.max_tokens < 4000
-    assert sizes(BERT, "mean", max_tokens=8192).max_tokens == 8192
+    assert sizes(BERT, max_tokens=8192).max_tokens == 8192
 
 
 def test_outputs_larger_than_half_the_memory_are_refused():
     """A limit that the machine has no memory for is refused, with the size it would need."""
     with pytest.raises(LoadError, match=r"18\.4 GiB for its outputs alone"):
-        sizes(BERT, "mean", max_tokens=32768, memory=16 * GIB)
+        sizes(BERT, max_tokens=32768, memory=16 * GIB)
 
 
 def test_a_small_model_has_room_for_all_its_sequences():
     """The engine aborts where a call has room for fewer tokens than sequences; there always is."""
-    assert sizes(BERT, "cls", max_tokens=3, max_batch_tokens=5).call_tokens == 64
+    assert sizes(BERT, max_tokens=3, max_batch_tokens=5).call_tokens == 64
 
 
 def test_packs_are_larger_on_a_gpu():
@@ -83,7 +88,7 @@ def test_packs_are_larger_on_a_gpu():
 def test_a_batch_larger_than_the_longest_input_has_room():
     """The context holds a batch as well as the longest input."""
     assert sizes(max_tokens=600, max_batch_tokens=5000).capacity == 5000
-    assert sizes(BERT, "mean", max_tokens=600, max_batch_tokens=5000).capacity == 5000
+    assert sizes(BERT, max_tokens=600, max_batch_tokens=5000).capacity == 5000
 
 
 def test_a_limit_above_the_model_s_is_refused():
