@@ -7,16 +7,19 @@ tokenized as a whole, and nothing is known before.
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
+from tokenizers.normalizers import Precompiled
 
 from embeddings_gateway.backends.base import PART_CONTEXT, Part, TokenizedPart, TokenSpan
 
@@ -35,6 +38,9 @@ LOCAL_PRE_TOKENIZERS = frozenset(
     }
 )
 """They divide a text by what stands near."""
+
+COMPOSING = frozenset({"NFC", "NFKC", "Precompiled"})
+"""Normalizers that make one character, which may be unknown or no sign, of a visible one and the mark behind it."""
 
 RUNS_OF_BLANKS = frozenset({" {2,}", r"\s+", r"\s{2,}", " +", "[ ]+", "[ ]{2,}"})
 """Patterns that normalizers may replace by one blank: one that stands between two other characters stays."""
@@ -62,10 +68,12 @@ class TextRules(NamedTuple):
     Attributes:
         span: how much of a text one token can stand for at most.
         places: finds, at its beginning, a place where a text may be divided; ``None``: there are none.
+        misplaces: whether the library may misplace the tokens of a text, so that nothing is certain of it.
     """
 
     span: TokenSpan = TokenSpan()
     places: re.Pattern[str] | None = None
+    misplaces: Callable[[str], bool] = lambda text: False
 
 
 def read_rules(tokenizer: Tokenizer) -> TextRules:
@@ -77,7 +85,9 @@ def read_rules(tokenizer: Tokenizer) -> TextRules:
     if not all(map(_keeps_blanks, normalizers)):
         return TextRules()
     parts = _Parts(tokenizer, normalizers, splitters)
-    return TextRules(parts.span(), parts.places())
+    rules = TextRules(parts.span(), parts.places())
+    tables = [part["precompiled_charsmap"] for part in normalizers if part["type"] == "Precompiled"]
+    return rules._replace(misplaces=_drops(tables)) if tables else rules
 
 
 class _Parts:
@@ -91,7 +101,9 @@ class _Parts:
         patterns = (part["pattern"].get("String", " ") for part in normalizers if part["type"] == "Replace")
         self._replaced = [pattern for pattern in patterns if pattern != " "]
         self._kinds = {splitter["type"] for splitter in splitters}
-        self._added = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
+        self._removes = any(splitter.get("behavior") == "Removed" for splitter in splitters)
+        self._composes = any(part["type"] in COMPOSING for part in normalizers)
+        self._added = list(_added_contents(tokenizer))
         self._model: Any = tokenizer.model
         self._of_bytes = "ByteLevel" in self._kinds | {part["type"] for part in normalizers}
         # Blanks end a piece because it is split there, or because no piece of the vocabulary goes on over one.
@@ -129,12 +141,13 @@ class _Parts:
 
     def span(self) -> TokenSpan:
         """Return how much of a text one token can stand for."""
-        if self._name == "WordLevel" or not self._ends_at_blanks():
+        if self._name == "WordLevel" or self._removes or not self._ends_at_blanks():
             return TokenSpan()
+        has_signs = "BertPreTokenizer" in self._kinds and not (self._replaced or self._composes)
         signs = max((len(re.findall(rf"[{SIGNS}]", token)) for token in self._added), default=0)
         return TokenSpan(
             words=1 if self._has_no_silence() else 0,
-            signs=max(1, signs) if "BertPreTokenizer" in self._kinds and not self._replaced else 0,
+            signs=max(1, signs) if has_signs else 0,
             chars=self._longest_piece() if self._knows_all_seen() else 0,
         )
 
@@ -148,10 +161,12 @@ class _Parts:
             return False
         if self._name == "BPE" and (self._model.end_of_word_suffix or self._model.continuing_subword_prefix):
             return False
+        falls_back = self._name == "BPE" and self._model.byte_fallback
+        if self._composes and not (self._of_bytes or falls_back):
+            return False
         normalizer = self._tokenizer.normalizer
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=False)
         normal = (normalizer.normalize_str(char).strip(SPACES + " ") if normalizer else char for char in SEEN)
-        falls_back = self._name == "BPE" and self._model.byte_fallback
         return all(
             char in vocabulary
             or (falls_back and all(f"<0x{byte:02X}>" in vocabulary for byte in char.encode()))
@@ -207,6 +222,30 @@ def _descending(text: str, end: int, places: re.Pattern[str]) -> Iterator[int]:
     """Yield the places up to ``end``, from the last on."""
     for begin in (max(1, end - NEAR), 1):
         yield from reversed([match.start() for match in places.finditer(text, begin) if match.start() <= end])
+
+
+def _added_contents(tokenizer: Tokenizer) -> Iterator[str]:
+    """Yield what each added token is in a text, and what it is in a normalized one if it is looked for there."""
+    normalizer = tokenizer.normalizer
+    for token in tokenizer.get_added_tokens_decoder().values():
+        yield token.content
+        if token.normalized and normalizer is not None:
+            blank = normalizer.normalize_str("a b")[-2:-1] or " "
+            yield normalizer.normalize_str(token.content).replace(blank, " ").lstrip()
+
+
+def _drops(tables: Sequence[str]) -> Callable[[str], bool]:
+    """Return what tells whether a text has a character that one of sentencepiece's tables drops.
+
+    The library puts what follows such a character at the beginning of a text, or behind an added token, too early.
+    """
+    precompiled = [Precompiled(base64.b64decode(table)) for table in tables]
+
+    @lru_cache(maxsize=1 << 16)
+    def is_dropped(char: str) -> bool:
+        return not all(each.normalize_str(char) for each in precompiled)
+
+    return lambda text: any(map(is_dropped, set(text)))
 
 
 def _components(component: Any, key: str) -> list[dict[str, Any]]:

@@ -113,6 +113,8 @@ class HfTokenizer:
         if self.rules.places is None:
             raise EmbedError("this tokenizer takes whole texts only")
         with _translated_errors():
+            if self.rules.misplaces(text):
+                return TokenizedPart(np.empty(0, np.int32), part.begin, part.begin)
             (encoding,) = self._vocabulary.encode_batch([text], add_special_tokens=False)
         return certain_part(encoding, text, part, self.rules.places)
 

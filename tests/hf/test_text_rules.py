@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import io
 import json
 from functools import cache
 from pathlib import Path
@@ -68,6 +69,7 @@ PIECES = (
         "\u200b",
         "\u00ad",
         "\x00",
+        "\x7f",
         "\u0301",
         "¨",
         "‗",
@@ -118,6 +120,22 @@ def unigram() -> Tokenizer:
     return tokenizer
 
 
+def t5() -> Tokenizer:
+    """Return a vocabulary with sentencepiece's table of characters, which drops some."""
+    sentencepiece = pytest.importorskip("sentencepiece")
+    model = pytest.importorskip("sentencepiece.sentencepiece_model_pb2").ModelProto
+    written = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(SAMPLE), model_writer=written, vocab_size=300, minloglevel=2
+    )
+    table = model.FromString(written.getvalue()).normalizer_spec.precompiled_charsmap
+    tokenizer = unigram()
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Precompiled(table), normalizers.Replace(Regex(" {2,}"), "\u2581")]
+    )
+    return tokenizer
+
+
 def unsplit_bpe() -> Tokenizer:
     """Return a vocabulary as Llama's: bytes stand for what is unknown, and nothing is split before it is merged."""
     trained = Tokenizer(models.BPE(unk_token="<unk>"))
@@ -152,6 +170,7 @@ MAKERS = {
     "gpt2": bytes_bpe,
     "llama3": lambda: bytes_bpe(WORDS),
     "unigram": unigram,
+    "t5": t5,
     "llama": unsplit_bpe,
 }
 every_kind = pytest.mark.parametrize("kind", MAKERS)
@@ -295,6 +314,13 @@ def words_with_blanks() -> Tokenizer:
     return tokenizer
 
 
+def normalized_words_with_blanks() -> Tokenizer:
+    """Return a tokenizer with a token that is looked for in normalized texts, where it is of two words."""
+    tokenizer = unsplit_bpe()
+    tokenizer.add_tokens([AddedToken("a\u2581a", normalized=True)])
+    return tokenizer
+
+
 def unigram_over_blanks() -> Tokenizer:
     """Return a vocabulary that is not split at blanks, and finds the best pieces of all of a text together."""
     tokenizer = unigram()
@@ -302,7 +328,10 @@ def unigram_over_blanks() -> Tokenizer:
     return tokenizer
 
 
-@pytest.mark.parametrize("make", [unknown_part, no_blanks, words_with_blanks, unigram_over_blanks])
+@pytest.mark.parametrize(
+    "make",
+    [unknown_part, no_blanks, words_with_blanks, normalized_words_with_blanks, unigram_over_blanks],
+)
 def test_nothing_is_known(make):
     """Of a tokenizer that may look across blanks nothing is known."""
     assert read_rules(make()) == TextRules()
@@ -314,3 +343,49 @@ def test_bytes_that_go_on_over_a_blank():
     description["model"]["vocab"]["a\u0120"] = 5000
     assert read_rules(Tokenizer.from_str(json.dumps(description))).places is None
     assert np.array_equal(tokenizer_of("gpt2").tokenize(["a b"])[0], bytes_bpe().encode("a b").ids)
+
+
+@pytest.mark.parametrize("policy", ["right", "left", "mean"])
+@pytest.mark.parametrize("text", ["\x7f" + "今 日 x y " * 100, "the\x7fn model of " * 100])
+def test_dropped_characters(text, policy):
+    """A text with characters that sentencepiece's table drops is cut as a whole one, wherever its parts begin."""
+    for begin in range(10):
+        info, rows, _ = prepared_ids("t5", text[begin:], policy)
+        expected = expected_ids("t5", text[begin:], policy, info)
+        assert [row.tolist() for row in rows] == [row.tolist() for row in expected]
+
+
+def removing() -> Tokenizer:
+    """Return a tokenizer that removes signs."""
+    tokenizer = minilm()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.BertPreTokenizer(), pre_tokenizers.Punctuation("removed")]
+    )
+    return tokenizer
+
+
+def composing() -> Tokenizer:
+    """Return a tokenizer that makes one character of a sign and the mark behind it, which is no sign."""
+    tokenizer = minilm()
+    tokenizer.normalizer = normalizers.NFC()
+    return tokenizer
+
+
+def few_letters() -> Tokenizer:
+    """Return a tokenizer that knows ASCII, and makes letters that it does not know of it and marks."""
+    letters = [(chr(code), -3.0) for code in range(33, 127)]
+    tokenizer = Tokenizer(models.Unigram([("<unk>", 0.0), ("\u2581", -2.0), *letters], unk_id=0))
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [(removing, "! " * 90), (composing, "=\u0338" * 90), (few_letters, "e\u0327\u0306" * 90)],
+)
+def test_what_does_not_count(make, text):
+    """What a tokenizer removes, or makes something unknown of, counts for nothing before it is tokenized."""
+    tokenizer = make()
+    tokens = len(tokenizer.encode(text, add_special_tokens=False).ids)
+    assert least_tokens(text, read_rules(tokenizer).span) <= tokens <= 2

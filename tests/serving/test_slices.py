@@ -116,6 +116,23 @@ async def test_a_text_that_cannot_be_divided(model):
     assert engine.texts[0] == [text]
 
 
+async def test_a_rest_of_which_nothing_is_certain(model):
+    """A text is tokenized as a whole if its last part has no ids that are certain."""
+    preparer, engine = model
+    tokenize_part, text = engine.tokenize, "é" * (SLICE_CHARS + LONG)
+
+    async def tokenize(texts, pairs, part):
+        result = await tokenize_part(texts, pairs, part)
+        return result._replace(certain=(part.begin, part.begin)) if part and part.closes else result
+
+    engine.tokenize = tokenize
+    prepared = await preparer.prepare(
+        make_call([text], truncate="mean"), make_info(max_tokens=100), NO_PROMPT
+    )
+    assert engine.texts[-1] == [text]
+    assert np.concatenate([ids[1:-1] for ids in prepared.batch.split()]).tolist() == list(text.encode())
+
+
 async def test_a_part_that_fails(model):
     """A long text whose part fails is refused by name, and the others are not."""
     preparer, engine = model

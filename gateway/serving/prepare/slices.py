@@ -159,6 +159,8 @@ class SlicedTexts:
             if part.certain[1] > end:
                 ids.append(part.batch.ids)
                 tokens, end, chars = tokens + part.batch.tokens, part.certain[1], SLICE_CHARS
+            elif end + chars >= len(text):  # all that is left, and nothing of it is certain
+                return None
             else:  # the text has no place here where it could be divided
                 chars *= GROWTH
         return self._joined(ids, end if end < len(text) else None)
