@@ -279,7 +279,7 @@ class Backend(Protocol):
 
     Attributes:
         info: the model's facts.
-        files: those that it was loaded from: weights, tokenizer, configuration, conversions.
+        files: those that outputs are computed from: weights, vocabularies, conversions.
     """
 
     info: ModelInfo

@@ -145,19 +145,13 @@ class HfBackend:
 
 
 def loaded_files(layout: Layout, weights: Weights, loaded: LoadedModel) -> list[Path]:
-    """Return the files that a model was loaded from: weights, tokenizer, configuration, and conversion."""
-    root = layout.root
-    names = {*weights.sums, *vocabulary_sums(layout)}
-    folders = {root, layout.folder, *(root / module.folder for module in layout.dense)}
-    configuration = [file for folder in folders for file in folder.glob("*.json")]
-    converted = loaded.converted.iterdir() if loaded.converted else ()
-    files = [
-        *(root / name for name in names),
-        *(layout.folder / name for name in names),
-        *configuration,
-        *converted,
-    ]
-    return [file for file in files if file.is_file()]
+    """Return the files that vectors are computed from: weights, vocabulary, and conversion.
+
+    What a changed configuration does is known when a worker starts again.
+    """
+    vocabulary = [layout.folder / name for name in vocabulary_sums(layout)]
+    converted = list(loaded.converted.iterdir()) if loaded.converted else []
+    return [*(layout.root / name for name in weights.sums), *vocabulary, *converted]
 
 
 def space_fingerprint(

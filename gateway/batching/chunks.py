@@ -29,7 +29,7 @@ class Chunk:
         request: to which they belong.
         rows: int64 ``[n]``.
         lengths: int32 ``[n]``, the tokens of each row.
-        tokens: of all rows.
+        tokens: of all rows; they are added up unless they are known.
         place: the key of the fair order between the requests of a caller, its virtual finish and a number that no
             other chunk has; lower leaves earlier.
         is_overdue: whether it goes before all chunks that are not overdue.
@@ -44,11 +44,13 @@ class Chunk:
         lengths: NDArray[np.int32],
         place: tuple[float, int],
         is_overdue: bool,
+        *,
+        tokens: int | None = None,
     ) -> None:
         self.request = request
         self.rows = rows
         self.lengths = lengths
-        self.tokens = int(lengths.sum())
+        self.tokens = int(lengths.sum()) if tokens is None else tokens
         self.place = place
         self.is_overdue = is_overdue
 

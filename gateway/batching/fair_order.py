@@ -70,11 +70,13 @@ class Flow:
 
     def add(self, request: Request, rows: Rows) -> None:
         """Add the rows of a request, in chunks."""
-        lengths = request.batch.lengths[rows]
+        lengths = request.batch.lengths
+        if len(rows) < len(lengths):
+            lengths = lengths[rows]
         patience = max(self._max_tokens / 2, self._max_tokens - request.tokens)
         self._overdue_at[request] = self._served + patience
         if request.tokens <= CHUNK_TOKENS:
-            self._add_chunk(request, rows, lengths, request.tokens)
+            self._add_chunk(request, rows, lengths, request.tokens, tokens=request.tokens)
             return
         pieces = (np.cumsum(lengths, dtype=np.int64) - 1) // CHUNK_TOKENS
         bounds = [0, *(np.flatnonzero(np.diff(pieces)) + 1).tolist(), len(rows)]
@@ -147,10 +149,16 @@ class Flow:
         self.waiting.setdefault(chunk.request, {})[chunk] = None
 
     def _add_chunk(
-        self, request: Request, rows: Rows, lengths: NDArray[np.int32], tokens_before_end: int
+        self,
+        request: Request,
+        rows: Rows,
+        lengths: NDArray[np.int32],
+        tokens_before_end: int,
+        *,
+        tokens: int | None = None,
     ) -> None:
         place = (self._virtual_time + tokens_before_end, next(self._numbers))
-        chunk = Chunk(request, rows, lengths, place, False)
+        chunk = Chunk(request, rows, lengths, place, False, tokens=tokens)
         self._chunks.add(chunk)
         self._count(chunk)
 

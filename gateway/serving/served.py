@@ -53,7 +53,7 @@ class InputLimits(NamedTuple):
             return InvalidRequest("An input must not be empty.")
         if isinstance(value, str):
             if len(value) > self.max_chars:
-                return InvalidRequest(f"An input has at most {self.max_chars} characters, not {len(value)}.")
+                return InvalidRequest(f"An input has at most {self.max_chars} characters.")
         elif len(value) > self.max_ids:
             return TooManyTokens(f"An array has at most {self.max_ids} token ids.")
         return None

@@ -17,9 +17,9 @@ def names(backend):
     return {path.name for path in backend.files}
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
 def test_written_in_place(own, name):
-    """Weights, tokenizer and configuration are all looked at."""
+    """Weights and tokenizer are looked at."""
     directory = own("bert")
     backend = HfBackend(HfSpec(path=str(directory), **TORCH))
     files = LoadedFiles(backend.files)
@@ -35,6 +35,6 @@ def test_conversion(tiny):
     """A model that runs from a conversion is loaded from the conversion's files as well."""
     pytest.importorskip("openvino", reason="the openvino extra is not installed")
     backend = HfBackend(HfSpec(path=str(tiny("bert")), runtime="openvino", device="cpu", threads=1))
-    assert {"model.safetensors", "config.json"} <= names(backend)
+    assert {"model.safetensors", "tokenizer.json"} <= names(backend)
     assert any(name.endswith(".bin") for name in names(backend))
     backend.close()

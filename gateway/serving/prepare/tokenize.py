@@ -32,9 +32,10 @@ SMALL_CHARS = 1024
 SLICE_CHARS = 1 << 15
 """The most characters of a call, unless one text has more: see ``slices``. A worker takes some 30 ms for them."""
 
-MAX_OPEN_CHARS = 1 << 16
+MAX_OPEN_CHARS = SLICE_CHARS + SLICE_CHARS // 2
 """The most characters of open calls for each engine, among small ones, among slices, and among longer texts; but one
-call may always be open. The others wait here, where they are forgotten if their client leaves."""
+call may always be open. So one slice leaves room for shorter texts, and a core for the engine. The others wait here,
+where they are forgotten if their client leaves."""
 
 Hold = Callable[["asyncio.Future[Any]", int], None]
 """Is told of each call that is made for a request, and how many characters of the request it has."""
