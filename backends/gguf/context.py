@@ -19,6 +19,7 @@ from embeddings_gateway.backends.gguf.packing import (
     INPUTS_MAX,
     PREFILL_MIN,
     SEQUENCES,
+    SHARED_TOKENS,
     TILE_TOKENS,
     ContextTraits,
     PackedTokens,
@@ -47,7 +48,9 @@ class Contexts:
         self._short = (
             None
             if model.on_gpu
-            else Context(model, short_sizes(sizes), pooling, threads, flash=model.facts.quantised)
+            else Context(
+                model, short_sizes(sizes), pooling, threads, flash=sizes.shared_tokens <= SHARED_TOKENS
+            )
         )
 
     def __repr__(self) -> str:

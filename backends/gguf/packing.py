@@ -24,7 +24,8 @@ engine depend on a call's tokens, and each alone moved vectors of short texts to
   kernel for fewer than 64 tokens passes over the others' tokens. So only inputs that fit one such call
   share it, and longer ones are computed by themselves. Then vectors are equal bit by bit.
 
-Weights of 16 or 32 bits need only the first: there inputs of all lengths share calls, which is faster.
+Decoders amplify more than encoders: one in bfloat16 had a cosine of 0.9994. So all decoders are computed so.
+Encoders with weights of 16 or 32 bits need only the first: their inputs share calls, which is faster.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ def choose_sizes(
         sizes = _whole(facts, traits, spec, call_tokens, memory_bytes)
     if facts.max_tokens_trained < MULTIPLE:  # such a model may have no positions for tokens that fill up
         sizes = msgspec.structs.replace(sizes, multiple=1)
-    if not facts.quantised or on_gpu:
+    if on_gpu or not (facts.quantised or sizes.in_chunks):
         return sizes
     # The encoder of T5 adds a bias to its attention, which flash attention does not do.
     return msgspec.structs.replace(sizes, shared_tokens=0 if facts.route == "encode" else SHARED_TOKENS)

@@ -53,12 +53,12 @@ def test_only_a_causal_decoder_is_chunked(traits, route):
     assert chosen.call_tokens == chosen.call_outputs == 2048
 
 
-def test_only_inputs_below_a_tile_share_a_call_of_a_quantised_model():
-    """On a processor; on a GPU, and with weights of 16 bits, inputs share calls as long as a batch."""
+def test_only_inputs_below_a_tile_share_a_call_of_a_quantised_model_or_a_decoder():
+    """On a processor; on a GPU, and in encoders of 16 bits, inputs share calls as long as a batch."""
     quantised = msgspec.structs.replace(FACTS, quantised=True)
-    assert sizes(facts=quantised).shared_tokens == 56
+    assert sizes(BERT, facts=quantised).shared_tokens == sizes().shared_tokens == 56
     assert sizes(facts=quantised, on_gpu=True).shared_tokens == 2048
-    assert sizes().shared_tokens == sizes().max_batch_tokens == 512
+    assert sizes(BERT).shared_tokens == sizes(BERT).capacity
 
 
 def test_a_large_vocabulary_lowers_the_default_limit():
