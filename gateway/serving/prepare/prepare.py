@@ -122,7 +122,7 @@ class Preparer:
         sliced = SlicedTexts(self._tokenizer, info, needed(policy, info, self.max_tokens(call)), hold)
         batch = await self._tokenized(call, prompt.text, info, tally, sliced)
         prepared = Prepared(_without(batch, tally.errors), tally.errors, (), None)
-        if policy != "error" and (prepared.batch.lengths > info.max_tokens).any():
+        if policy != "error" and tally.any_too_long and (prepared.batch.lengths > info.max_tokens).any():
             prompt_ids = await self._prompt_ids(prompt, hold) if prompt.text else None
             prepared = await self._truncated(prepared, call, policy, prompt_ids, info)
         return prepared
@@ -134,6 +134,8 @@ class Preparer:
             GatewayError: the call is refused as a whole.
         """
         if are_texts(call.inputs):
+            if sum(map(len, call.inputs)) <= LONG_CHARS:
+                return call
             tally = self._tally(call, self._policy(call), info)
             await self._judge_length(tally, range(len(call.inputs)), call.inputs, call, info)
         elif are_pairs(call.inputs):

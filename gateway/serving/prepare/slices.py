@@ -120,6 +120,9 @@ class SlicedTexts:
         self, texts: Sequence[str], text_pairs: Sequence[str] | None, prompt_chars: int
     ) -> Iterator[range]:
         """Yield the indices of each slice: as many texts as fit, or one that is long."""
+        if text_pairs is None and len(texts) * prompt_chars + sum(map(len, texts)) <= MIN_PART_CHARS:
+            yield range(len(texts))
+            return
         begin = chars = 0
         for index, text in enumerate(texts):
             length = prompt_chars + len(text) + (len(text_pairs[index]) if text_pairs else 0)

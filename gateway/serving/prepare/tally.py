@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from embeddings_gateway.backends.base import Batch, ModelInfo, TokenSpan
 from embeddings_gateway.config import Truncate
@@ -31,10 +30,12 @@ class Tally:
 
     Attributes:
         errors: input -> its error. An error that fails the call is raised.
+        any_too_long: whether there may be an input that has to be cut or divided.
     """
 
     def __init__(self, info: ModelInfo, policy: Truncate, max_tokens: int, *, partial: bool) -> None:
         self.errors: dict[int, GatewayError] = {}
+        self.any_too_long = False
         self._info = info
         self._policy = policy
         self._max_tokens = max_tokens
@@ -64,6 +65,9 @@ class Tally:
             GatewayError: an input's error fails the call, or the call has too many tokens.
         """
         batch, info = tokenized.batch, self._info
+        if not tokenized.errors and _is_ordinary(batch, info):
+            self._count(batch.tokens)
+            return
         errors = {**_model_errors(batch, info), **tokenized.errors}
         if self._policy == "error":
             for row in np.flatnonzero(batch.lengths > info.max_tokens).tolist():
@@ -73,7 +77,8 @@ class Tally:
             self.refuse({indices[row]: error for row, error in errors.items()})
         lengths = batch.lengths.copy()
         lengths[list(errors)] = 0
-        self._count(lengths)
+        self.any_too_long = True
+        self._count(int((np.minimum(lengths, info.max_tokens) if self._cuts else lengths).sum()))
 
     def add_least(self, index: int, tokens: int) -> None:
         """Judge an input by the tokens that it has at least, special tokens included.
@@ -84,12 +89,14 @@ class Tally:
         if self._policy == "error" and tokens > self._info.max_tokens:
             self.refuse({index: too_long(tokens, self._info, at_least=True)})
         else:
-            self._count(np.array([tokens]))
+            self._count(min(tokens, self._info.max_tokens) if self._cuts else tokens)
 
-    def _count(self, lengths: NDArray[np.integer]) -> None:
-        if self._policy in ("right", "left"):
-            lengths = np.minimum(lengths, self._info.max_tokens)
-        self._tokens += int(lengths.sum())
+    @property
+    def _cuts(self) -> bool:
+        return self._policy in ("right", "left")
+
+    def _count(self, tokens: int) -> None:
+        self._tokens += tokens
         if self._tokens > self._max_tokens:
             raise too_many(self._max_tokens, self._tokens)
 
@@ -120,6 +127,13 @@ def least_tokens(text: str, span: TokenSpan) -> int:
     words = classes.count(BLANK + LETTER) + classes.count(BLANK + SIGN) + (classes[:1] > BLANK)
     counts = ((words, span.words), (signs, span.signs), (len(classes) - blanks, span.chars))
     return max((-(-count // most) for count, most in counts if most), default=0)
+
+
+def _is_ordinary(batch: Batch, info: ModelInfo) -> bool:
+    """Return whether the model takes all inputs as they are."""
+    lengths = batch.lengths
+    is_short = bool(lengths.min(initial=1) > 0 and lengths.max(initial=0) <= info.max_tokens)
+    return is_short and bool(batch.ids.max(initial=0) < info.vocabulary_size)
 
 
 def _model_errors(batch: Batch, info: ModelInfo) -> dict[int, GatewayError]:
