@@ -226,6 +226,11 @@ def test_configurations_that_the_class_does_not_fit(own, values, says):
     [
         {"position_embedding_type": "absolute", "pooler_type": "first_token_transform", "output_past": True},
         {
+            "_attn_implementation": "org/kernel",
+            "attn_implementation": "org/kernel",
+            "name_or_path": "org/name",
+        },
+        {
             "auto_map": {"AutoModel": "own.Model"},
             "use_flash_attn": True,
             "emb_pooler": "mean",
@@ -234,7 +239,7 @@ def test_configurations_that_the_class_does_not_fit(own, values, says):
     ],
 )
 def test_configurations_with_keys_that_mean_nothing(own, values):
-    """Old keys of no effect, and those of an author's code that change no vector, are passed over; a note says so."""
+    """Keys that change no vector here are passed over, and code of the author's own gets a note."""
     directory = own("bert")
     change(directory / "config.json", **values)
     notes = HfBackend(HfSpec(path=str(directory), **TORCH)).info.notes
