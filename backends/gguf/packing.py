@@ -53,6 +53,7 @@ MULTIPLE = 8
 # of tokens, not one per input (measured on 3000 tokens: cosine 1 instead of 0.99985), and a batch of less
 # than a tile does without flash attention, unless its weights are quantised.
 TILE_TOKENS = 64
+PREFILL_MIN = 32  # so many tokens are cheaper in one call, all output, than in two
 SHARED_TOKENS = TILE_TOKENS - MULTIPLE  # the most that stay below a tile when filled up
 OUTPUT_BYTES_DEFAULT = 2 * 2**30
 FLOAT_BYTES = 4
@@ -76,6 +77,7 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
         call_outputs: the most tokens in one call that are output.
         shared_tokens: the most tokens that inputs may have together to share a call.
         in_chunks: whether an input may be spread over several calls.
+        tail_tokens: where only last tokens' vectors are wanted, at least so many tokens are output after the others.
         multiple: the number of tokens in a call is a multiple of this.
     """
 
@@ -86,6 +88,7 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
     call_outputs: int
     shared_tokens: int
     in_chunks: bool
+    tail_tokens: int = TILE_TOKENS
     multiple: int = MULTIPLE
 
 
@@ -119,7 +122,11 @@ def choose_sizes(
 def short_sizes(sizes: Sizes) -> Sizes:
     """Return the sizes of a context for calls of less than a tile."""
     return msgspec.structs.replace(
-        sizes, capacity=TILE_TOKENS, call_tokens=TILE_TOKENS, call_outputs=TILE_TOKENS
+        sizes,
+        capacity=TILE_TOKENS,
+        call_tokens=TILE_TOKENS,
+        call_outputs=TILE_TOKENS,
+        tail_tokens=MULTIPLE,
     )
 
 
