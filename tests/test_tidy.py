@@ -70,6 +70,7 @@ ROOMS = {
 PURE = (
     "gateway/api/json_pieces.py",
     "gateway/batching/checks.py",
+    "gateway/batching/chunks.py",
     "gateway/batching/planner.py",
     "gateway/batching/speed.py",
     "gateway/workers/local/breaker.py",
@@ -80,6 +81,7 @@ PURE = (
     "gateway/library/embeddings.py",
     "gateway/serving/served.py",
     "gateway/serving/prepare/policies.py",
+    "gateway/serving/prepare/tally.py",
     "backends/invariance.py",
     "backends/redact.py",
     "backends/gguf/packing.py",
@@ -151,6 +153,7 @@ def test_imports_run_one_way(path):
         assert not ours
     assert not tops & {"gateway", "backends"}  # names that a user's own folders may have
     assert "bench" not in tops
+    assert (name in PURE) == ast.get_docstring(ast.parse(path.read_text())).startswith("PURE: ")
     if name in PURE:
         assert not tops & IMPURE
     room = ".".join(module_of(path).split(".")[:2])

@@ -19,7 +19,6 @@ from embeddings_gateway.backends.gguf.packing import (
     INPUTS_MAX,
     PREFILL_MIN,
     SEQUENCES,
-    SHARED_TOKENS,
     TILE_TOKENS,
     ContextTraits,
     PackedTokens,
@@ -49,7 +48,7 @@ class Contexts:
             None
             if model.on_gpu
             else Context(
-                model, short_sizes(sizes), pooling, threads, flash=sizes.shared_tokens <= SHARED_TOKENS
+                model, short_sizes(sizes), pooling, threads, flash=model.facts.quantised or sizes.in_chunks
             )
         )
 

@@ -21,7 +21,7 @@ from embeddings_gateway.backends.base import (
 )
 from embeddings_gateway.backends.checksum import fingerprint
 from embeddings_gateway.backends.hf import hardware
-from embeddings_gateway.backends.hf.company_check import check_company
+from embeddings_gateway.backends.hf.batch_check import check_batch_invariance
 from embeddings_gateway.backends.hf.conversion.probes import calibration_sum
 from embeddings_gateway.backends.hf.files.layout import Layout, read_layout, resolve, with_prompts
 from embeddings_gateway.backends.hf.files.weights import Weights, locate, verify_weights, vocabulary_sums
@@ -66,7 +66,7 @@ class HfBackend:
         self._runtime = loaded.runtime
         self.files: Sequence[Path] = loaded_files(layout, weights, loaded)
         self.info = self._describe(spec, resolve(layout, spec, loaded.facts.causal), weights, loaded)
-        check_company(self._runtime, self.info, self.tokenize(PROBES).ids)
+        check_batch_invariance(self._runtime, self.info, self.tokenize(PROBES).ids)
 
     def __repr__(self) -> str:
         info = self.info

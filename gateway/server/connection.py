@@ -30,10 +30,8 @@ from embeddings_gateway.server.writer import Writer
 MAX_PIPELINED = 100  # requests that wait on one connection, in memory
 MIN_BODY_BYTES_PER_S = 32 << 10  # each byte of a body gives its client so much more time for the next ones
 MAX_UNREAD_BYTES = 64 << 10  # of a body before its handler reads it
-HALF_CLOSE_S = (
-    0.1  # a client that closes its sending side so soon after a request may still read the response,
-)
-MAX_HALF_CLOSE_S = 2.0  # which has to begin within this time
+HALF_CLOSE_S = 0.1  # so soon after a request a client may close its sending side and still read the response
+MAX_HALF_CLOSE_S = 2.0  # within which the response to such a client has to begin
 LINGER_S = 1.0  # a closing connection stays open until the client has been silent for this time
 MAX_LINGER_S = 5.0  # but no longer than this, if the client goes on sending, such as a body that is too large
 MAX_LATE_LINGER_S = 0.5  # the same for a client that missed a deadline
@@ -90,17 +88,17 @@ class Connection(asyncio.Protocol):
         self._limits.connections.add(self)
         self._set_deadline(self._config.idle_timeout_s)
         room = self._limits.room
-        if room != "enough" and (idle := self._limits.long_idle()) is not None:
+        if room != "all" and (idle := self._limits.long_idle()) is not None:
             idle.close_idle()
-        elif room == "spare":
+        elif room == "probes":
             self._is_spare = True
-        elif room != "enough" and (idle := self._limits.long_idle_spare()) is not None:
+        elif room != "all" and (idle := self._limits.long_idle_spare()) is not None:
             idle.close_idle()
             self._is_spare = True
-        elif room == "none":
+        elif room == "refusal":
             self._refuse(too_many_connections())
             return
-        elif room == "not open":
+        elif room == "nothing":
             self.writer.abort()
             return
         self._begin_idle()
@@ -163,7 +161,7 @@ class Connection(asyncio.Protocol):
             raise Overloaded(
                 "A connection has too many requests waiting on it.", retry_after=RetryAfter.CONNECTIONS
             )
-        if self._is_spare and self._limits.room != "enough" and not self._app.is_probe(head):
+        if self._is_spare and self._limits.room != "all" and not self._app.is_probe(head):
             raise too_many_connections()
         request = self._incoming = Request(self, head, head.keep_alive, self._peer)
         if self.current is None:

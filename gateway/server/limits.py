@@ -17,7 +17,7 @@ SPARE_CONNECTIONS = 32
 """Connections beyond the most, for probes of the gateway's health alone."""
 
 MAX_REFUSED = 4096
-"""Connections beyond those that are told so, if there are as many open files. Further ones are closed at once."""
+"""Further connections, which are refused with 429, if there are as many open files. Those beyond are closed at once."""
 
 LONG_IDLE_S = 15.0
 """After this time an idle connection may be closed for another one. A new one may have its request on the way: a client
@@ -65,14 +65,14 @@ class Limits(Generic[C]):
         self.date = f"date: {formatdate(usegmt=True)}\r\n".encode()
 
     @property
-    def room(self) -> Literal["enough", "spare", "none", "not open"]:
-        """Return for what there is room with the open connections: for all, for probes, for a refusal, or nothing."""
+    def room(self) -> Literal["all", "probes", "refusal", "nothing"]:
+        """For what a new connection has room: all requests, probes of health alone, a refusal, or nothing."""
         beyond = len(self.connections) - self.config.max_connections
         if beyond <= 0:
-            return "enough"
+            return "all"
         if beyond <= SPARE_CONNECTIONS:
-            return "spare"
-        return "none" if len(self.connections) <= self._max_open else "not open"
+            return "probes"
+        return "refusal" if len(self.connections) <= self._max_open else "nothing"
 
     def long_idle(self) -> C | None:
         """Return the connection that has been idle for the longest time, if that is long."""
