@@ -185,6 +185,14 @@ def test_every_file_says_what_it_does(path):
     assert any(f"`{room}`" in row or f"`{room}/`" in row for row in rows)
 
 
+@pytest.mark.parametrize(
+    "path", sorted([*ROOT.glob("*.md"), *ROOT.glob("*.toml")]), ids=lambda path: path.name
+)
+def test_no_conflict_is_left(path):
+    """No document has the marks of a merge that was not finished."""
+    assert not re.search(r"^(<<<<<<<|=======|>>>>>>>)", path.read_text(), re.MULTILINE)
+
+
 def test_the_architecture_can_be_read_at_once():
     """It is short, and names no file that is not there."""
     assert ARCHITECTURE.count("\n") <= 200

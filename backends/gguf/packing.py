@@ -52,7 +52,7 @@ MULTIPLE = 8
 # With fewer queries than a tile (GGML_FA_TILE_Q) ggml's flash attention on a processor sums in half
 # precision, where a sum stops growing after 2048 equal terms. So the last call of a chunked batch has a tile
 # of tokens, not one per input (measured on 3000 tokens: cosine 1 instead of 0.99985), and a batch of less
-# than a tile does without flash attention, unless its weights are quantised.
+# than a tile does without flash attention, unless it is of a decoder or of quantised weights.
 TILE_TOKENS = 64
 PREFILL_MIN = 32  # so many tokens are cheaper in one call, all output, than in two
 SHARED_TOKENS = TILE_TOKENS - MULTIPLE  # the most that stay below a tile when filled up

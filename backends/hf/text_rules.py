@@ -53,8 +53,11 @@ BESIDE_SIGN = rf"(?<=[{SIGNS}])(?=[!-~])|(?<=[!-~])(?=[{SIGNS}])"
 BETWEEN_IDEOGRAPHS = r"(?<=[\u4e00-\u9fff])(?=[\u4e00-\u9fff])"
 
 TRIES_MAX = 256
+"""Places that are tried, at most, until one is found that no token stretches over."""
 NEIGHBOURS = 8
+"""Tokens before a place that are looked at: several may begin with the same character."""
 NEAR = 1024
+"""Characters before the end, in which a place is looked for first."""
 
 
 class TextRules(NamedTuple):
