@@ -199,7 +199,7 @@ class TokenizedPart(NamedTuple):
 class TokenSpan(msgspec.Struct, frozen=True):
     """How much of a text one token can stand for. Only characters of ASCII that can be seen (``!`` to ``~``) count.
 
-    So many tokens at least has a text that has more of them, whatever else is in it. 0: there is no limit.
+    A text that has n times as many has at least n tokens, whatever else is in it. 0: there is no limit.
 
     Attributes:
         words: runs of such characters between blanks.

@@ -21,7 +21,7 @@ BATCH_INVARIANCE = {
 }
 """The lowest cosine between an input's vector alone and in a batch, by dtype."""
 TORCH_BF16 = 0.999  # it keeps eight bits between layers, and on a GPU kernels differ by batch
-LLAMA_QUANTISED = 0.999  # on a processor company changes nothing (see backends/gguf/packing)
+LLAMA_QUANTISED = 0.999  # on a processor vectors do not depend on the batch (see backends/gguf/packing)
 FEWER_BITS = 0.99
 SCORE_TOLERANCE = {"fp32": 1e-4, "f32": 1e-4, "bf16": 1e-2, "f16": 1e-2, "fp16": 1e-2}
 """The largest difference of a score or of a sparse weight, by dtype; relative where it is above 1."""

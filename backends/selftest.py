@@ -26,7 +26,7 @@ from embeddings_gateway.backends.base import (
 )
 from embeddings_gateway.backends.invariance import AUDIT_SLACK, NORM_TOLERANCE, difference
 
-# Next to nothing, and more than a tile of 64 tokens: vectors of such texts depend on company first.
+# Next to nothing, and more than a tile of 64 tokens: their vectors are the first to depend on the batch.
 PROBES = (
     "A probe.",
     "The quick brown fox jumps over the lazy dog.",
@@ -78,7 +78,7 @@ class SelfTest:
             return problem
         joined = {output: Column.concat([columns[output] for columns in alone]) for output in info.outputs}
         self.reference = self.reference or joined
-        return other_results(joined, self.reference, info)
+        return changed_results(joined, self.reference, info)
 
     def run_first(self) -> str:
         """Compute one probe alone; return what is wrong with the model, empty if nothing is.
@@ -96,7 +96,7 @@ class SelfTest:
         for output in self._info.outputs:
             if problem := malformed(output, columns.get(output), first.lengths, self._info):
                 return problem
-        return other_results(columns, self.reference, self._info)
+        return changed_results(columns, self.reference, self._info)
 
     def _compare(
         self, batch: Batch, alone: list[dict[Output, Column]], together: dict[Output, Column]
@@ -140,7 +140,7 @@ class SelfTest:
         return Batch.of(inputs)
 
 
-def other_results(
+def changed_results(
     columns: Mapping[Output, Column], reference: Mapping[Output, Column], info: ModelInfo
 ) -> str:
     """Return how outputs of the first probes differ from a model's outputs of before; empty if they do not.

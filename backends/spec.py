@@ -139,7 +139,7 @@ class FaultSpec(FakeSpec, frozen=True, kw_only=True, tag="fault"):
         load_seconds: how long loading takes.
         seconds_per_token: how long a batch takes.
         memory_tokens: the padded cost of a batch above which memory runs out.
-        file: an absolute file that the model is made of, with any content.
+        file: the absolute path of a file with any content, which stands for the model's weights.
     """
 
     loading: Literal["well", "abort", "hang", "refuse", "wrong"] = "well"

@@ -70,7 +70,7 @@ def configure(form: Literal["auto", "json", "console"], level: str) -> None:
     _processors[:] = [at_least(level), RateLimit(), *shared, render]
     _output.logger = LineWriter(sys.stderr)
     if isinstance(file := sys.stderr.buffer, BackgroundFile):
-        file.output.describe = partial(describe_dropped, [*stamped, render])
+        file.output.describe = partial(dropped_event, [*stamped, render])
     _output.json_level = None if console else logging.getLevelNamesMapping()[level.upper()]
     logging.raiseExceptions = False  # a line of a library that cannot be written is lost, as one of ours
     handler = logging.StreamHandler(sys.stderr)
@@ -123,10 +123,10 @@ class RateLimit:
         return self.count((record.name, record.pathname, record.lineno), time.monotonic()) is not None
 
     def count(self, kind: object, now: float) -> int | None:
-        """Count an event; return how many before it were suppressed, or ``None`` if it is to be."""
+        """Count an event; return how many before it were suppressed, or ``None`` if it is suppressed itself."""
         if now - self._began.get(kind, -INTERVAL_S) < INTERVAL_S:
-            self._seen[kind] += 1
-            return 0 if self._seen[kind] <= MAX_REPEATED else None
+            seen = self._seen[kind] = self._seen.get(kind, 0) + 1  # another thread may have cleared it
+            return 0 if seen <= MAX_REPEATED else None
         suppressed = max(0, self._seen.get(kind, 0) - MAX_REPEATED)
         if len(self._began) >= MAX_KINDS:
             self._began.clear()
@@ -191,7 +191,7 @@ def without_messages(_logger: Any, _method: str, event: MutableMapping[str, Any]
     return event
 
 
-def describe_dropped(processors: Sequence[Any], lines: int) -> bytes:
+def dropped_event(processors: Sequence[Any], lines: int) -> bytes:
     """Return the line of the log that says how many were dropped."""
     event: Any = {"event": "lines dropped", "lines": lines}
     for processor in processors:

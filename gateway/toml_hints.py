@@ -25,10 +25,9 @@ def hint(text: str, problem: str) -> str:
         return "a key stands there twice: remove one"
     if "Unescaped '\\'" in problem:
         return "put a text with backslashes in 'single quotes'"
-    found = _LINE.search(problem)
-    lines = text.splitlines()
-    line = lines[int(found[1]) - 1] if found and int(found[1]) <= len(lines) else ""
-    return _hint_for_line(line)
+    match, lines = _LINE.search(problem), text.splitlines()
+    number = int(match[1]) if match else 0
+    return _hint_for_line(lines[number - 1]) if 1 <= number <= len(lines) else ""
 
 
 def _hint_for_line(line: str) -> str:

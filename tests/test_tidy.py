@@ -70,6 +70,7 @@ ROOMS = {
 PURE = (
     "gateway/api/json_pieces.py",
     "gateway/batching/checks.py",
+    "gateway/batching/chunks.py",
     "gateway/batching/planner.py",
     "gateway/batching/speed.py",
     "gateway/workers/local/breaker.py",
@@ -80,6 +81,7 @@ PURE = (
     "gateway/library/embeddings.py",
     "gateway/serving/served.py",
     "gateway/serving/prepare/policies.py",
+    "gateway/serving/prepare/tally.py",
     "backends/invariance.py",
     "backends/redact.py",
     "backends/gguf/packing.py",
@@ -151,6 +153,7 @@ def test_imports_run_one_way(path):
         assert not ours
     assert not tops & {"gateway", "backends"}  # names that a user's own folders may have
     assert "bench" not in tops
+    assert (name in PURE) == ast.get_docstring(ast.parse(path.read_text())).startswith("PURE: ")
     if name in PURE:
         assert not tops & IMPURE
     room = ".".join(module_of(path).split(".")[:2])
@@ -180,6 +183,14 @@ def test_every_file_says_what_it_does(path):
     room = str(path.parent.relative_to(ROOT))
     rows = [row.split("|")[1] for row in ARCHITECTURE.splitlines() if row.startswith("| `")]
     assert any(f"`{room}`" in row or f"`{room}/`" in row for row in rows)
+
+
+@pytest.mark.parametrize(
+    "path", sorted([*ROOT.glob("*.md"), *ROOT.glob("*.toml")]), ids=lambda path: path.name
+)
+def test_no_conflict_is_left(path):
+    """No document has the marks of a merge that was not finished."""
+    assert not re.search(r"^(<<<<<<<|=======|>>>>>>>)", path.read_text(), re.MULTILINE)
 
 
 def test_the_architecture_can_be_read_at_once():

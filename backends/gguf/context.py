@@ -17,6 +17,7 @@ from embeddings_gateway.backends.gguf.bindings import llama
 from embeddings_gateway.backends.gguf.model import POOLINGS, LlamaModel, start_llama
 from embeddings_gateway.backends.gguf.packing import (
     INPUTS_MAX,
+    PREFILL_MIN,
     SEQUENCES,
     TILE_TOKENS,
     ContextTraits,
@@ -46,7 +47,9 @@ class Contexts:
         self._short = (
             None
             if model.on_gpu
-            else Context(model, short_sizes(sizes), pooling, threads, flash=model.facts.quantised)
+            else Context(
+                model, short_sizes(sizes), pooling, threads, flash=model.facts.quantised or sizes.in_chunks
+            )
         )
 
     def __repr__(self) -> str:
@@ -125,7 +128,7 @@ class Context:
             self._pointer = None
 
     def _embed_in_chunks(self, packed: PackedTokens, lengths: NDArray[np.int32]) -> Vectors:
-        if self._pooling == "last" and len(packed) > self._sizes.call_outputs:
+        if self._pooling == "last" and len(packed) > max(2 * self._sizes.tail_tokens, PREFILL_MIN):
             packed = self._prefill(packed)
         pooled = Pooled(self._pooling, lengths, self._dimensions)
         for chunk in packed.chunks(self._sizes.call_outputs):
@@ -139,7 +142,7 @@ class Context:
         Beside bounding a call, this keeps the engine from multiplying every token by the whole vocabulary,
         which it does for each token that is output.
         """
-        before, tails = packed.split_tails(TILE_TOKENS)
+        before, tails = packed.split_tails(self._sizes.tail_tokens)
         llama.llama_set_embeddings(self._pointer, False)
         try:
             for chunk in before.chunks(self._sizes.call_tokens):

@@ -21,7 +21,7 @@ from embeddings_gateway.backends.base import (
 )
 from embeddings_gateway.backends.checksum import fingerprint
 from embeddings_gateway.backends.hf import hardware
-from embeddings_gateway.backends.hf.company_check import check_company
+from embeddings_gateway.backends.hf.batch_check import check_batch_invariance
 from embeddings_gateway.backends.hf.conversion.probes import calibration_sum
 from embeddings_gateway.backends.hf.files.layout import Layout, read_layout, resolve, with_prompts
 from embeddings_gateway.backends.hf.files.weights import Weights, locate, verify_weights, vocabulary_sums
@@ -45,8 +45,6 @@ VOLATILE = {
     "transformers_version",
     "use_cache",
 }
-
-
 TRUNCATED = (
     "vectors have {} of their {} dimensions by default, as the model's files say (truncate_dim); "
     "requests may ask for all, and the setting dimensions replaces the files'"
@@ -66,7 +64,7 @@ class HfBackend:
         self._runtime = loaded.runtime
         self.files: Sequence[Path] = loaded_files(layout, weights, loaded)
         self.info = self._describe(spec, resolve(layout, spec, loaded.facts.causal), weights, loaded)
-        check_company(self._runtime, self.info, self.tokenize(PROBES).ids)
+        check_batch_invariance(self._runtime, self.info, self.tokenize(PROBES).ids)
 
     def __repr__(self) -> str:
         info = self.info
@@ -97,7 +95,7 @@ class HfBackend:
         special = len(tokenizer.prefix) + len(tokenizer.suffix)
         max_tokens = longest_input(spec.max_tokens, layout.max_tokens, facts.positions, special)
         dimensions = self._try_out()
-        # The author's choice of a width, as sentence-transformers has it; the configuration's are beside it.
+        # The author's default, as sentence-transformers has it. The configuration's dimensions replace it.
         cut = layout.truncate_dim if spec.dimensions is None else None
         cut = cut if cut is not None and 0 < cut < dimensions else None
         batch_tokens = spec.max_batch_tokens or loaded.batch_tokens
@@ -147,7 +145,7 @@ class HfBackend:
 def loaded_files(layout: Layout, weights: Weights, loaded: LoadedModel) -> list[Path]:
     """Return the files that vectors are computed from: weights, vocabulary, and conversion.
 
-    What a changed configuration does is known when a worker starts again.
+    Settings are not among them: they are read once, and a change shows when a worker starts again.
     """
     vocabulary = [layout.folder / name for name in vocabulary_sums(layout)]
     converted = list(loaded.converted.iterdir()) if loaded.converted else []

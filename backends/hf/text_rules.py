@@ -11,13 +11,13 @@ import base64
 import json
 import math
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 from tokenizers.normalizers import Precompiled
 
@@ -59,7 +59,11 @@ BESIDE_SIGN = rf"(?<=[{SIGNS}])(?=[!-~])|(?<=[!-~])(?=[{SIGNS}])"
 BETWEEN_IDEOGRAPHS = r"(?<=[\u4e00-\u9fff])(?=[\u4e00-\u9fff])"
 
 TRIES_MAX = 256
+"""Places that are tried, at most, until one is found that no token stretches over."""
+NEIGHBOURS = 8
+"""Tokens before a place that are looked at: several may begin with the same character."""
 NEAR = 1024
+"""Characters before the end, in which a place is looked for first."""
 
 
 class TextRules(NamedTuple):
@@ -188,30 +192,32 @@ def certain_part(encoding: Encoding, text: str, part: Part, places: re.Pattern[s
         part: which part it is.
         places: finds the places. One that a token stretches over is passed by.
     """
-    offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
-    starts, reach = offsets[:, 0], np.maximum.accumulate(offsets[:, 1])
     nothing = TokenizedPart(np.empty(0, np.int32), part.begin, part.begin)
-    if (np.diff(starts) < 0).any():
-        return nothing
-    begin = _divide(starts, reach, [0] if part.begin == 0 else _ascending(text, part.begin, places))
+    begin = _divide(encoding, [0] if part.begin == 0 else _ascending(text, part.begin, places))
     if part.closes:
-        end: tuple[int, int] | None = len(text), len(starts)
+        end: tuple[int, int] | None = len(text), len(encoding)
     else:
-        end = _divide(starts, reach, _descending(text, len(text) - PART_CONTEXT, places))
+        end = _divide(encoding, _descending(text, len(text) - PART_CONTEXT, places))
     if begin is None or end is None or end[0] <= begin[0]:
         return nothing
     return TokenizedPart(np.array(encoding.ids[begin[1] : end[1]], np.int32), begin[0], end[0])
 
 
-def _divide(
-    starts: NDArray[np.int64], reach: NDArray[np.int64], places: Iterator[int] | Sequence[int]
-) -> tuple[int, int] | None:
-    """Return the first place that no token stretches over, and how many tokens are before it."""
+def _divide(encoding: Encoding, places: Iterator[int] | Sequence[int]) -> tuple[int, int] | None:
+    """Return the first place that no token stretches over, and how many tokens are before it.
+
+    Single tokens are asked for their characters: a list of all would hold the interpreter's lock for long.
+    """
     for place in islice(places, TRIES_MAX):
-        before = int(np.searchsorted(starts, place))
-        if before == 0 or reach[before - 1] <= place:
+        before = bisect_left(range(len(encoding)), place, key=lambda token: _chars(encoding, token)[0])
+        if all(_chars(encoding, token)[1] <= place for token in range(max(0, before - NEIGHBOURS), before)):
             return place, before
     return None
+
+
+def _chars(encoding: Encoding, token: int) -> tuple[int, int]:
+    """Return where the characters of a token begin and end."""
+    return encoding.token_to_chars(token) or (0, 0)
 
 
 def _ascending(text: str, begin: int, places: re.Pattern[str]) -> Iterator[int]:

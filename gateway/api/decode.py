@@ -242,7 +242,7 @@ class JoinedInput:
 
 
 def _values(body: bytearray) -> int:
-    """Return about how many values a body has, or more."""
+    """Return an estimate of how many values a body has, which is rather too high than too low."""
     return body.count(b",") + body.count(b"[") + body.count(b"{")
 
 

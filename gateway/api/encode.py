@@ -28,7 +28,10 @@ BLOCK_NUMBERS: dict[EncodingFormat, int] = {"float": 32_768, "base64": 262_144}
 """Numbers in one block. Encoding it takes about half a millisecond; then the event loop runs other tasks."""
 
 NUMBER_BYTES: dict[EncodingFormat, float] = {"float": 13.0, "base64": 16 / 3}
+"""Bytes of one number of a vector: in decimal digits, with a comma, or as four bytes in base64."""
+
 ENTRY_BYTES = 64
+"""Bytes of an entry without its vector."""
 
 
 def response_bytes(inputs: int, dimensions: int, encoding_format: EncodingFormat) -> int:

@@ -103,6 +103,7 @@ class Cutter:
             ValueError: this can be no JSON document, or one with a value that is too long to be meant.
         """
         self._text += data
+        # A short rest waits for more data: each cut takes as long as a look at all of the text.
         while 2 * len(self._text) > len(data) and (cut := self._next_cut()) is not None:
             yield self._take(*cut)
         if len(self._text) > MAX_UNCUT + len(data):

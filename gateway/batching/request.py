@@ -150,7 +150,7 @@ class Request:
                 columns[output] = self._joined(self._pieces[output])
             elif output in self._fixed:
                 columns[output] = self._fixed[output]
-                if self.errors:  # then not all rows came in one column, which could not be written
+                if self.errors:  # so the column was put together here, and can be written
                     columns[output].values[list(self.errors)] = np.nan
         return columns
 

@@ -23,7 +23,7 @@ from embeddings_gateway.app import create_app, openapi_document
 from embeddings_gateway.backends.own_process import forbid_core_files
 from embeddings_gateway.background import write_standard_streams_in_background
 from embeddings_gateway.cli.options import ConfigPath, fail, forward_stderr, out, read_or_fail
-from embeddings_gateway.config import Config, Host
+from embeddings_gateway.config import Config, Host, ServerConfig
 from embeddings_gateway.config_file import log_renamed
 from embeddings_gateway.metrics import Metrics
 from embeddings_gateway.server.limits import SPARE_CONNECTIONS
@@ -63,13 +63,17 @@ def serve(
         try:
             ended_well = runner.run(run(settings, max_open))
         except CannotListen as error:
-            port_too, keys = (
-                ("", "host") if socket_path(server.host) else (f" port {server.port}", "host or port")
-            )
-            fail(f"cannot listen on {server.host}{port_too}: {error}: set {keys} to another")
+            fail(cannot_listen(server, error))
         ignore_signals()
     if not ended_well:
         raise typer.Exit(1)
+
+
+def cannot_listen(server: ServerConfig, reason: CannotListen) -> str:
+    """Return the message for an operator whose address cannot be bound."""
+    if socket_path(server.host):
+        return f"cannot listen on {server.host}: {reason}: set host to another"
+    return f"cannot listen on {server.host} port {server.port}: {reason}: set host or port to another"
 
 
 def openapi(

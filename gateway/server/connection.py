@@ -30,10 +30,8 @@ from embeddings_gateway.server.writer import Writer
 MAX_PIPELINED = 100  # requests that wait on one connection, in memory
 MIN_BODY_BYTES_PER_S = 32 << 10  # each byte of a body gives its client so much more time for the next ones
 MAX_UNREAD_BYTES = 64 << 10  # of a body before its handler reads it
-HALF_CLOSE_S = (
-    0.1  # a client that closes its sending side so soon after a request may still read the response,
-)
-MAX_HALF_CLOSE_S = 2.0  # which has to begin within this time
+HALF_CLOSE_S = 0.1  # so soon after a request a client may close its sending side and still read the response
+MAX_HALF_CLOSE_S = 2.0  # within which the response to such a client has to begin
 LINGER_S = 1.0  # a closing connection stays open until the client has been silent for this time
 MAX_LINGER_S = 5.0  # but no longer than this, if the client goes on sending, such as a body that is too large
 MAX_LATE_LINGER_S = 0.5  # the same for a client that missed a deadline
@@ -80,8 +78,8 @@ class Connection(asyncio.Protocol):
         """Start the idle timeout, and make room for the connection. There are four cases if there are too many.
 
         1. The one that has been idle for the longest time is closed instead.
-        2. All are busy: this one is for probes of the gateway's health alone.
-        3. There are enough of these, too: it is refused.
+        2. None is idle: this one is for probes of the gateway's health alone.
+        3. There are enough of these, too: it takes the place of one that is idle, or is refused.
         4. Many more come: they are closed at once, since they take open files that workers need.
         """
         self._transport = cast(asyncio.Transport, transport)
@@ -90,18 +88,20 @@ class Connection(asyncio.Protocol):
         self._limits.connections.add(self)
         self._set_deadline(self._config.idle_timeout_s)
         room = self._limits.room
-        if room != "enough" and (idle := self._limits.long_idle()) is not None:
+        if room != "all" and (idle := self._limits.long_idle()) is not None:
             idle.close_idle()
-            self._is_spare = idle._is_spare
-        elif room == "spare":
+        elif room == "probes":
             self._is_spare = True
-        elif room == "none":
+        elif room != "all" and (idle := self._limits.long_idle_spare()) is not None:
+            idle.close_idle()
+            self._is_spare = True
+        elif room == "refusal":
             self._refuse(too_many_connections())
             return
-        elif room == "not open":
+        elif room == "nothing":
             self.writer.abort()
             return
-        self._limits.idle[self] = time.monotonic()
+        self._begin_idle()
 
     def data_received(self, data: bytes) -> None:
         """Parse the data. After the last response it is ignored."""
@@ -131,7 +131,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel the current request: the client disconnected."""
         self._limits.connections.discard(self)
-        self._limits.idle.pop(self, None)
+        self._end_idle()
         self._limits.bytes -= self._held
         self._held = 0
         if self.current is not None:
@@ -150,7 +150,7 @@ class Connection(asyncio.Protocol):
     def head_begins(self) -> None:
         """Start the timeout of a head, unless another request is being answered."""
         self._in_head = True
-        self._limits.idle.pop(self, None)
+        self._end_idle()
         if self.current is None:
             self._set_deadline(self._config.head_timeout_s)
 
@@ -161,7 +161,7 @@ class Connection(asyncio.Protocol):
             raise Overloaded(
                 "A connection has too many requests waiting on it.", retry_after=RetryAfter.CONNECTIONS
             )
-        if self._is_spare and self._limits.room != "enough" and not self._app.is_probe(head):
+        if self._is_spare and self._limits.room != "all" and not self._app.is_probe(head):
             raise too_many_connections()
         request = self._incoming = Request(self, head, head.keep_alive, self._peer)
         if self.current is None:
@@ -251,7 +251,7 @@ class Connection(asyncio.Protocol):
         else:
             self._set_deadline(self._config.head_timeout_s if self._in_head else self._config.idle_timeout_s)
             if not self._in_head:
-                self._limits.idle[self] = time.monotonic()
+                self._begin_idle()
         self._resume_reading()
 
     # Called by the server.
@@ -273,7 +273,7 @@ class Connection(asyncio.Protocol):
 
     def close_idle(self) -> None:
         """Close the connection, which has no request."""
-        self._limits.idle.pop(self, None)
+        self._end_idle()
         if not self.writer.closing:
             self._set_deadline(0)
             self.writer.close()
@@ -349,13 +349,21 @@ class Connection(asyncio.Protocol):
         """Send a last response and close the sending side; the client can read it while it still sends."""
         if self.writer.closing:
             return
-        self._limits.idle.pop(self, None)
+        self._end_idle()
         if response:
             self.writer.write(response)
         self.writer.half_close()
         self._linger_until = time.monotonic() + (MAX_LATE_LINGER_S if self._is_late else MAX_LINGER_S)
         self.deadline = min(time.monotonic() + LINGER_S, self._linger_until)
         self._resume_reading()
+
+    def _begin_idle(self) -> None:
+        idle = self._limits.idle_spare if self._is_spare else self._limits.idle
+        idle[self] = time.monotonic()
+
+    def _end_idle(self) -> None:
+        idle = self._limits.idle_spare if self._is_spare else self._limits.idle
+        idle.pop(self, None)
 
     def _set_deadline(self, seconds: float) -> None:
         self.deadline = time.monotonic() + seconds

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from email.utils import formatdate
 from typing import Generic, Literal, TypeVar
 
@@ -16,11 +17,14 @@ SPARE_CONNECTIONS = 32
 """Connections beyond the most, for probes of the gateway's health alone."""
 
 MAX_REFUSED = 4096
-"""Connections beyond those that are told so, if there are as many open files. Further ones are closed at once."""
+"""Further connections, which are refused with 429, if there are as many open files. Those beyond are closed at once."""
 
 LONG_IDLE_S = 15.0
 """After this time an idle connection may be closed for another one. A new one may have its request on the way: a client
 that opens thousands at once takes seconds before it sends."""
+
+LONG_IDLE_SPARE_S = 1.0
+"""The same for a spare connection: a probe sends its request at once."""
 
 SMALL_BYTES = 64 << 10
 """A request that holds no more finds room when large ones find none."""
@@ -39,6 +43,7 @@ class Limits(Generic[C]):
     Attributes:
         connections: the open connections.
         idle: those that have no request, the longest idle ones first -> since when, in monotonic seconds.
+        idle_spare: the same of spare ones.
         bytes: in memory: request bodies, from their arrival until the request is answered, and responses, from
             the moment when their size is known until they are sent.
         draining: whether the server is stopping. A connection then closes after its last response.
@@ -50,6 +55,7 @@ class Limits(Generic[C]):
         self._max_open = min(max_open, config.max_connections + SPARE_CONNECTIONS + MAX_REFUSED)
         self.connections: set[C] = set()
         self.idle: dict[C, float] = {}
+        self.idle_spare: dict[C, float] = {}
         self.bytes = 0
         self.draining = False
         self.set_date()
@@ -59,20 +65,22 @@ class Limits(Generic[C]):
         self.date = f"date: {formatdate(usegmt=True)}\r\n".encode()
 
     @property
-    def room(self) -> Literal["enough", "spare", "none", "not open"]:
-        """Return for what there is room with the open connections: for all, for probes, for a refusal, or nothing."""
+    def room(self) -> Literal["all", "probes", "refusal", "nothing"]:
+        """For what a new connection has room: all requests, probes of health alone, a refusal, or nothing."""
         beyond = len(self.connections) - self.config.max_connections
         if beyond <= 0:
-            return "enough"
+            return "all"
         if beyond <= SPARE_CONNECTIONS:
-            return "spare"
-        return "none" if len(self.connections) <= self._max_open else "not open"
+            return "probes"
+        return "refusal" if len(self.connections) <= self._max_open else "nothing"
 
     def long_idle(self) -> C | None:
         """Return the connection that has been idle for the longest time, if that is long."""
-        for connection, since in self.idle.items():
-            return connection if time.monotonic() - since >= LONG_IDLE_S else None
-        return None
+        return _first_before(self.idle, time.monotonic() - LONG_IDLE_S)
+
+    def long_idle_spare(self) -> C | None:
+        """Return the spare connection that has been idle for the longest time, if that is long."""
+        return _first_before(self.idle_spare, time.monotonic() - LONG_IDLE_SPARE_S)
 
     def room_for_bytes(self, held: int) -> int:
         """Return how many bytes all requests may hold, for one that holds so many of them."""
@@ -87,6 +95,13 @@ class Limits(Generic[C]):
             return None
         message = "The gateway has too many bytes of requests and answers in memory."
         return Overloaded(message, retry_after=RetryAfter.CONNECTIONS)
+
+
+def _first_before(since: Mapping[C, float], end: float) -> C | None:
+    """Return the first key if its time is not after ``end``."""
+    for key, time_of_key in since.items():
+        return key if time_of_key <= end else None
+    return None
 
 
 def too_many_connections() -> Overloaded:

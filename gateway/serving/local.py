@@ -115,7 +115,7 @@ class LocalModel:
         """
         info = self.check(call)
         prompt = self._preparer.prompt(call, info)
-        call = await self._preparer.without_hopeless(call, info)
+        call = await self._preparer.refuse_certainly_too_long(call, info)
         estimate = self._estimated_tokens(call, prompt, info)
         seconds_left = None if call.deadline == math.inf else call.deadline - time.monotonic()
         began = time.monotonic()

@@ -1,7 +1,7 @@
 """The engines of one model: chooses the engine of a call, and counts the calls of each.
 
-Engines can be added and removed while it runs. All of them must agree with the first one, and with it as it was when it
-was started: in their facts, and in the outputs of the self-test's probes.
+Engines can be added and removed while it runs. All of them, also after a restart, must agree with what was loaded
+first: in their facts, and in the outputs of the self-test's probes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import get_args
 
 from embeddings_gateway.backends.base import ModelInfo
-from embeddings_gateway.backends.selftest import other_results
+from embeddings_gateway.backends.selftest import changed_results
 from embeddings_gateway.workers.engine import CallFailed, Engine, Loaded, MakeEngine, State, WorkerGone
 
 PING_S = 1.0
@@ -178,13 +178,13 @@ class Dispatcher:
             self._wake()
 
     def _unready_s(self) -> float:
-        """Return for how many seconds no engine has been ready."""
+        """Return for how many seconds no engine has been ready; 0 if one is."""
         now = self._clock()
         self._unready_since = math.inf if self.ready else min(self._unready_since, now)
         return max(0.0, now - self._unready_since)
 
     def _changed(self) -> None:
-        self._unready_s()
+        self._unready_s()  # notes since when no engine is ready
         self._wake()
         for listener in self._listeners:
             listener()
@@ -203,7 +203,7 @@ class Dispatcher:
             return "its embedding space has changed, so its files or its device have changed"
         if facts := changed_facts(first, loaded.info):
             return f"its files have changed ({', '.join(facts)})"
-        return other_results(loaded.reference, self._first.reference, first)
+        return changed_results(loaded.reference, self._first.reference, first)
 
 
 def changed_facts(before: ModelInfo, now: ModelInfo) -> list[str]:

@@ -16,7 +16,7 @@ State = Literal["ready", "searching", "restarting", "loading", "broken", "failed
 """Best first.
 
 - ``ready``: it takes calls.
-- ``searching``: a step of the search for a failing input uses it, or its worker crashed and is searched for.
+- ``searching``: a search for a failing input uses it, or waits for its worker, which crashed.
 - ``restarting``: its worker crashed and will soon be back; calls may wait.
 - ``loading``: the model has not been loaded yet.
 - ``broken``: it crashed too often, or its restart takes far too long; calls are refused until it is ready.

@@ -462,6 +462,18 @@ async def test_new_connections_are_not_idle():
             out.close()
 
 
+async def test_silent_connections_beyond_the_most(monkeypatch):
+    """Connections that say nothing keep no probe of the gateway's health out, not even on the spare ones."""
+    monkeypatch.setattr(limits, "LONG_IDLE_SPARE_S", 0)
+    async with running(bounds=ServerConfig(port=0, max_connections=2)) as (server, *_):
+        silent = [await connect(server) for _ in range(2 + 2 * SPARE_CONNECTIONS)]
+        probe = await connect(server)
+        assert await ask(probe, "/livez") == 200
+        assert await ask(probe) == 429
+        for _, out in (*silent, probe):
+            out.close()
+
+
 async def test_refused_connections_take_few_files():
     """However many connections come, no more are open than the system has files for; the others are closed at once."""
     config, metrics = parse(MODELS, Path(), "a test"), Metrics()

@@ -1,4 +1,4 @@
-"""Models that treat long inputs in another way than short ones: right alone, and in company of any length."""
+"""Models that treat long inputs in another way than short ones: right alone, and beside inputs of any length."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def directory(tiny, request):
 @pytest.mark.parametrize(
     "settings", [{**TORCH, "pooling": "mean"}, {**OPENVINO, "dtype": "fp32"}], ids=["torch", "openvino"]
 )
-def test_company_of_any_length(directory, settings):
+def test_beside_inputs_of_any_length(directory, settings):
     """Beyond the window and the original length an input has transformers' vector, whatever lies beside it."""
     if settings["runtime"] == "openvino":
         pytest.importorskip("openvino", reason="the openvino extra is not installed")

@@ -141,8 +141,8 @@ async def test_load_that_hangs(start):
 
 async def test_out_of_memory(start):
     """Batches that are too large for memory are computed in smaller ones, and no input is blamed."""
-    model = await start(FaultSpec(memory_tokens=500, max_batch_tokens=2000))
-    texts = [f"text {i}" for i in range(60)]
+    model = await start(FaultSpec(memory_tokens=1000, max_batch_tokens=2000))  # enough for the self-test
+    texts = [f"text {i}" for i in range(180)]
     assert np.array_equal((await run(model, texts)).vectors, [vector_of(text) for text in texts])
 
 

@@ -65,7 +65,7 @@ def make_call(inputs, outputs=("dense",), refused=None, caller=None, **options):
 async def prepare(call, info=INFO, **policies):
     """Return the rows of a call."""
     preparer = make_preparer(**policies)
-    call = await preparer.without_hopeless(call, info)
+    call = await preparer.refuse_certainly_too_long(call, info)
     return await preparer.prepare(call, info, preparer.prompt(call, info))
 
 

@@ -116,21 +116,23 @@ async def test_a_text_that_cannot_be_divided(model):
     assert engine.texts[0] == [text]
 
 
-async def test_a_rest_of_which_nothing_is_certain(model):
-    """A text is tokenized as a whole if its last part has no ids that are certain."""
+async def test_a_rest_that_cannot_be_divided(model):
+    """A long text is tokenized as a whole if nothing is certain of its rest, however much of it a worker gets."""
     preparer, engine = model
-    tokenize_part, text = engine.tokenize, "é" * (SLICE_CHARS + LONG)
+    tokenize = engine.tokenize
 
-    async def tokenize(texts, pairs, part):
-        result = await tokenize_part(texts, pairs, part)
-        return result._replace(certain=(part.begin, part.begin)) if part and part.closes else result
+    async def uncertain(texts, pairs, part):
+        result = await tokenize(texts, pairs, part)
+        return result._replace(certain=(part.begin, part.begin)) if part and part.begin else result
 
-    engine.tokenize = tokenize
-    prepared = await preparer.prepare(
-        make_call([text], truncate="mean"), make_info(max_tokens=100), NO_PROMPT
-    )
-    assert engine.texts[-1] == [text]
+    engine.tokenize = uncertain
+    text = "".join(chr(0xC0 + index % 50) for index in range(49_000))
+    async with asyncio.timeout(30):
+        prepared = await preparer.prepare(
+            make_call([text], truncate="mean"), make_info(max_tokens=100), NO_PROMPT
+        )
     assert np.concatenate([ids[1:-1] for ids in prepared.batch.split()]).tolist() == list(text.encode())
+    assert engine.texts[-1] == [text]
 
 
 async def test_a_part_that_fails(model):
@@ -158,16 +160,16 @@ async def test_hopeless(model):
     long = "x" * (LONG_CHARS + 1)
     for inputs in (["a", long], [("a", "b"), (long, "c")]):
         with pytest.raises(ContextLengthExceeded, match="at least") as refusal:
-            await preparer.without_hopeless(make_call(inputs), info)
+            await preparer.refuse_certainly_too_long(make_call(inputs), info)
         assert refusal.value.param == "input[1]"
     for options in ({}, {"truncate": "right"}, {"truncate": "mean"}):
         with pytest.raises(TooManyTokens):
-            await preparer.without_hopeless(make_call(["x" * 98] * 1100, **options), info)
-    call = await preparer.without_hopeless(make_call(["a", long, "b"], partial=True), info)
+            await preparer.refuse_certainly_too_long(make_call(["x" * 98] * 1100, **options), info)
+    call = await preparer.refuse_certainly_too_long(make_call(["a", long, "b"], partial=True), info)
     assert {index: type(error) for index, error in call.refused.items()} == {1: ContextLengthExceeded}
     assert engine.texts == []
     fits = make_call(["é" * LONG], truncate="right")
-    assert await preparer.without_hopeless(fits, info) is fits
+    assert await preparer.refuse_certainly_too_long(fits, info) is fits
 
 
 async def test_windows_are_counted_before_they_are_made(model):

@@ -23,7 +23,7 @@ def make_private(folder: Path) -> None:
 
 
 def refuse_untrusted(path: Path) -> None:
-    """Raise a LoadError if others can write a folder or file; nothing if there is none."""
+    """Raise a LoadError if others can write a folder or file. One that does not exist is no problem."""
     if not hasattr(os, "geteuid"):
         return
     for facts_of in (Path.lstat, Path.stat):  # of a link, and of what it leads to

@@ -125,8 +125,8 @@ def _model_class(path: Path, config: PreTrainedConfig) -> type[PreTrainedModel]:
         )
     if type(config) not in MODEL_MAPPING:
         raise LoadError(f"{path}: transformers has no model for {kind!r} alone, without a task")
-    found = MODEL_MAPPING[type(config)]
-    classes = {model.__name__: model for model in (found if isinstance(found, list | tuple) else [found])}
+    mapped = MODEL_MAPPING[type(config)]
+    classes = {model.__name__: model for model in (mapped if isinstance(mapped, list | tuple) else [mapped])}
     wanted = [name for name in config.architectures or () if name in classes]
     return classes[wanted[0] if wanted else next(iter(classes))]  # type: ignore[no-any-return]
 
@@ -161,10 +161,10 @@ def _unread(
 ) -> list[str]:
     """Return the keys that neither the configuration declares nor the model's source mentions."""
     declared = {field.name for field in dataclasses.fields(config)} | set(config.attribute_map)
-    kept = set(vars(config)) - declared - {"model_type"}
+    undeclared = set(vars(config)) - declared - {"model_type"}
     names = (model_class.__module__, type(config).__module__, *SHARED_MODULES)
     words = set(re.findall(r"\w+", "".join(_source(name) for name in names)))
-    return [key for key in values if key in kept and key not in words]
+    return [key for key in values if key in undeclared and key not in words]
 
 
 def _source(module: str) -> str:

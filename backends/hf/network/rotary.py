@@ -57,10 +57,10 @@ def split_by_length(transformer: nn.Module) -> bool:
 
     If so the transformer has to be given :func:`own_positions`.
     """
-    found = [name for name, module in transformer.named_modules() if _depends_on_length(module)]
-    for name in found:
+    names = [name for name, module in transformer.named_modules() if _depends_on_length(module)]
+    for name in names:
         transformer.set_submodule(name, RotaryByLength(transformer.get_submodule(name)))
-    return bool(found)
+    return bool(names)
 
 
 def _depends_on_length(module: nn.Module) -> bool:

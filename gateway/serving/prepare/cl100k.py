@@ -24,9 +24,11 @@ from embeddings_gateway.log import get_logger
 from embeddings_gateway.serving.yield_to_loop import ONE_INPUT, LoopYielder
 
 RETRY_S = 60.0
+"""How long after a failure the vocabulary is loaded again, if it is needed."""
 MAX_WAIT_S = 30.0
 """How long requests wait for the vocabulary before they are refused."""
 MAX_LOAD_S = 60.0
+"""How long the process may take that fetches the vocabulary."""
 PROGRAM = """
 import os, sys
 from embeddings_gateway.backends.own_process import end_with_parent

@@ -37,10 +37,10 @@ from embeddings_gateway.serving.served import Call, IdLists, Inputs, Texts, are_
 from embeddings_gateway.serving.yield_to_loop import ONE_INPUT, LoopYielder
 
 LONG_CHARS = 4096
-"""Shorter texts are tokenized so soon that nothing is looked at before."""
+"""Shorter texts are tokenized without a look at their length: that takes little time."""
 
 CHARS_OF_A_NUMBER = 16
-"""So many characters are counted in the time in which one number is handled."""
+"""Characters that are counted in the time that one number takes; :class:`LoopYielder` counts in numbers."""
 
 
 class Prepared(NamedTuple):
@@ -93,10 +93,10 @@ class Preparer:
         return NO_PROMPT
 
     def max_tokens(self, call: Call) -> int:
-        """Return how many tokens a call may have: no more than a request may, and than may wait of its class.
+        """Return how many tokens a call may have: as many as a request may, and as may wait of its traffic class.
 
-        Ids of OpenAI's vocabulary are held to the bound of a request as such: clients that send them fill requests
-        up to it by their own count, and cannot know that the model's is higher. The queue bounds what they become.
+        Ids of OpenAI's vocabulary are counted against the limit of a request as they are sent: clients fill requests
+        by their own count, and cannot know that the model's is higher. Only the queue limits what they become.
         """
         max_waiting = max_tokens_of(call.caller.traffic, self._serving.max_queue_tokens)
         were_counted = isinstance(call.inputs[0], list) and self._serving.token_ids != "native"
@@ -127,8 +127,8 @@ class Preparer:
             prepared = await self._truncated(prepared, call, policy, prompt_ids, info)
         return prepared
 
-    async def without_hopeless(self, call: Call, info: ModelInfo) -> Call:
-        """Return the call with those inputs refused of which it is certain, before any is tokenized, that they must be.
+    async def refuse_certainly_too_long(self, call: Call, info: ModelInfo) -> Call:
+        """Return the call, with an error for each input that is certainly too long. Nothing is tokenized.
 
         Raises:
             GatewayError: the call is refused as a whole.

@@ -23,8 +23,6 @@ MIN_PART_CHARS = 4096
 GROWTH = 4
 """By how much a part grows that was too short."""
 
-NO_IDS: TokenIds = np.empty(0, np.int32)
-
 
 class Need(NamedTuple):
     """Which tokens of a long text are needed, special tokens not counted.
@@ -151,17 +149,21 @@ class SlicedTexts:
         tokens = end = 0
         chars = self._need.part_chars
         while end < len(text) and tokens < self._need.first:
-            part = await self._part(text, end, min(len(text), end + chars))
+            part_end = min(len(text), end + chars)
+            part = await self._part(text, end, part_end)
+            # 1. The part would be the whole text, or the tokenizer declines it.
             if part is None or part.errors or part.certain is None:
                 return part
-            if part.certain[0] != end:
+            # 2. The text cannot be divided where the part before ended, or nowhere in its rest.
+            is_stuck = part.certain[1] <= end and part_end == len(text)
+            if part.certain[0] != end or is_stuck:
                 return None
+            # 3. The ids are certain up to a place behind that one.
             if part.certain[1] > end:
                 ids.append(part.batch.ids)
                 tokens, end, chars = tokens + part.batch.tokens, part.certain[1], SLICE_CHARS
-            elif end + chars >= len(text):  # all that is left, and nothing of it is certain
-                return None
-            else:  # the text has no place here where it could be divided
+            # 4. There is no place in this part where the text could be divided: take a longer one.
+            else:
                 chars *= GROWTH
         return self._joined(ids, end if end < len(text) else None)
 
@@ -186,7 +188,7 @@ class SlicedTexts:
         return None
 
     async def _part(self, text: str, begin: int, end: int) -> Tokenized | None:
-        """Return the certain ids of a text between two places; ``None`` if they are the whole text's."""
+        """Return the certain ids of a text between two places; ``None`` if that takes the whole text."""
         first = max(0, begin - PART_CONTEXT)
         if first == 0 and end >= len(text):
             return None
@@ -197,8 +199,12 @@ class SlicedTexts:
         return tokenized._replace(certain=(first + tokenized.certain[0], first + tokenized.certain[1]))
 
     def _joined(self, ids: Sequence[TokenIds], end: int | None) -> Tokenized:
-        """Return the ids of one text with the special tokens; ``end``: of what is certain, ``None`` if it is all."""
-        special = (np.array(tokens, np.int32) for tokens in (self._info.prefix, self._info.suffix))
-        prefix, suffix = special
+        """Return the ids of one text with the special tokens.
+
+        Args:
+            ids: of its parts.
+            end: where the certain characters end; ``None`` if the ids are those of the whole text.
+        """
+        prefix, suffix = (np.array(special, np.int32) for special in (self._info.prefix, self._info.suffix))
         batch = Batch.of([np.concatenate([prefix, *ids, suffix])])
         return Tokenized(batch, {}, None if end is None else (0, end))

@@ -12,11 +12,12 @@ from embeddings_gateway.errors import ContextLengthExceeded, GatewayError, Inval
 from embeddings_gateway.serving.prepare.tokenizer_call import Tokenized
 
 LETTER, SIGN, BLANK = b"x", b"!", b" "
-SEEN = bytes(range(ord("!"), ord("~") + 1))
+VISIBLE = bytes(range(ord("!"), ord("~") + 1))
 CLASSES = bytes(
-    LETTER[0] if chr(byte).isalnum() else SIGN[0] if byte in SEEN else BLANK[0] for byte in range(128)
+    LETTER[0] if chr(byte).isalnum() else SIGN[0] if byte in VISIBLE else BLANK[0] for byte in range(128)
 ) + bytes(128)
-NOT_COUNTED = bytes(byte for byte in range(128) if byte not in SEEN and byte != BLANK[0])
+"""For ``bytes.translate``: the class of each character of ASCII; digits are letters here."""
+NOT_COUNTED = bytes(byte for byte in range(128) if byte not in VISIBLE and byte != BLANK[0])
 
 
 class Tally:
@@ -124,7 +125,8 @@ def least_tokens(text: str, span: TokenSpan) -> int:
     """
     classes = text.encode("ascii", "ignore").translate(CLASSES, NOT_COUNTED)
     blanks, signs = classes.count(BLANK), classes.count(SIGN)
-    words = classes.count(BLANK + LETTER) + classes.count(BLANK + SIGN) + (classes[:1] > BLANK)
+    begins_with_word = classes[:1] in (LETTER, SIGN)
+    words = classes.count(BLANK + LETTER) + classes.count(BLANK + SIGN) + begins_with_word
     counts = ((words, span.words), (signs, span.signs), (len(classes) - blanks, span.chars))
     return max((-(-count // most) for count, most in counts if most), default=0)
 

@@ -33,9 +33,9 @@ SLICE_CHARS = 1 << 15
 """The most characters of a call, unless one text has more: see ``slices``. A worker takes some 30 ms for them."""
 
 MAX_OPEN_CHARS = SLICE_CHARS + SLICE_CHARS // 2
-"""The most characters of open calls for each engine, among small ones, among slices, and among longer texts; but one
-call may always be open. So one slice leaves room for shorter texts, and a core for the engine. The others wait here,
-where they are forgotten if their client leaves."""
+"""The most characters of a lane's open calls, for each engine; but one call may always be open. So one slice leaves
+room for shorter texts, and a core for the engine. The others wait here, where they are forgotten if their client
+leaves."""
 
 Hold = Callable[["asyncio.Future[Any]", int], None]
 """Is told of each call that is made for a request, and how many characters of the request it has."""
@@ -84,8 +84,8 @@ class _OpenCall:
 class _Lane:
     """Requests of like size: those that wait, and the characters of those that have a call.
 
-    Fair queueing: if all that wait were served at once, character by character, who would be done first goes first.
-    The virtual time is how many characters each would have been served.
+    Fair queueing: if all that wait were served at once, character by character, the first to finish would go first.
+    The virtual time is the number of characters that each would have been served.
 
     Args:
         fair: whether the order is fair; else it is that of arrival.
@@ -120,7 +120,7 @@ class _Lane:
                 if group and not (request.shares and total <= MAX_SHARED_CHARS):
                     break
                 group.append(request)
-                chars = total if request.shares else MAX_SHARED_CHARS
+                chars = total if request.shares else MAX_SHARED_CHARS  # then no other joins it
                 self._virtual_time += request.chars / len(self.waiting)
                 del self.waiting[number]
             heapq.heappop(self._order)

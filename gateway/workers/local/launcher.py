@@ -20,9 +20,8 @@ from embeddings_gateway.workers.local.stderr_filter import last_words
 LATE_FACTOR = 20
 """A start that takes this many times as long as the fastest one is late."""
 
-
 PROGRAM_FAULTS = tuple(f"signal {name}" for name in ("SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV"))
-"""How a process ends that does something wrong. Others end it by other signals."""
+"""The signals by which a program's own fault ends it. Other signals come from outside."""
 
 
 class LoadRefused(Exception):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import TypeVar
 
 from embeddings_gateway.backends.base import Batch, Output, Part
@@ -90,12 +90,10 @@ class Link:
             not_unicode = _not_unicode(texts, text_pairs)
             if not not_unicode:
                 raise
-            empty = ["" if index in not_unicode else text for index, text in enumerate(texts)]
-            pairs = (
-                None if pairs is None else ["" if i in not_unicode else pairs[i] for i in range(len(pairs))]
-            )
-            others = await self.tokenize(empty, pairs, part, timeout_s)
-            return TokenizeResult(others.batch, {**others.declined, **not_unicode})
+            texts = _emptied(texts, not_unicode)
+            pairs = None if pairs is None else _emptied(pairs, not_unicode)
+            result = await self.tokenize(texts, pairs, part, timeout_s)
+            return TokenizeResult(result.batch, {**result.declined, **not_unicode})
         match reply:
             case Tokens(batch=batch, declined=declined, certain=certain) if _fits(reply, texts, part):
                 return TokenizeResult(_unpacked(batch.unpack), declined, certain)
@@ -209,7 +207,7 @@ class Link:
 
 
 def _fits(tokens: Tokens, texts: Sequence[str], part: Part | None) -> bool:
-    """Return whether a reply tells only of texts, and of characters, that were sent."""
+    """Return whether a reply is about texts and characters that were sent."""
     begin, end = tokens.certain or (0, 0)
     is_whole = part is None or bool(tokens.declined)
     within = tokens.certain is None if is_whole else 0 <= begin <= len(texts[0]) >= end
@@ -225,6 +223,11 @@ def _not_unicode(texts: Sequence[str], text_pairs: Sequence[str] | None) -> dict
         except UnicodeEncodeError:
             not_unicode[index] = "it is not valid Unicode"
     return not_unicode
+
+
+def _emptied(texts: Sequence[str], indices: Container[int]) -> list[str]:
+    """Return the texts, with empty ones at these indices."""
+    return ["" if index in indices else text for index, text in enumerate(texts)]
 
 
 def _unpacked(unpack: Callable[[], T]) -> T:

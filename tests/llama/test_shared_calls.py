@@ -42,7 +42,7 @@ def quantised(make_gguf, tiny_bert, tiny_qwen3, tmp_path, open_backend):
 
 @pytest.mark.parametrize("pooling", ["mean", "last", "cls"])
 @pytest.mark.parametrize("family", ["bert", "qwen3"])
-def test_company_changes_nothing(family, pooling, quantised):
+def test_the_batch_changes_nothing(family, pooling, quantised):
     """Inputs of all lengths have the same vectors alone, in full batches, and in shuffled ones."""
     backend = quantised(family, pooling)
     source = np.random.default_rng(0)

@@ -17,7 +17,7 @@ SHORT = 8
 """The length in tokens of the input beside the long one."""
 
 
-def check_company(runtime: Runtime, info: ModelInfo, tokens: TokenIds) -> None:
+def check_batch_invariance(runtime: Runtime, info: ModelInfo, tokens: TokenIds) -> None:
     """Compute a long and a short input alone and together, in no larger a batch than will be served.
 
     ``tokens`` are any of the vocabulary, for example those of a text.
