@@ -23,7 +23,7 @@ from embeddings_gateway.backends.base import (
 )
 from embeddings_gateway.backends.gguf.context import Contexts, read_traits
 from embeddings_gateway.backends.gguf.model import LlamaModel, check_file
-from embeddings_gateway.backends.gguf.packing import INPUTS_MAX, Sizes, choose_sizes
+from embeddings_gateway.backends.gguf.packing import INPUTS_MAX, Sizes, choose_sizes, limit_notes
 from embeddings_gateway.backends.gguf.tokenizer import LlamaTokenizer
 from embeddings_gateway.backends.model_options import offered_dimensions, resolve_prompts
 from embeddings_gateway.backends.spec import GgufSpec
@@ -118,6 +118,7 @@ class GgufBackend:
             max_batch_tokens=sizes.max_batch_tokens,
             max_batch_inputs=INPUTS_MAX,
             created=int(self._model.path.stat().st_mtime),
+            notes=limit_notes(facts, spec, sizes),
             token_span=tokenizer.span,
         )
 

@@ -120,6 +120,21 @@ def choose_sizes(
     return msgspec.structs.replace(sizes, shared_tokens=0 if facts.route == "encode" else SHARED_TOKENS)
 
 
+def limit_notes(facts: GgufFacts, spec: GgufSpec, sizes: Sizes) -> tuple[str, ...]:
+    """Return why the default limit of an input is below what the model could take."""
+    trained = facts.max_tokens_trained
+    if spec.max_tokens is not None or sizes.max_tokens >= trained:
+        return ()
+    costs = (
+        "the memory of a worker grows with it (a KV cache)"
+        if sizes.in_chunks
+        else f"llama.cpp keeps {facts.vocabulary_size} numbers for each token of the longest input"
+    )
+    return (
+        f"max_tokens is {sizes.max_tokens}, though the model takes {trained}: {costs}; set it to have more",
+    )
+
+
 def short_sizes(sizes: Sizes) -> Sizes:
     """Return the sizes of a context for calls of less than a tile."""
     return msgspec.structs.replace(

@@ -22,7 +22,8 @@ from embeddings_gateway.metrics import Metrics
 from embeddings_gateway.serving.registry import Registry
 from embeddings_gateway.serving.served import Call, Served
 
-FACTS = [name for name in ModelInfo.__struct_fields__ if name not in ("prefix", "suffix", "created")]
+NO_CELL = ("prefix", "suffix", "created", "token_span", "divides_texts", "notes")
+FACTS = [name for name in ModelInfo.__struct_fields__ if name not in NO_CELL]
 
 
 class CheckResult(NamedTuple):
@@ -57,6 +58,9 @@ def check(config: options.ConfigPath = None) -> None:
     log.configure("console", "critical")  # problems are printed below
     results = asyncio.run(check_all(settings))
     options.out.print(table_of(results, settings.source))
+    for result in results:
+        for note in result.info.notes if result.info else ():
+            options.out.print(f"[yellow]{rich_escaped(result.name)}:[/] {rich_escaped(note)}")
     problems = [(result.name, result.problem) for result in results if result.problem]
     for name, problem in problems:
         options.err.print(f"[bold red]{rich_escaped(name)}:[/] {rich_escaped(problem)}")

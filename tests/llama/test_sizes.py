@@ -9,7 +9,7 @@ pytest.importorskip("llama_cpp", reason="the gguf extra is not installed")
 
 from embeddings_gateway.backends.base import LoadError
 from embeddings_gateway.backends.gguf.model import GgufFacts
-from embeddings_gateway.backends.gguf.packing import ContextTraits, choose_sizes
+from embeddings_gateway.backends.gguf.packing import ContextTraits, choose_sizes, limit_notes
 from embeddings_gateway.backends.spec import GgufSpec
 
 GIB = 2**30
@@ -66,6 +66,17 @@ def test_a_large_vocabulary_lowers_the_default_limit():
     chosen = sizes(BERT)
     assert 3000 < chosen.max_tokens < 4000
     assert sizes(BERT, max_tokens=8192).max_tokens == 8192
+
+
+def test_a_default_limit_below_the_model_s_says_why():
+    """A note names both limits and what a longer input costs; a configured limit needs none."""
+    spec = GgufSpec(path="/model.gguf")
+    (chunked,) = limit_notes(FACTS, spec, sizes())
+    (whole,) = limit_notes(FACTS, spec, sizes(BERT))
+    assert "8192, though the model takes 32768" in chunked
+    assert "150000 numbers for each token" in whole
+    limited = GgufSpec(path="/model.gguf", max_tokens=100)
+    assert limit_notes(FACTS, limited, sizes(max_tokens=100)) == ()
 
 
 def test_outputs_larger_than_half_the_memory_are_refused():
