@@ -270,6 +270,10 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     token_span: TokenSpan = TokenSpan()
     divides_texts: bool = False
 
+    def dimensions_for(self, requested: int | None) -> int:
+        """Return the width of the vectors of a client that asks for this one, or for none."""
+        return requested or self.default_dimensions or self.dimensions
+
 
 class Backend(Protocol):
     """One loaded model, living in a worker process.

@@ -22,7 +22,8 @@ from embeddings_gateway.backends.base import (
     refuse_pairs,
 )
 from embeddings_gateway.backends.gguf.context import Contexts, read_traits
-from embeddings_gateway.backends.gguf.model import LlamaModel, check_file
+from embeddings_gateway.backends.gguf.header import read_header
+from embeddings_gateway.backends.gguf.model import LlamaModel, check_path
 from embeddings_gateway.backends.gguf.packing import INPUTS_MAX, Sizes, choose_sizes, limit_notes
 from embeddings_gateway.backends.gguf.tokenizer import LlamaTokenizer
 from embeddings_gateway.backends.model_options import offered_dimensions, resolve_prompts
@@ -36,10 +37,14 @@ class GgufBackend:
 
     def __init__(self, spec: GgufSpec) -> None:
         path = Path(spec.path)
-        header = check_file(path)
+        check_path(path)
         self.files: Sequence[Path] = (path,)
-        weights = checksum.verify(path.parent, [path.name], spec.sha256)
-        self._model = LlamaModel(path, header, spec.n_gpu_layers)
+        try:
+            weights = checksum.verify(path.parent, [path.name], spec.sha256)
+        except OSError as error:
+            raise LoadError(f"path: {path} cannot be read: {error.strerror}") from None
+        # Only now: a file that is not the pinned one may be hostile.
+        self._model = LlamaModel(path, read_header(path), spec.n_gpu_layers)
         try:
             self._start(spec, weights[path.name])
         except LoadError as error:

@@ -1,7 +1,7 @@
 """llama.cpp as a library, and the GGUF file that it loads.
 
 llama.cpp is started once per process. Only the errors that it logs while a model loads are kept: they tell an
-operator why. ``check_file`` refuses files on which llama.cpp would end the process.
+operator why. ``header`` refuses files on which llama.cpp would end the process.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import msgspec
 
 from embeddings_gateway.backends.base import LoadError
 from embeddings_gateway.backends.gguf.bindings import llama
-from embeddings_gateway.backends.gguf.header import GgufHeader, read_header, weights_dtype
+from embeddings_gateway.backends.gguf.header import GgufHeader, weights_dtype
 
 Route = Literal["encode", "decode"]
 """Which of the engine's two calls computes the model."""
@@ -41,8 +41,8 @@ LINES_MAX = 16
 SHARD = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
 
 
-def check_file(path: Path) -> GgufHeader:
-    """Return the header of a file, or refuse what is plainly no whole GGUF model file. llama.cpp refuses more."""
+def check_path(path: Path) -> None:
+    """Refuse a path that leads to no file, or to one part of a model. Nothing of the file is read."""
     if not path.is_absolute():
         raise LoadError(f"{path}: give the absolute path of a GGUF file")
     if not path.is_file():
@@ -51,14 +51,13 @@ def check_file(path: Path) -> GgufHeader:
     shard = SHARD.search(path.name)
     if shard and int(shard[1]) > 1:
         raise LoadError(f"{path}: one part of {int(shard[1])}; merge them with llama-gguf-split --merge")
-    return read_header(path)
 
 
 class LlamaModel:
     """A ``llama_model``, mapped into memory. Must outlive the contexts made from it.
 
     Attributes:
-        path: the file, whose header :func:`check_file` has read.
+        path: the file, whose header ``read_header`` has accepted.
         pointer: the ``llama_model``, for the engine's functions.
         facts: what the file says.
         on_gpu: whether any layer was put on a GPU.

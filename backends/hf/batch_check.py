@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from embeddings_gateway.backends.base import Batch, LoadError, ModelInfo, TokenIds
+from embeddings_gateway.backends.base import Batch, EmbedError, LoadError, ModelInfo, OutOfMemory, TokenIds
 from embeddings_gateway.backends.hf.runtimes.runtime import Runtime
 from embeddings_gateway.backends.invariance import batch_invariance, cosine
 
@@ -23,15 +23,24 @@ def check_batch_invariance(runtime: Runtime, info: ModelInfo, tokens: TokenIds) 
     ``tokens`` are any of the vocabulary, for example those of a text.
 
     Raises:
-        LoadError: the vectors differ by more than is promised.
+        LoadError: the vectors differ by more than is promised, or the model fails on the long input.
+        OutOfMemory: another attempt may succeed.
     """
     known = tokens[tokens < info.vocabulary_size]
     longest = min(info.max_tokens, info.max_batch_tokens // 2, LONGEST)
     if not len(known) or longest <= SHORT or info.max_batch_inputs < 2:
         return
     batch = Batch.of([np.resize(known, longest), np.resize(known, SHORT)])
-    alone = np.concatenate([runtime.run(single) for single in batch.singles()])
-    lowest = cosine(alone, runtime.run(batch)).min()
+    try:
+        alone = np.concatenate([runtime.run(single) for single in batch.singles()])
+        together = runtime.run(batch)
+    except OutOfMemory:
+        raise
+    except EmbedError as error:
+        raise LoadError(
+            f"the model fails on an input of {longest} tokens ({error}): lower max_tokens"
+        ) from error
+    lowest = cosine(alone, together).min()
     if not lowest >= batch_invariance(info):  # also where it is NaN
         raise LoadError(
             f"inputs of {longest} and {SHORT} tokens have other vectors together than alone (cosine {lowest:.5f}): "

@@ -64,8 +64,8 @@ class Embeddings:
         log.timings = call.timings
         encoding_format = body.encoding_format or "float"
         if info:
-            dimensions = body.dimensions or info.dimensions
-            request.reserve(response_bytes(log.inputs, min(dimensions, info.dimensions), encoding_format))
+            dimensions = min(info.dimensions_for(body.dimensions), info.dimensions)
+            request.reserve(response_bytes(log.inputs, dimensions, encoding_format))
         result = await served.run(call)
         log.tokens = result.tokens
         log.truncated = result.truncated

@@ -113,8 +113,7 @@ async def embed_many(
     if refused and not call.options.partial:
         raise refused[min(refused)]
     call = call.part(texts, refused)
-    dimensions = call.options.dimensions or info.default_dimensions or info.dimensions
-    collected = _Collected(len(texts), dimensions, progress)
+    collected = _Collected(len(texts), info.dimensions_for(call.options.dimensions), progress)
     parts = parts_of(texts)
 
     async def work() -> None:

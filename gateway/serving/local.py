@@ -131,7 +131,7 @@ class LocalModel:
         except TimeoutError:
             raise DeadlinePassed from None
         call.timings["queue"], call.timings["infer"] = request.seconds()
-        dimensions = call.options.dimensions or info.default_dimensions
+        dimensions = info.dimensions_for(call.options.dimensions)
         assembled = await assemble(request, prepared.windows, dimensions, info)
         if assembled.errors and not call.options.partial:
             raise assembled.errors[min(assembled.errors)]

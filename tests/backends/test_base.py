@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -89,3 +90,11 @@ def test_pairs():
 def test_fake_fingerprint():
     """The fingerprint of a fake model of dense vectors does not depend on the outputs that it could have."""
     assert FakeBackend(FakeSpec()).info.fingerprint == "178867e58d7b7004"
+
+
+def test_dimensions_for():
+    """A client gets the dimensions that it asks for, else the author's default, else all."""
+    info = FakeBackend(FakeSpec(width=8)).info
+    assert (info.dimensions_for(None), info.dimensions_for(2)) == (8, 2)
+    info = msgspec.structs.replace(info, default_dimensions=4)
+    assert (info.dimensions_for(None), info.dimensions_for(8)) == (4, 8)

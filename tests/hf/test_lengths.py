@@ -9,7 +9,7 @@ pytest.importorskip("torch", reason="the hf extra is not installed")
 
 from safetensors.torch import load_file, save_file
 
-from embeddings_gateway.backends.base import LoadError
+from embeddings_gateway.backends.base import EmbedError, LoadError
 from embeddings_gateway.backends.hf.backend import HfBackend
 from embeddings_gateway.backends.hf.conversion.probes import (
     BATCH_TOKENS,
@@ -18,6 +18,7 @@ from embeddings_gateway.backends.hf.conversion.probes import (
     long_lengths,
 )
 from embeddings_gateway.backends.hf.network import network
+from embeddings_gateway.backends.hf.runtimes.torch_runtime import TorchRuntime
 from embeddings_gateway.backends.spec import HfSpec
 from tests.cosine import lowest_cosine
 from tests.hf.reference import reference
@@ -74,6 +75,21 @@ def test_a_model_that_is_right_for_short_texts_only(tiny, monkeypatch):
     settings = {**TORCH, "pooling": "mean"}
     assert HfBackend(HfSpec(path=str(tiny("phi3")), **{**settings, "max_batch_tokens": 48}))
     with pytest.raises(LoadError, match="64 and 8 tokens"):
+        HfBackend(HfSpec(path=str(tiny("phi3")), **settings))
+
+
+def test_a_model_that_fails_on_long_texts(tiny, monkeypatch):
+    """A model that fails on its longest input is refused when it is loaded, with the length."""
+    run = TorchRuntime.run
+
+    def fail_on_long(runtime, batch):
+        if batch.lengths.max() == 64:
+            raise EmbedError("no")
+        return run(runtime, batch)
+
+    monkeypatch.setattr(TorchRuntime, "run", fail_on_long)
+    settings = {**TORCH, "pooling": "mean", "max_batch_tokens": 1024}
+    with pytest.raises(LoadError, match="fails on an input of 64 tokens"):
         HfBackend(HfSpec(path=str(tiny("phi3")), **settings))
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import struct
 
 import pytest
 
 pytest.importorskip("llama_cpp", reason="the gguf extra is not installed")
 
+from embeddings_gateway.backends import checksum
 from embeddings_gateway.backends.base import LoadError
 from embeddings_gateway.backends.checksum import sha256
 from embeddings_gateway.backends.gguf.bindings import llama
@@ -82,6 +84,20 @@ def test_the_sum_is_verified_before_the_file_is_parsed(damaged, open_backend):
     assert open_backend(path, sha256={path.name: sha256(path)})
     with pytest.raises(LoadError, match=sha256(path)):
         open_backend(path, sha256="0" * 64)
+    path = damaged(lambda data: data[:700])
+    with pytest.raises(LoadError, match=sha256(path)):
+        open_backend(path, sha256="0" * 64)
+
+
+def test_a_file_that_cannot_be_read_is_refused(bert_file, open_backend, monkeypatch):
+    """A file without permission to read it is refused with that reason."""
+
+    def forbid(path):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(checksum, "sha256", forbid)
+    with pytest.raises(LoadError, match="cannot be read: Permission denied"):
+        open_backend(bert_file("cls"))
 
 
 @pytest.mark.parametrize(

@@ -231,44 +231,33 @@ class Preparer:
             GatewayError: the prompt leaves no room for a text, or the windows together have too many tokens.
         """
         tokens, most = 0, self.max_tokens(call)
-        rows: list[TokenIds] = []
-        errors: dict[int, GatewayError] = {}
+        rows = _Rows()
         truncated: list[int] = []
-        row_inputs: list[int] = []
-        weights: list[int] = []
         yielder = LoopYielder()
         for index, ids in enumerate(prepared.batch.split()):
             await yielder.yield_to_loop(ONE_INPUT)
-            windows: Sequence[TokenIds] = (ids,)
-            text_tokens: Sequence[int] = (len(ids),)
             if index in prepared.errors:
-                errors[len(rows)] = prepared.errors[index]
-            elif len(ids) > info.max_tokens:
-                try:
-                    leading = 0 if prompt_ids is None else prompt_tokens(ids, prompt_ids, info)
-                    tokens += tokens_left(ids, info, policy, leading)
-                    if tokens > most:  # before the windows are made
-                        raise too_many(most, tokens)
-                    windows, text_tokens, was_cut = truncate(ids, info, policy, f"input[{index}]", leading)
-                    if was_cut:
-                        truncated.append(index)
-                except ContextLengthExceeded as error:
-                    if not call.options.partial:
-                        raise
-                    errors[len(rows)] = error
-                    windows = (ids[:0],)
-            else:
+                rows.add_failed(index, prepared.errors[index])
+                continue
+            if len(ids) <= info.max_tokens:
                 tokens += len(ids)
-            rows += windows
-            row_inputs += [index] * len(windows)
-            weights += text_tokens
-        has_windows = len(rows) > len(prepared.batch)
-        return Prepared(
-            batch=Batch.of(rows),
-            errors=errors,
-            truncated=truncated,
-            windows=Windows(np.array(row_inputs), np.array(weights)) if has_windows else None,
-        )
+                rows.add(index, [ids], [len(ids)])
+                continue
+            leading = 0 if prompt_ids is None else prompt_tokens(ids, prompt_ids, info)
+            tokens += tokens_left(ids, info, policy, leading)
+            if tokens > most:  # before the windows are made
+                raise too_many(most, tokens)
+            try:
+                windows, text_tokens, was_cut = truncate(ids, info, policy, f"input[{index}]", leading)
+            except ContextLengthExceeded as error:
+                if not call.options.partial:
+                    raise
+                rows.add_failed(index, error)
+                continue
+            rows.add(index, windows, text_tokens)
+            if was_cut:
+                truncated.append(index)
+        return rows.prepared(truncated, inputs=len(prepared.batch))
 
     async def _prompt_ids(self, prompt: Prompt, hold: Hold | None) -> TokenIds:
         """Return the ids of a prompt alone."""
@@ -276,6 +265,39 @@ class Preparer:
         for error in tokenized.errors.values():
             raise error
         return tokenized.batch.ids
+
+
+class _Rows:
+    """The rows of a call, as they are added in the order of its inputs."""
+
+    def __init__(self) -> None:
+        self._ids: list[TokenIds] = []
+        self._inputs: list[int] = []
+        self._weights: list[int] = []
+        self._errors: dict[int, GatewayError] = {}
+
+    def add(self, index: int, windows: Sequence[TokenIds], text_tokens: Sequence[int]) -> None:
+        """Add an input: its ids, or those of its windows, and how many tokens of text each has."""
+        self._ids += windows
+        self._inputs += [index] * len(windows)
+        self._weights += text_tokens
+
+    def add_failed(self, index: int, error: GatewayError) -> None:
+        """Add an input that has an error and no ids."""
+        self._errors[len(self._ids)] = error
+        self.add(index, [np.empty(0, np.int32)], [0])
+
+    def prepared(self, truncated: Sequence[int], inputs: int) -> Prepared:
+        """Return all rows.
+
+        Args:
+            truncated: inputs that were cut.
+            inputs: how many inputs there are.
+        """
+        windows = (
+            Windows(np.array(self._inputs), np.array(self._weights)) if len(self._ids) > inputs else None
+        )
+        return Prepared(Batch.of(self._ids), self._errors, truncated, windows)
 
 
 async def _native(inputs: IdLists, info: ModelInfo) -> Tokenized:
