@@ -210,7 +210,12 @@ def _divide(encoding: Encoding, places: Iterator[int] | Sequence[int]) -> tuple[
     """
     for place in islice(places, TRIES_MAX):
         before = bisect_left(range(len(encoding)), place, key=lambda token: _chars(encoding, token)[0])
-        if all(_chars(encoding, token)[1] <= place for token in range(max(0, before - NEIGHBOURS), before)):
+        # Those behind are asked too: a blank that was put before a character has a place behind it.
+        tokens_before = range(max(0, before - NEIGHBOURS), before)
+        tokens_behind = range(before, min(before + NEIGHBOURS, len(encoding)))
+        if all(_chars(encoding, token)[1] <= place for token in tokens_before) and all(
+            _chars(encoding, token)[0] >= place for token in tokens_behind
+        ):
             return place, before
     return None
 

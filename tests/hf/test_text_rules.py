@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("tokenizers", reason="the hf extra is not installed")
 
-from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from embeddings_gateway.backends.base import Batch, EmbedError, Part
 from embeddings_gateway.backends.hf import text_rules
@@ -108,6 +108,14 @@ def bytes_bpe(words: str | None = None) -> Tokenizer:
     return tokenizer
 
 
+def roberta() -> Tokenizer:
+    """Return a vocabulary of bytes that puts a blank before each text, also behind added tokens."""
+    tokenizer = bytes_bpe()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 1), ("<s>", 0), trim_offsets=True)
+    return tokenizer
+
+
 def unigram() -> Tokenizer:
     """Return a vocabulary as sentencepiece's, split at blanks."""
     tokenizer = Tokenizer(models.Unigram())
@@ -167,6 +175,7 @@ def minilm() -> Tokenizer:
 MAKERS = {
     "minilm": minilm,
     "gpt2": bytes_bpe,
+    "roberta": roberta,
     "llama3": lambda: bytes_bpe(WORDS),
     "unigram": unigram,
     "t5": t5,
@@ -352,6 +361,17 @@ def test_dropped_characters(text, policy):
         info, rows, _ = prepared_ids("t5", text[begin:], policy)
         expected = expected_ids("t5", text[begin:], policy, info)
         assert [row.tolist() for row in rows] == [row.tolist() for row in expected]
+
+
+@pytest.mark.parametrize("policy", ["right", "left", "mean"])
+def test_a_blank_behind_an_added_token(policy):
+    """A text is cut as a whole one where a tokenizer puts a blank behind an added token, whose place is too late."""
+    for begin in range(10):
+        text = ("a" * begin + "<mask>_ ab ") * 50
+        info, rows, _ = prepared_ids("roberta", text, policy)
+        assert [row.tolist() for row in rows] == [
+            row.tolist() for row in expected_ids("roberta", text, policy, info)
+        ]
 
 
 def removing() -> Tokenizer:
