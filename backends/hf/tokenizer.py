@@ -156,9 +156,9 @@ def open_vocabulary(
         file = converted / FILE
     try:
         tokenizer = Tokenizer.from_file(str(file)) if file.is_file() else convert_tokenizer(folder)
-    except LoadError:
+    except (LoadError, KeyboardInterrupt, SystemExit):
         raise
-    except Exception as error:  # the tokenizers library raises Exception itself
+    except BaseException as error:  # the library raises Exception itself, and panics, which are none
         raise LoadError(f"{file} cannot be read: {error}") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -105,6 +106,16 @@ def test_end_token_outside_the_vocabulary(own):
     )
     with pytest.raises(LoadError, match="</none>"):
         tokenizer_of(directory)
+
+
+def test_a_tokenizer_on_which_the_library_panics(own):
+    """A file that the library ends with a panic, which is no Exception, is refused with the file's name."""
+    folder = own("bert")
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": ""}
+    write_json(folder / "tokenizer.json", content)
+    with pytest.raises(LoadError, match=r"tokenizer\.json cannot be read"):
+        open_vocabulary(folder, lower_case=False)
 
 
 def test_vocabulary_without_tokenizer_json(own):
