@@ -260,7 +260,7 @@ def _drops(tables: Sequence[str]) -> Callable[[str], bool]:
 
 
 def _components(component: Any, key: str) -> list[dict[str, Any]]:
-    """Return the parts of a normalizer or pre-tokenizer; one that is written in Python is none that is known."""
+    """Return the parts of a normalizer or pre-tokenizer; one that is written in Python is not known."""
     if component is None:
         return []
     try:

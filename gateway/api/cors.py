@@ -39,7 +39,7 @@ class Cors:
         return _VARY + _ALLOW % origin if origin in self._origins else _VARY
 
     def preflight(self, method: str, fields: Mapping[bytes, bytes]) -> bytes:
-        """Return the further lines of the response to a preflight; empty if the request is none that is allowed.
+        """Return the further lines of the response to a preflight; empty if it is no preflight, or not allowed.
 
         A browser sends a preflight before a request that no form could send, to ask whether it may.
         """

@@ -298,7 +298,7 @@ def _refuse(message: str) -> NoReturn:
         raise InvalidRequest("There is a field that is not known, and the gateway is strict.")
     field = path["path"] if path else None
     if field in FIELDS and field != "input":
-        problem = f"The value is none that the field takes: {describe(FIELDS[field])}"
+        problem = f"The value is not one that the field takes: {describe(FIELDS[field])}"
     elif not _EXPECTED.match(problem):
-        problem = "The value is none that this field takes; /docs lists them"
+        problem = "The value is not one that this field takes; /docs lists them"
     raise InvalidRequest(f"{problem}.", field)
