@@ -226,13 +226,14 @@ def test_a_model_that_does_not_load(make):
 
 def test_a_worker_that_dies(make):
     """A worker that is killed in the midst of a call costs time, and nothing else."""
+    before = set(children_of(os.getpid()))  # of other tests in this process
     embedder = make(FAULT | {"seconds_per_token": 1e-4})
     texts = texts_of(400)
     killed = []
 
     def kill_once(done, total):
         if done and not killed:
-            killed.extend(children_of(os.getpid()))
+            killed.extend(set(children_of(os.getpid())) - before)
             os.kill(killed[0], signal.SIGKILL)
 
     np.testing.assert_array_equal(embedder.embed(texts, progress=kill_once).vectors, right(texts))
@@ -271,7 +272,7 @@ def test_closing():
     embedder.close()
     thread.join()
     assert len(ended) == 1
-    assert set(children_of(os.getpid())) == before
+    assert set(children_of(os.getpid())) <= before
     embedder.close()
     with pytest.raises(RuntimeError, match="closed"):
         embedder.embed(["a"])
@@ -283,7 +284,7 @@ def test_closing_at_once():
     before = set(children_of(os.getpid()))
     for _ in range(5):
         Embedder({"models": {"m": FAKE}}).close()
-    assert set(children_of(os.getpid())) == before
+    assert set(children_of(os.getpid())) <= before
 
 
 def test_an_embedder_that_nobody_has_any_more():
@@ -293,7 +294,7 @@ def test_an_embedder_that_nobody_has_any_more():
     embedder.embed(["a"])
     del embedder
     gc.collect()
-    eventually(lambda: set(children_of(os.getpid())) == before)
+    eventually(lambda: set(children_of(os.getpid())) <= before)
 
 
 FORKED = """
