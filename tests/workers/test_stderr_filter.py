@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from embeddings_gateway.workers.local.stderr_filter import last_words, without_texts
+from embeddings_gateway.workers.local.stderr_filter import crash_line, without_texts
 
 STACK = f'  File "{sys.prefix}/pyvenv.cfg", line 12'
 SAFE = {
@@ -60,7 +60,7 @@ def test_bounded():
 
 
 @pytest.mark.parametrize(
-    ("stderr", "words"),
+    ("stderr", "line"),
     [
         (
             "loading\n/build/ggml.c:3028: GGML_ASSERT(ggml_can_mul_mat(a, b)) failed\n"
@@ -78,6 +78,6 @@ def test_bounded():
         ("", ""),
     ],
 )
-def test_last_words(stderr, words):
+def test_crash_line(stderr, line):
     """Of a worker that ended while it loaded, the clearest known line says why."""
-    assert last_words(stderr) == words
+    assert crash_line(stderr) == line

@@ -15,7 +15,7 @@ from embeddings_gateway.workers.local.environment import worker_environment
 from embeddings_gateway.workers.local.hang_detector import WorkerTimeouts
 from embeddings_gateway.workers.local.link import Link
 from embeddings_gateway.workers.local.process import Death, WorkerProcess
-from embeddings_gateway.workers.local.stderr_filter import last_words
+from embeddings_gateway.workers.local.stderr_filter import crash_line
 
 LATE_FACTOR = 20
 """A start that takes this many times as long as the fastest one is late."""
@@ -38,9 +38,9 @@ class LoadCrashed(Exception):
 
     def __init__(self, death: Death) -> None:
         super().__init__(f"{death.how}\n{death.stderr}".strip())
-        words = last_words(death.stderr)
+        line = crash_line(death.stderr)
         self.cause = death.cause
-        self.reason = f"{death.how}: {words}" if words else death.how
+        self.reason = f"{death.how}: {line}" if line else death.how
 
     @property
     def will_repeat(self) -> bool:

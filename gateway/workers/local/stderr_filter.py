@@ -75,25 +75,25 @@ FORMS = tuple(
 )
 
 
-LAST_WORDS = tuple(
+CRASH_FORMS = tuple(
     re.compile(form)
     for form in (
-        r"(?P<words>GGML_ASSERT\([^\n]{1,160}\))(?: failed)?$",
-        r"(?P<words>[Aa]ssertion failed)",
-        rf"^terminate called after throwing an instance of '(?P<words>std::(?:{THROWN}))'",
-        rf"^(?P<words>{NAMES})\b",
-        rf"^Fatal Python error: (?P<words>{CRASHES})",
+        r"(?P<crash>GGML_ASSERT\([^\n]{1,160}\))(?: failed)?$",
+        r"(?P<crash>[Aa]ssertion failed)",
+        rf"^terminate called after throwing an instance of '(?P<crash>std::(?:{THROWN}))'",
+        rf"^(?P<crash>{NAMES})\b",
+        rf"^Fatal Python error: (?P<crash>{CRASHES})",
     )
 )
 """The clearer ones first."""
 
 
-def last_words(stderr: str) -> str:
-    """Return what a worker that has seen no text yet says of its end, if it is of a known form; else nothing."""
+def crash_line(stderr: str) -> str:
+    """Return the line, of a known form, by which a worker that has seen no text says why it crashed; else nothing."""
     lines = stderr.splitlines()
-    for form in LAST_WORDS:
+    for form in CRASH_FORMS:
         if matches := [match for match in map(form.search, lines) if match]:
-            return matches[-1]["words"]
+            return matches[-1]["crash"]
     return ""
 
 
